@@ -1,0 +1,25 @@
+"""Callbacks: they only read, record, write or stop; removing one never changes the weights."""
+
+from timm_accel.callbacks.csv_history import CsvHistoryCallback
+from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
+from timm_accel.callbacks.save_best import SaveBestCallback
+from timm_accel.training.default_callbacks import (
+    DEFAULT_CALLBACKS,
+    Callback,
+    MoveModulesToDeviceCallback,
+    PrintMetricsCallback,
+    ProgressBarCallback,
+    StopOnNonFiniteLossCallback,
+)
+
+__all__ = [
+    "DEFAULT_CALLBACKS",
+    "Callback",
+    "CsvHistoryCallback",
+    "EarlyStoppingCallback",
+    "MoveModulesToDeviceCallback",
+    "PrintMetricsCallback",
+    "ProgressBarCallback",
+    "SaveBestCallback",
+    "StopOnNonFiniteLossCallback",
+]

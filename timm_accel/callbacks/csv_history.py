@@ -1,0 +1,74 @@
+"""The history as a CSV file, one row an epoch."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from timm_accel.training import Callback, LoopTrainer
+
+
+class CsvHistoryCallback(Callback):
+    """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
+
+    A metric that was not recorded in an epoch leaves its field empty.
+
+    Args:
+        path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
+
+    Raises:
+        ValueError: There is neither a path nor a ``run_dir``.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._columns: list[str] = []
+        self._seen: dict[str, int] = {}
+
+    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        if self.path is None and trainer.run_dir is not None:
+            self.path = trainer.run_dir / "history.csv"
+        if self.path is None:
+            raise ValueError(
+                "Expected CsvHistoryCallback to have a file, but got neither path nor the trainer's run_dir. "
+                "Pass run_dir to the trainer."
+            )
+
+    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        history = trainer.run_history
+        self._columns = []
+        self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}
+
+    def on_train_epoch_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        self._rate = trainer.learning_rate
+
+    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        history = trainer.run_history
+        row: dict[str, Any] = {"epoch": history.current_epoch, "lr": self._rate}
+        for name in sorted(history.get_metric_names()):
+            values = list(history.get_metric_values(name))
+            if len(values) > self._seen.get(name, 0):
+                self._seen[name] = len(values)
+                row[name] = values[-1]
+        if trainer.accelerator.is_main_process:
+            self._write(row)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        assert self.path is not None
+        rows = [row]
+        if new := [name for name in row if name not in self._columns]:
+            rows = [*(self._read() if self._columns else []), row]
+            self._columns += new
+        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
+        with open(unfinished if new else self.path, "w" if new else "a", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+        if new:
+            os.replace(unfinished, self.path)
+
+    def _read(self) -> list[dict[str, Any]]:
+        assert self.path is not None
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))

@@ -1,0 +1,49 @@
+"""Stop when a metric no longer improves."""
+
+from typing import Any
+
+from timm_accel.callbacks.watch import check_metric, is_better, latest
+from timm_accel.training import Callback, LoopTrainer
+
+
+class EarlyStoppingCallback(Callback):
+    """End the run after `patience` epochs without an improvement.
+
+    Args:
+        watch_metric: The metric to judge by.
+        greater_is_better: Whether more of it is better.
+        patience: Epochs without an improvement after which to stop.
+        min_delta: The smallest change that counts as an improvement.
+
+    Raises:
+        ValueError: `patience` is below 1; or, at the start, the run does not record the metric.
+    """
+
+    def __init__(
+        self,
+        watch_metric: str = "eval_loss_epoch",
+        greater_is_better: bool = False,
+        patience: int = 5,
+        min_delta: float = 0.0,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"Expected patience to be at least 1 epoch, but got {patience!r}. The default is 5.")
+        self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
+        self.patience, self.min_delta = patience, min_delta
+        self.best: float | None = None
+        self.epochs_without = 0
+
+    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        self.best, self.epochs_without = None, 0
+        check_metric(trainer, self.watch_metric)
+
+    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        value = latest(trainer, self.watch_metric)
+        if is_better(value, self.best, self.greater_is_better, self.min_delta):
+            self.best, self.epochs_without = value, 0
+        else:
+            self.epochs_without += 1
+        if self.epochs_without >= self.patience:
+            trainer.request_stop(
+                f"Stopped early: {self.watch_metric} has not improved on {self.best} for {self.patience} epochs."
+            )

@@ -1,0 +1,74 @@
+"""Keep the best weights of the model and of its average, each by its own metric."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from timm_accel.callbacks.watch import check_metric, is_better, latest
+from timm_accel.data.classes import class_names
+from timm_accel.models import save_classifier
+from timm_accel.training import Callback, LoopTrainer
+from timm_accel.training.loop import metric_prefix
+
+
+class SaveBestCallback(Callback):
+    """Keep the best weights in ``best/``, and those of the average in ``best_ema/``, as folders that timm can load.
+
+    Each is judged by its own metric: with ``accuracy``, the average by ``ema_model_accuracy``. A tie keeps the earlier
+    epoch; a value that is not finite is never kept. ``config.json`` holds the class names, the data config, and under
+    ``best`` the metric, its value and the epoch (from 1).
+
+    Args:
+        watch_metric: The metric to judge by.
+        greater_is_better: Whether more of it is better.
+        save_dir: Where to keep the folders; None for the trainer's ``run_dir``.
+
+    Raises:
+        ValueError: At the start, without a folder, or with a metric that the run does not record.
+    """
+
+    FOLDERS: ClassVar = {"model": "best", "ema_model": "best_ema"}
+
+    def __init__(
+        self, watch_metric: str = "accuracy", greater_is_better: bool = True, save_dir: str | Path | None = None
+    ) -> None:
+        self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
+        self.save_dir = None if save_dir is None else Path(save_dir)
+        self.best: dict[str, dict[str, Any]] = {}
+
+    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        self.save_dir = self.save_dir or trainer.run_dir
+        if self.save_dir is None:
+            raise ValueError(
+                "Expected SaveBestCallback to have a folder, but got neither save_dir nor the trainer's run_dir. "
+                "Pass run_dir to the trainer."
+            )
+
+    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        self.best = {}
+        check_metric(trainer, self.watch_metric)
+
+    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        latest(trainer, self.watch_metric)
+        for name in self.FOLDERS.keys() & trainer.weights().keys():
+            metric = metric_prefix(name) + self.watch_metric
+            if metric in trainer.run_history.get_metric_names():
+                self._keep_if_better(trainer, name, metric)
+
+    def _keep_if_better(self, trainer: LoopTrainer, name: str, metric: str) -> None:
+        value = latest(trainer, metric)
+        if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
+            epoch = trainer.run_history.current_epoch
+            self.best[name] = {"metric": metric, "value": value, "epoch": epoch}
+            if trainer.accelerator.is_main_process:
+                names = class_names(trainer.train_dataset)
+                save_classifier(trainer.weights()[name], self._folder(name), names, best=self.best[name])
+
+    def on_training_run_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        for name, best in sorted(self.best.items(), reverse=True):
+            trainer.print(
+                f"Best {best['metric']} {best['value']:.4f} in epoch {best['epoch']}: weights in {self._folder(name)}"
+            )
+
+    def _folder(self, name: str) -> Path:
+        assert self.save_dir is not None
+        return self.save_dir / self.FOLDERS[name]

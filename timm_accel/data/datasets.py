@@ -1,0 +1,139 @@
+"""Training and evaluation sets from two folders of images, one folder a class."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from timm.data import ImageDataset, create_transform
+from timm.data.readers import create_reader
+
+from timm_accel.data.classes import class_names
+
+
+class ImageFolderDataset(ImageDataset):
+    """timm's `ImageDataset` over a folder, which stops at an image that it cannot read.
+
+    timm's own (1.0.31) takes the next image instead, with its label, in evaluation too.
+
+    Args:
+        root: A folder with one folder of images for each class.
+        transform: What makes an image of the model's input.
+
+    Raises:
+        FileNotFoundError: `root` is missing or holds no images.
+        OSError: By indexing, at an image that cannot be read; its name is in the message.
+
+    Source: ``timm.data.ImageDataset``.
+    """
+
+    def __init__(self, root: str | Path, transform: Any = None) -> None:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(
+                f"Expected a folder with one folder of images for each class, but {str(root)!r} is not a folder. "
+                "Check the path."
+            )
+        try:
+            reader = create_reader("", root=str(root))
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"Expected a folder with one folder of images for each class, but {str(root)!r} holds no images. "
+                "Check the path."
+            ) from error
+        super().__init__(str(root), reader=reader, transform=transform)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of their labels."""
+        return sorted(self.reader.class_to_idx, key=self.reader.class_to_idx.__getitem__)
+
+    @property
+    def class_sizes(self) -> dict[str, int]:
+        """The number of images of each class."""
+        sizes = dict.fromkeys(self.class_names, 0)
+        for _, label in self.reader.samples:
+            sizes[self.class_names[label]] += 1
+        return sizes
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        file, label = self.reader[index]
+        try:
+            with file:
+                image = Image.open(file).convert(self.input_img_mode)
+        except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
+            path = self.filename(index, absolute=True)
+            raise OSError(
+                f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
+            ) from error
+        return (image if self.transform is None else self.transform(image)), label
+
+
+def create_datasets(
+    image_size: int | tuple[int, int],
+    data_mean: tuple[float, ...],
+    data_std: tuple[float, ...],
+    train_path: str | Path,
+    val_path: str | Path,
+    *,
+    auto_augment: str | None = "rand-m7-mstd0.5-inc1",
+    interpolation: str = "random",
+    eval_interpolation: str = "bilinear",
+    crop_pct: float | None = None,
+    **train_transform: Any,
+) -> tuple[ImageFolderDataset, ImageFolderDataset]:
+    """Create the training and the evaluation set, with the article's transforms.
+
+    Args:
+        image_size: The size of the model's input in pixels, one number or (height, width).
+        data_mean: The mean of each channel, on a scale from 0 to 1.
+        data_std: The standard deviation of each channel, on the same scale.
+        train_path: A folder with one folder of images for each class.
+        val_path: The same for evaluation, with the same classes.
+        auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
+        interpolation: Of the random crop in training.
+        eval_interpolation: Of the resize in evaluation.
+        crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
+        **train_transform: Further training options of ``timm.data.create_transform``: ``scale``, ``hflip``, ….
+
+    Returns:
+        Two data sets of (image ``(C, H, W)``, label) with ``class_names`` and ``class_sizes``.
+
+    Raises:
+        FileNotFoundError: A folder is missing or empty.
+        ValueError: There is one class only, or the two folders have different ones; or the size is out of range.
+
+    Source: ``timm.data.create_transform``.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+        raise ValueError(
+            f"Expected image_size to be a number of pixels of at least 1, or (height, width), but got {image_size!r}. "
+            "Usual sizes are 128 to 384."
+        )
+    shared = {"input_size": size, "mean": data_mean, "std": data_std}
+    train_dataset = ImageFolderDataset(
+        train_path,
+        create_transform(
+            **shared, is_training=True, auto_augment=auto_augment, interpolation=interpolation, **train_transform
+        ),
+    )
+    eval_dataset = ImageFolderDataset(
+        val_path, create_transform(**shared, interpolation=eval_interpolation, crop_pct=crop_pct)
+    )
+    _check_classes(train_dataset, eval_dataset, train_path, val_path)
+    return train_dataset, eval_dataset
+
+
+def _check_classes(train_dataset: Any, eval_dataset: Any, train_path: str | Path, val_path: str | Path) -> None:
+    train_names, eval_names = class_names(train_dataset) or [], class_names(eval_dataset) or []
+    if len(train_names) < 2:
+        raise ValueError(
+            f"Expected at least two classes, but {str(train_path)!r} holds images of {train_names} alone. "
+            "Put the images of each class into a folder of its own."
+        )
+    if train_names != eval_names:
+        missing = sorted(set(train_names) - set(eval_names))
+        extra = sorted(set(eval_names) - set(train_names))
+        raise ValueError(
+            f"Expected the same classes in both splits, but {str(val_path)!r} lacks {missing} and has {extra} besides. "
+            "Move the folders so that they agree."
+        )

@@ -1,0 +1,29 @@
+"""One training technique a file, each a `LoopTrainer` that works alone; combine those you need.
+
+```python
+class Lean(ModelEmaMixin, LookaheadMixin, TimmSchedulerMixin): ...
+```
+"""
+
+from timm_accel.mixins.batch_norm import DistributedBatchNormMixin, SyncBatchNormMixin
+from timm_accel.mixins.eval_loss import EvalLossMixin
+from timm_accel.mixins.gradient_clipping import GradientClippingMixin
+from timm_accel.mixins.lookahead import LookaheadMixin
+from timm_accel.mixins.metrics import ClassificationMetricsMixin
+from timm_accel.mixins.mixup import MixupMixin
+from timm_accel.mixins.model_ema import ModelEmaMixin
+from timm_accel.mixins.scheduler import TimmSchedulerMixin
+from timm_accel.mixins.second_order import SecondOrderMixin
+
+__all__ = [
+    "ClassificationMetricsMixin",
+    "DistributedBatchNormMixin",
+    "EvalLossMixin",
+    "GradientClippingMixin",
+    "LookaheadMixin",
+    "MixupMixin",
+    "ModelEmaMixin",
+    "SecondOrderMixin",
+    "SyncBatchNormMixin",
+    "TimmSchedulerMixin",
+]

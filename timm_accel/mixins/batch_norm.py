@@ -1,0 +1,85 @@
+"""BatchNorm on several processes: synchronised in each forward pass, or its statistics made equal each epoch."""
+
+from typing import Any
+
+from accelerate.utils import broadcast
+from timm.layers import convert_sync_batchnorm
+
+from timm_accel.training import LoopTrainer
+
+DIST_BN_MODES = ("reduce", "broadcast")
+
+
+class SyncBatchNormMixin(LoopTrainer):
+    """Convert BatchNorm to its synchronised form before the model is wrapped, on several processes.
+
+    Uses timm's converter, since torch's drops the activation inside ``BatchNormAct2d`` (timm 1.0.31, torch 2.14).
+
+    Args:
+        sync_bn: Whether to convert.
+
+    Raises:
+        ValueError: In `train`, on several processes without an accelerator: torch's ``SyncBatchNorm`` needs one.
+
+    Source: ``timm.layers.convert_sync_batchnorm``.
+    """
+
+    def __init__(self, *args: Any, sync_bn: bool = False, **kwargs: Any) -> None:
+        self.sync_bn = sync_bn
+        super().__init__(*args, **kwargs)
+
+    def before_prepare(self) -> None:
+        super().before_prepare()
+        if not self.sync_bn or self.accelerator.num_processes == 1:
+            return
+        if self.device.type == "cpu":
+            raise ValueError(
+                "Expected sync_bn to be False on CPU processes, since torch's SyncBatchNorm needs an accelerator, but "
+                "got True. Use dist_bn='reduce'."
+            )
+        self.model = convert_sync_batchnorm(self.model)
+
+
+class DistributedBatchNormMixin(LoopTrainer):
+    """Make the running BatchNorm statistics equal on all processes before each evaluation, of model and average.
+
+    DDP's ``broadcast_buffers`` is turned off for it: it would overwrite every process's statistics with those of the
+    first at each forward pass.
+
+    Args:
+        dist_bn: ``reduce`` averages the statistics, ``broadcast`` takes those of the first process, None leaves DDP's
+            own rule in force.
+
+    Raises:
+        ValueError: `dist_bn` is unknown.
+
+    Source: ``timm.utils.distribute_bn``.
+    """
+
+    def __init__(self, *args: Any, dist_bn: str | None = "reduce", **kwargs: Any) -> None:
+        if dist_bn not in (*DIST_BN_MODES, None):
+            raise ValueError(
+                f"Expected dist_bn to be 'reduce', 'broadcast' or None, but got {dist_bn!r}. The default is 'reduce'."
+            )
+        self.dist_bn = dist_bn
+        super().__init__(*args, **kwargs)
+
+    def ddp_kwargs(self) -> dict[str, Any]:
+        kwargs = super().ddp_kwargs()
+        return kwargs if self.dist_bn is None else kwargs | {"broadcast_buffers": False}
+
+    def train_epoch_end(self) -> None:
+        if self.dist_bn is not None and self.accelerator.num_processes > 1:
+            for module in self.weights().values():
+                self._distribute(module)
+        super().train_epoch_end()
+
+    def _distribute(self, module: Any) -> None:
+        for name, buffer in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                statistics = buffer.to(self.device)  # an average may live on the CPU, where nccl does not reach
+                if self.dist_bn == "reduce":
+                    statistics = self.accelerator.reduce(statistics, reduction="mean")
+                else:
+                    statistics = broadcast(statistics)
+                buffer.copy_(statistics)

@@ -1,0 +1,106 @@
+"""torchmetrics for every set of weights that is evaluated."""
+
+import warnings
+from typing import Any
+
+import torch
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from timm_accel.data.classes import class_names
+from timm_accel.training import LoopTrainer
+from timm_accel.training.loop import metric_prefix
+
+
+class ClassificationMetricsMixin(LoopTrainer):
+    """Record metrics at the end of each evaluation, for every entry of `weights`.
+
+    By default ``accuracy``, with more than five classes ``accuracy_top5``, and ``f1_macro``; for the average the same
+    with the prefix ``ema_model_``. Exact on any number of processes: nothing is padded, nothing gathered per batch.
+    Metrics see logits ``(B, num_classes)`` and hard labels ``(B,)``.
+
+    Args:
+        num_classes: The number of classes; None without `metrics` records nothing.
+        metrics: A torchmetrics ``MetricCollection`` to use instead; its names become the history's.
+
+    Raises:
+        TypeError: `metrics` is no ``MetricCollection``.
+        ValueError: `num_classes` differs from the model's head or, in `train`, from the data.
+
+    Source: ``torchmetrics.classification``.
+    """
+
+    def __init__(
+        self, *args: Any, num_classes: int | None = None, metrics: MetricCollection | None = None, **kwargs: Any
+    ) -> None:
+        if metrics is not None and not isinstance(metrics, MetricCollection):
+            raise TypeError(
+                f"Expected metrics to be a torchmetrics MetricCollection, but got {type(metrics).__name__}. "
+                "Wrap it: MetricCollection({'name': metric})."
+            )
+        if metrics is None and num_classes is not None:
+            metrics = _default_metrics(num_classes)
+        self.num_classes, self.metrics = num_classes, metrics
+        self._collections: dict[str, MetricCollection] = {}
+        self._batches: dict[str, int] = {}
+        super().__init__(*args, **kwargs)
+        self._check_num_classes("the model's head", getattr(self.model, "num_classes", None))
+
+    def _check_num_classes(self, where: str, found: int | None) -> None:
+        if None not in (self.num_classes, found) and self.num_classes != found:
+            raise ValueError(
+                f"Expected num_classes to be that of {where}, {found}, but got {self.num_classes}. "
+                f"Pass {found}, or create the model with num_classes={self.num_classes}."
+            )
+
+    def before_prepare(self) -> None:
+        for dataset in (self.train_dataset, self.eval_dataset):
+            names = class_names(dataset)
+            self._check_num_classes("the data", None if names is None else len(names))
+        super().before_prepare()
+
+    def evaluation_metrics(self) -> list[str]:
+        names = super().evaluation_metrics()
+        return names if self.metrics is None else [*names, *map(str, self.metrics.keys())]
+
+    def eval_epoch_start(self) -> None:
+        if self.metrics is not None:
+            self._collections = {name: self.metrics.clone().to(self.device) for name in self.weights()}
+            self._batches = dict.fromkeys(self._collections, 0)
+        super().eval_epoch_start()
+
+    def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        super().update_metrics(batch, batch_output)
+        targets = batch_output.get("targets", batch[1])
+        for name, collection in self._collections.items():
+            logits = batch_output.get(f"{name}_outputs")
+            if logits is not None:
+                collection.update(logits, targets)
+                self._batches[name] += 1
+
+    def eval_epoch_end(self) -> None:
+        super().eval_epoch_end()
+        if not self._collections:
+            return
+        batches = torch.tensor(list(self._batches.values()), device=self.device)
+        evaluated = self.accelerator.reduce(batches, reduction="sum").tolist()
+        for (name, collection), count in zip(self._collections.items(), evaluated, strict=True):
+            if count:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # of a process that had no image
+                    values = collection.compute()
+                for key, value in values.items():
+                    self.run_history.update_metric(f"{metric_prefix(name)}{key}", value.item())
+        self._collections = {}
+
+
+def _default_metrics(num_classes: int) -> MetricCollection:
+    # validate_args reads every batch back to the host
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "f1_macro": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+    }
+    if num_classes > 5:
+        top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
+        metrics["accuracy_top5"] = top5
+    return MetricCollection(metrics)

@@ -1,0 +1,132 @@
+"""Mixup and CutMix on the device."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from timm.data import Mixup
+
+from timm_accel.data.classes import class_names
+from timm_accel.suggestions import nearest
+from timm_accel.training import LoopTrainer
+
+MODES = ("batch", "pair", "elem")
+
+
+class MixupMixin(LoopTrainer):
+    """Mix each training batch on the device, in the main process.
+
+    The model sees mixed images ``(B, C, H, W)`` and the loss soft targets ``(B, num_classes)``; the batch itself keeps
+    its images and its hard labels ``(B,)``, which the batch output repeats as ``targets``. The training loader drops
+    its last, shorter batch by default, since mixing pairs images up.
+
+    Args:
+        mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` among them. None: no mixing.
+        mixup_off_epoch: The epoch, from 0, from which images are no longer mixed. Targets stay soft (smoothed).
+
+    Raises:
+        ValueError: An argument is unknown or out of range; or, in `train`, the model or the data has another number of
+            classes, or a batch has an odd number of images.
+
+    Source: mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899; ``timm.data.Mixup``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        mixup_args: dict[str, Any] | None = None,
+        mixup_off_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if mixup_off_epoch is not None and mixup_off_epoch < 0:
+            raise ValueError(
+                f"Expected mixup_off_epoch to be an epoch from 0, but got {mixup_off_epoch!r}. Pass None to mix always."
+            )
+        self.mixup_fn = None if mixup_args is None else _create_mixup(mixup_args)
+        self.mixup_off_epoch = mixup_off_epoch
+        super().__init__(*args, **kwargs)
+
+    def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+        kwargs = super().get_default_train_dl_kwargs(batch_size)
+        return kwargs if self.mixup_fn is None else kwargs | {"drop_last": True}
+
+    def training_run_start(self) -> None:
+        if self.mixup_fn is not None:
+            self._check_mixup_classes(self.mixup_fn.num_classes)
+            self._check_even_batches()
+        super().training_run_start()
+
+    def _check_mixup_classes(self, num_classes: int) -> None:
+        names = class_names(self.train_dataset)
+        found = {"model": getattr(self.unwrapped_model, "num_classes", None), "data": names and len(names)}
+        for where, count in found.items():
+            if count is not None and count != num_classes:
+                raise ValueError(
+                    f"Expected mixup_args['num_classes'] to be that of the {where}, {count}, but got {num_classes}. "
+                    f"Pass num_classes={count}."
+                )
+
+    def _check_even_batches(self) -> None:
+        sampler = getattr(self.train_dataloader, "batch_sampler", None)
+        batch_size = getattr(sampler, "batch_size", None)
+        if sampler is None or batch_size is None:
+            return
+        remedy = "Choose an even per_device_batch_size, and leave drop_last=True."
+        if batch_size % 2:
+            raise ValueError(
+                f"Expected the batch size to be even, since Mixup pairs images up, but got {batch_size}. {remedy}"
+            )
+        rest = 0 if sampler.drop_last or self.accelerator.num_processes > 1 else len(sampler.sampler) % batch_size
+        if rest % 2:
+            raise ValueError(
+                f"Expected the last batch to be even, since Mixup pairs images up, but {len(sampler.sampler)} images "
+                f"leave {rest} with batch size {batch_size}. {remedy}"
+            )
+
+    def train_epoch_start(self) -> None:
+        if self.mixup_fn is not None:
+            off = self.mixup_off_epoch
+            self.mixup_fn.mixup_enabled = off is None or self.epoch is None or self.epoch < off
+        super().train_epoch_start()
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        batch_output = super().calculate_train_batch_loss(batch if self.mixup_fn is None else self._mix(*batch))
+        batch_output.setdefault("targets", batch[1])
+        return batch_output
+
+    def _mix(self, images: torch.Tensor, targets: torch.Tensor, *rest: Any) -> tuple[Any, ...]:
+        if len(images) % 2:
+            raise ValueError(
+                f"Expected every training batch to be even, since Mixup pairs images up, but got {len(images)} images. "
+                "Pass drop_last=True to the loader."
+            )
+        assert self.mixup_fn is not None
+        return *self.mixup_fn(images.clone(), targets), *rest  # timm's Mixup edits images in place
+
+
+def _create_mixup(mixup_args: dict[str, Any]) -> Mixup:
+    known = signature(Mixup).parameters
+    for name in mixup_args:
+        if name not in known:
+            raise ValueError(
+                f"Expected mixup_args to be arguments of timm.data.Mixup, but got {name!r}. {nearest(name, known)}"
+            )
+    if "num_classes" not in mixup_args:
+        raise ValueError("Expected mixup_args to name num_classes, but got none. Add num_classes=….")
+    mode = mixup_args.get("mode", "batch")
+    if mode not in MODES:  # timm takes any other word for "batch", "half" too
+        raise ValueError(
+            f"Expected mixup_args['mode'] to be one of {', '.join(MODES)}, but got {mode!r}. {nearest(mode, MODES)}"
+        )
+    for name in ("prob", "switch_prob", "label_smoothing"):
+        if not 0 <= mixup_args.get(name, 0) <= 1:
+            raise ValueError(
+                f"Expected mixup_args[{name!r}] to be between 0 and 1, but got {mixup_args[name]!r}. Choose a fraction."
+            )
+    mixup, cutmix = mixup_args.get("mixup_alpha", 1.0), mixup_args.get("cutmix_alpha", 0.0)
+    if min(mixup, cutmix) < 0 or (mixup == cutmix == 0 and mixup_args.get("cutmix_minmax") is None):
+        raise ValueError(
+            f"Expected mixup_alpha or cutmix_alpha to be positive and none negative, but got {mixup!r} and "
+            f"{cutmix!r}. Pass mixup_args=None to train without mixing."
+        )
+    return Mixup(**mixup_args)

@@ -1,0 +1,134 @@
+"""An exponential moving average of the weights, kept and evaluated beside the model."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import convert_to_fp32
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from timm_accel.training import LoopTrainer
+from timm_accel.training.upstream import ModelEmaCallback, TrainerCallback
+
+
+class ModelEmaMixin(LoopTrainer):
+    """Average the weights after every optimizer update, and evaluate the average in the same pass as the model.
+
+    ``trainer.ema_model`` is timm's ``ModelEmaV3``; its module is evaluated from its first update on, and its metrics
+    carry the prefix ``ema_model_``. Each `train` starts a new average, `evaluate` keeps it.
+
+    Args:
+        ema_decay: The share of the average that an update keeps, from 0 to below 1.
+        ema_warmup: Whether the decay rises to `ema_decay` with the number of updates.
+        ema_update_every: Updates between two steps of the average, or ``"epoch"`` for one at the end of each epoch.
+        ema_device: Where the average lives; None: beside the model. On the CPU beside a GPU model it is not evaluated
+            in training.
+
+    Raises:
+        ValueError: An option is out of range.
+
+    Source: ``timm.utils.ModelEmaV3``.
+    """
+
+    ema_model: ModelEmaV3 | None = None
+
+    def __init__(
+        self,
+        *args: Any,
+        ema_decay: float = 0.9998,
+        ema_warmup: bool = True,
+        ema_update_every: int | Literal["epoch"] = 1,
+        ema_device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= ema_decay < 1:
+            raise ValueError(
+                f"Expected ema_decay to be from 0 to below 1, but got {ema_decay!r}. Usual values are 0.99 to 0.9999."
+            )
+        if ema_update_every != "epoch" and not (isinstance(ema_update_every, int) and ema_update_every >= 1):
+            raise ValueError(
+                f"Expected ema_update_every to be a number of updates of at least 1, or 'epoch', but got "
+                f"{ema_update_every!r}. The default is 1."
+            )
+        self.ema_decay, self.ema_warmup, self.ema_update_every = ema_decay, ema_warmup, ema_update_every
+        self.ema_device = None if ema_device is None else torch.device(ema_device)
+        self._ema_updated = False
+        super().__init__(*args, **kwargs)
+
+    def refused_callbacks(self) -> dict[type[TrainerCallback], str]:
+        return super().refused_callbacks() | {ModelEmaCallback: "this trainer averages already. Use ModelEmaMixin"}
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        self.ema_model, self._ema_updated = None, False
+        super().train(*args, **kwargs)
+
+    def before_prepare(self) -> None:
+        if self.ema_model is None:
+            device = self.ema_device or self.device
+            self.ema_model = ModelEmaV3(
+                self.unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
+            )
+            self.ema_model.foreach = device.type == self.device.type  # the model itself moves there only now
+        super().before_prepare()
+
+    def training_run_start(self) -> None:
+        super().training_run_start()
+        assert self.ema_model is not None
+        self.ema_model.set(self.unwrapped_model)  # DDP has given every process the weights of the first
+        self._warn_of_long_window(self.ema_model)
+        if not self._is_evaluated():
+            warnings.warn(
+                f"The average lives on {self.ema_device} beside a model on {self.device}, so it is not evaluated in "
+                "training. Leave out ema_device to evaluate it.",
+                stacklevel=2,
+            )
+
+    def _warn_of_long_window(self, ema_model: ModelEmaV3) -> None:
+        total = self.run_config.max_num_train_steps
+        every = self.updates_per_epoch if self.ema_update_every == "epoch" else int(self.ema_update_every)
+        decay = ema_model.get_decay(total)
+        if every / (1 - decay) > total / 3:
+            warnings.warn(
+                f"ema_decay={self.ema_decay} averages over about {every / (1 - decay):.0f} of the run's {total} "
+                f"updates, so the average lags behind the model. Try ema_decay={max(0.0, 1 - 10 * every / total):.2g}.",
+                stacklevel=2,
+            )
+
+    def after_update(self) -> None:
+        super().after_update()
+        if self.ema_update_every != "epoch" and self.num_updates % int(self.ema_update_every) == 0:
+            self._update_average()
+
+    def train_epoch_end(self) -> None:
+        super().train_epoch_end()
+        if self.ema_update_every == "epoch":
+            self._update_average()
+
+    def _update_average(self) -> None:
+        assert self.ema_model is not None
+        self.ema_model.update(self.unwrapped_model, step=self.num_updates)
+        self._ema_updated = True
+
+    def weights(self) -> dict[str, nn.Module]:
+        weights = super().weights()
+        if self.ema_model is not None and self._ema_updated:
+            weights |= {"ema_model": self.ema_model.module}
+        return weights
+
+    def _is_evaluated(self) -> bool:
+        return self.ema_device is None or self.ema_device.type == self.device.type
+
+    def metric_prefixes(self) -> list[str]:
+        prefixes = super().metric_prefixes()
+        return [*prefixes, "ema_model_"] if self._is_evaluated() else prefixes
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        batch_output = super().calculate_eval_batch_loss(batch)
+        if self.ema_model is not None and self._ema_updated and self._is_evaluated():
+            with torch.no_grad():
+                outputs = convert_to_fp32(self.ema_model.module(batch[0]))
+                loss = self.evaluation_loss(outputs, batch[1])
+            batch_output.setdefault("ema_model_outputs", outputs)
+            batch_output.setdefault("ema_model_loss", loss)
+        return batch_output

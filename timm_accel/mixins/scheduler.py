@@ -1,0 +1,133 @@
+"""timm's learning-rate schedules, stepped when they should be."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any, ClassVar
+
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from timm_accel.suggestions import nearest
+from timm_accel.training import LoopTrainer
+
+SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
+
+
+class TimmSchedulerMixin(LoopTrainer):
+    """Step a timm scheduler after every update (``step_update``) and after every epoch (``step``), never in `evaluate`.
+
+    A schedule comes from `scheduler_args`, from an overridden ``create_scheduler()``, or from ``create_scheduler_fn``
+    in `train`; without any of them there is none. torch's schedulers are stepped after every update, as upstream does,
+    and ``ReduceLROnPlateau`` after every epoch. Layer decay (``lr_scale`` in the optimizer's groups), which only
+    timm's schedulers know of, acts with all.
+
+    `scheduler_step` calls ``super()`` for torch's schedulers only: upstream's body cannot step timm's.
+
+    Args:
+        scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``; ``num_epochs`` and ``updates_per_epoch``
+            are the run's unless given.
+        scheduler_metric: The metric that a plateau schedule watches. Without evaluation data it is the training loss.
+
+    Raises:
+        ValueError: An argument or the scheduler's name is unknown.
+
+    Source: ``timm.scheduler``.
+    """
+
+    default_scheduler_args: ClassVar[dict[str, Any] | None] = None
+
+    def __init__(
+        self,
+        *args: Any,
+        scheduler_args: dict[str, Any] | None = None,
+        scheduler_metric: str = "eval_loss_epoch",
+        **kwargs: Any,
+    ) -> None:
+        _check(scheduler_args or {})
+        self.scheduler_args, self.scheduler_metric = scheduler_args, scheduler_metric
+        super().__init__(*args, **kwargs)
+
+    def before_prepare(self) -> None:
+        overridden = type(self).create_scheduler is not TimmSchedulerMixin.create_scheduler
+        if self.create_scheduler_fn is None and (overridden or self.scheduler_args is not None):
+            self.create_scheduler_fn = self.create_scheduler  # upstream creates none otherwise
+        super().before_prepare()
+
+    def create_scheduler(self) -> Any:
+        if self.create_scheduler_fn not in (None, self.create_scheduler):
+            if self.scheduler_args is not None:
+                raise ValueError("Expected scheduler_args or create_scheduler_fn, but got both. Leave one of them out.")
+            return super().create_scheduler()
+        scheduler_args = self.scheduler_args or self.default_scheduler_args
+        if scheduler_args is None:
+            raise ValueError(
+                "Expected scheduler_args beside create_scheduler_fn=trainer.create_scheduler, but got none. "
+                "Pass scheduler_args={'sched': 'cosine'}, or override create_scheduler()."
+            )
+        defaults = {
+            "num_epochs": self.run_config.num_epochs,
+            "updates_per_epoch": self.updates_per_epoch,
+            "plateau_mode": "min" if "loss" in self._metric_name() else "max",
+        }
+        return create_scheduler_v2(self.unwrapped_optimizer, **(defaults | scheduler_args))[0]
+
+    def optimizer_step(self) -> None:
+        with self._layer_decay():
+            super().optimizer_step()
+
+    @contextmanager
+    def _layer_decay(self) -> Iterator[None]:
+        """Scale the rates by ``lr_scale`` for one step; timm's schedulers have done so already."""
+        groups = [] if isinstance(self.scheduler, Scheduler) else self.optimizer.param_groups
+        rates = [(group, group["lr"]) for group in groups if group.get("lr_scale", 1.0) != 1.0]
+        for group, rate in rates:
+            group["lr"] = rate * group["lr_scale"]
+        try:
+            yield
+        finally:
+            for group, rate in rates:
+                group["lr"] = rate
+
+    def scheduler_step(self) -> None:
+        if isinstance(self.scheduler, Scheduler):
+            self.scheduler.step_update(self.num_updates)
+        elif not isinstance(self.scheduler, ReduceLROnPlateau):
+            super().scheduler_step()
+
+    def training_run_epoch_end(self) -> None:
+        if isinstance(self.scheduler, Scheduler):
+            assert self.epoch is not None
+            self.scheduler.step(self.epoch + 1, self._metric())
+        elif isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(self._metric())
+        super().training_run_epoch_end()
+
+    def _metric_name(self) -> str:
+        return "train_loss_epoch" if self.eval_dataset is None else self.scheduler_metric
+
+    def _metric(self) -> float:
+        name = self._metric_name()
+        if name not in self.run_history.get_metric_names():
+            raise ValueError(
+                f"Expected scheduler_metric to be a recorded metric, but got {name!r}. "
+                f"{nearest(name, self.run_history.get_metric_names())}"
+            )
+        return float(self.run_history.get_latest_metric(name))
+
+
+def _check(scheduler_args: dict[str, Any]) -> None:
+    known = list(signature(create_scheduler_v2).parameters)[1:]
+    for name in scheduler_args:
+        if name not in known:
+            raise ValueError(
+                f"Expected scheduler_args to be arguments of timm's create_scheduler_v2, but got {name!r}. "
+                f"{nearest(name, known)}"
+            )
+    sched = scheduler_args.get("sched", "cosine")
+    if sched not in SCHEDULERS:
+        raise ValueError(
+            f"Expected scheduler_args['sched'] to be a scheduler of timm, but got {sched!r}. "
+            f"{nearest(sched, SCHEDULERS)}"
+        )

@@ -1,0 +1,109 @@
+"""timm models for classification that know their data config, and weights folders that timm alone can load."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+from timm.data import resolve_model_data_config
+from timm.models import save_for_hf
+from torch import nn
+
+from timm_accel.suggestions import nearest
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def create_classifier(
+    name: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    **model_args: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Create a timm model and resolve the data config that it is to be fed with.
+
+    The config is written into ``model.pretrained_cfg`` too, so that saved weights carry it.
+
+    Args:
+        name: A model of ``timm.list_models()``.
+        num_classes: The width of the head.
+        pretrained: Whether to load timm's weights.
+        image_size: The input size in pixels, one number or (height, width); None for the model's own. Models with a
+            fixed input size are built for it.
+        **model_args: Further arguments of ``timm.create_model``: ``drop_path_rate``, ``in_chans``, ….
+
+    Returns:
+        The model, and its data config with ``input_size`` ``(C, H, W)``, ``mean``, ``std``, ``interpolation``,
+        ``crop_pct`` and ``crop_mode``.
+
+    Raises:
+        ValueError: The model is unknown, or an argument out of range.
+
+    Source: ``timm.create_model``, ``timm.data.resolve_model_data_config``.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f"Expected model to be a name of timm, but got {name!r}. {nearest(architecture, timm.list_models())} "
+            "timm.list_models() lists all."
+        )
+    if num_classes < 2:
+        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}. Count the classes.")
+    size = None
+    if image_size is not None:
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if min(size) < 1:
+            raise ValueError(f"Expected image_size to be at least 1 pixel, but got {image_size!r}. Choose a size.")
+        if timm.get_pretrained_cfg(name).fixed_input_size:
+            model_args.setdefault("img_size", size)
+    model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    data_config = resolve_model_data_config(model)
+    if size is not None:
+        data_config["input_size"] = (data_config["input_size"][0], *size)
+    model.pretrained_cfg = {**model.pretrained_cfg, **data_config, "test_input_size": None, "test_crop_pct": None}
+    return model, data_config
+
+
+def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str] | None = None, **about: Any) -> None:
+    """Save weights to use: ``model.safetensors`` and ``config.json``, in timm's own local form.
+
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits. Of a model that timm cannot
+    rebuild the config says so. Each file replaces the old one whole, at once.
+
+    Args:
+        model: The plain model.
+        folder: Where to; created if need be.
+        class_names: The names of the classes, stored as ``label_names``.
+        **about: Further plain values for ``config.json``.
+
+    Source: ``timm.models.save_for_hf``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    label_names = {} if class_names is None else {"label_names": class_names}
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        if hasattr(model, "pretrained_cfg"):
+            model_config = {**label_names, **about}
+            save_for_hf(model, unfinished, model_config=model_config, safe_serialization=True)
+        else:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+                Path(unfinished, WEIGHTS_FILE),
+            )
+            config = {
+                "architecture": None,
+                "note": f"timm cannot rebuild {type(model).__name__}",
+                **label_names,
+                **about,
+            }
+            Path(unfinished, CONFIG_FILE).write_text(json.dumps(config, indent=2))
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            with open(Path(unfinished, name), "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(Path(unfinished, name), folder / name)

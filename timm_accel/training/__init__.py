@@ -1,0 +1,7 @@
+"""The airlock to pytorch-accelerated: `LoopTrainer`, which repairs its loop, and the randomness rules."""
+
+from timm_accel.training.default_callbacks import DEFAULT_CALLBACKS, Callback
+from timm_accel.training.loop import LoopTrainer
+from timm_accel.training.run_dir import check_run_dir
+
+__all__ = ["DEFAULT_CALLBACKS", "Callback", "LoopTrainer", "check_run_dir"]

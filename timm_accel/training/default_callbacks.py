@@ -1,0 +1,161 @@
+"""The base class of our callbacks, and those that a `LoopTrainer` has by default."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from timm.utils import ModelEmaV2, ModelEmaV3
+from torch import nn
+from tqdm import tqdm
+
+from timm_accel.training.upstream import CallbackMethodNotImplementedError, TrainerCallback
+
+if TYPE_CHECKING:
+    from timm_accel.training.loop import LoopTrainer
+
+
+class Callback(TrainerCallback):
+    """Base class: all of upstream's events, and `on_update_end`.
+
+    Upstream's base turns every missing attribute into "event not implemented", which the handler swallows, so that a
+    misspelt attribute silently ends a hook (pytorch-accelerated 0.1.61). Here it is an `AttributeError`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            raise CallbackMethodNotImplementedError
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        """Event called when an optimizer update is complete: weights, average, schedule and gradients."""
+
+
+class MoveModulesToDeviceCallback(Callback):
+    """Move the trainer's module attributes (losses, metrics) to its device, but the model and averages with their own.
+
+    Replaces upstream's callback of the same name, which moves an average meant for the CPU too and evaluates every
+    property of the trainer (pytorch-accelerated 0.1.61).
+    """
+
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        for name, module in vars(trainer).items():
+            placed = isinstance(module, ModelEmaV2 | ModelEmaV3) and module.device is not None
+            if isinstance(module, nn.Module) and name != "model" and not placed:
+                module.to(trainer.device)
+
+    on_evaluation_run_start = on_training_run_start
+
+
+class StopOnNonFiniteLossCallback(Callback):
+    """End the run with an error once a loss was NaN or infinite.
+
+    Looks only where the processes agree anyway, every ``trainer.agree_every`` updates, and at the end of each epoch and
+    evaluation, so that no step waits for the device.
+
+    Replaces upstream's ``TerminateOnNaNCallback``, which reads every loss back, raises on one process only and calls
+    ``sys.exit`` (pytorch-accelerated 0.1.61).
+    """
+
+    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if trainer.num_updates % trainer.agree_every == 0:
+            self._check(trainer, "training")
+
+    def on_train_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._check(trainer, "training")
+
+    def on_eval_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._check(trainer, "evaluation")
+
+    def _check(self, trainer: "LoopTrainer", phase: str) -> None:
+        if not trainer.running_loss.finite():
+            where = f" in epoch {trainer.epoch + 1}" if trainer.epoch is not None else ""
+            trainer.request_stop(
+                f"Expected the {phase} loss to be finite, but it is not{where}, after {trainer.num_updates} updates. "
+                "Lower the learning rate, clip gradients, or look for broken data.",
+                failed=True,
+            )
+
+
+class ProgressBarCallback(Callback):
+    """Show one bar for each training epoch and each evaluation, on one process of each machine."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def _open(self, trainer: "LoopTrainer", what: str, loader: Any) -> None:
+        epoch = "" if trainer.epoch is None else f" {trainer.epoch + 1}/{trainer.run_config.num_epochs}"
+        hidden = not trainer.accelerator.is_local_main_process
+        self.bar = tqdm(total=len(loader), desc=f"{what}{epoch}", disable=hidden, leave=False)
+
+    def _advance(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def _close(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._open(trainer, "train", trainer.train_dataloader)
+
+    def on_eval_epoch_start(self, trainer: "LoopTrainer", is_intermediate: bool = False, **kwargs: Any) -> None:
+        if not is_intermediate:  # the bar of the training epoch is still open
+            self._open(trainer, "evaluate", trainer.eval_dataloader)
+
+    def on_eval_step_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if trainer.batch_index is None:
+            self._advance(trainer)
+
+    def on_eval_epoch_end(self, trainer: "LoopTrainer", is_intermediate: bool = False, **kwargs: Any) -> None:
+        if not is_intermediate:
+            self._close(trainer)
+
+    on_train_step_end = _advance
+    on_train_epoch_end = on_stop_training_error = _close
+
+
+class PrintMetricsCallback(Callback):
+    """Print one line for each epoch: the learning rate, every metric recorded in it, and the time it took."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._started = 0.0
+
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        history = trainer.run_history
+        self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}
+
+    def on_evaluation_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._seen, self._started = {}, time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+        self._rate = trainer.learning_rate
+
+    def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        epochs = trainer.run_config.num_epochs
+        self._print(trainer, f"epoch {trainer.run_history.current_epoch:>{len(str(epochs))}}/{epochs}", self._rate)
+
+    def on_evaluation_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        self._print(trainer, "evaluation")
+
+    def _print(self, trainer: "LoopTrainer", title: str, rate: float | None = None) -> None:
+        history = trainer.run_history
+        columns = [title] if rate is None else [title, f"lr {rate:.3g}"]
+        for name in sorted(history.get_metric_names(), key=_training_first):
+            values = list(history.get_metric_values(name))
+            if len(values) > self._seen.get(name, 0):
+                self._seen[name] = len(values)
+                columns.append(f"{name.removesuffix('_epoch')} {values[-1]:.4f}")
+        trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
+
+
+def _training_first(name: str) -> tuple[bool, bool, str]:
+    return not name.startswith("train"), "loss" not in name, name
+
+
+DEFAULT_CALLBACKS = (
+    MoveModulesToDeviceCallback,
+    StopOnNonFiniteLossCallback,
+    ProgressBarCallback,
+    PrintMetricsCallback,
+)

@@ -1,0 +1,334 @@
+"""The loop: pytorch-accelerated's `Trainer` with its run, training epoch and evaluation epoch rewritten."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from timm_accel.training.agreement import Agreement
+from timm_accel.training.preparation import PreparedTrainer
+from timm_accel.training.randomness import seed_step, set_epoch
+from timm_accel.training.running_mean import RunningMean, global_means
+from timm_accel.training.upstream import DataLoaderSlice, StopTrainingError
+
+
+def metric_prefix(weights_name: str) -> str:
+    """Return what comes before a metric's name in the history: nothing for the model itself."""
+    return "" if weights_name == "model" else f"{weights_name}_"
+
+
+class LoopTrainer(PreparedTrainer):
+    """pytorch-accelerated's `Trainer` with a loop that is right, and the surface that the mixins stand on.
+
+    Upstream's public hooks keep their names, order and meaning. One update is: seed the step, forward, loss, backward,
+    `clip_gradients`, ``optimizer_step``, `after_update`, ``scheduler_step``, ``optimizer_zero_grad``, the event
+    ``on_update_end``. The recorded losses are true means over images, whatever the accumulation; a shorter last group
+    of micro-batches is scaled by its own size. Evaluation runs the unwrapped model, so processes may have different
+    numbers of batches.
+
+    Args:
+        model: The model to train.
+        loss_func: Called with (outputs, targets); returns the mean loss.
+        optimizer: The optimizer of the model's parameters.
+        callbacks: Classes or instances; upstream's that are known to be wrong are exchanged for ours or refused.
+        run_history: Upstream's history; in memory by default.
+        seed: The only seed: with it a run is repeatable, whatever the number of workers.
+        run_dir: The folder that callbacks write to. It must not hold a run.
+        agree_every: Updates between two moments at which the processes agree on stopping.
+
+    Raises:
+        RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite).
+
+    Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
+    """
+
+    _epoch: int | None = None
+    _batch_index: int | None = None
+    _num_updates: int = 0
+    _agreement: Agreement | None = None
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """accelerate's `Accelerator` of the present run."""
+        return self._accelerator
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self._accelerator.process_index
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of the run, from 0; None outside a run."""
+        return self._epoch
+
+    @property
+    def batch_index(self) -> int | None:
+        """The micro-batch of the training epoch, from 0; None outside one."""
+        return self._batch_index
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates that really happened since the run's start; skipped ones do not count."""
+        return self._num_updates
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one epoch: batches of this process over accumulation, rounded up. 0 before a run."""
+        return 0 if self.run_config is None else self.run_config.num_update_steps_per_epoch
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The training loader, prepared by accelerate; None outside a run."""
+        return self._train_dataloader
+
+    @property
+    def eval_dataloader(self) -> Any:
+        """The evaluation loader, prepared by accelerate; None without evaluation data."""
+        return self._eval_dataloader
+
+    @property
+    def running_loss(self) -> RunningMean:
+        """The loss of the training epoch or evaluation under way, on this process."""
+        return self._loss_tracker
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the optimizer's first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def weights(self) -> dict[str, nn.Module]:
+        """Return every set of weights that may be evaluated and kept: the model, and what mixins add."""
+        return {"model": self.unwrapped_model}
+
+    def metric_prefixes(self) -> list[str]:
+        """Return the prefixes of the metrics that an evaluation records, one for each set of weights."""
+        return [metric_prefix("model")]
+
+    def evaluation_metrics(self) -> list[str]:
+        """Return the names of the metrics, without prefix, that an evaluation in training records."""
+        return ["eval_loss_epoch"]
+
+    def request_stop(self, reason: str, *, failed: bool = False) -> None:
+        """Ask, on any process, to end the run at the next agreement.
+
+        Outside a run there is nothing to stop, and nothing happens.
+
+        Args:
+            reason: One sentence, printed on the main process.
+            failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
+        """
+        if self._agreement is not None:
+            self._agreement.ask_to_stop(reason, failed)
+
+    # What a run is made of: hooks that mixins override
+
+    def backward_kwargs(self) -> dict[str, Any]:
+        """Return keyword arguments for ``loss.backward``. Mixins add theirs."""
+        return {}
+
+    def backward_step(self, loss: torch.Tensor) -> None:
+        self._accelerator.backward(loss, **self.backward_kwargs())
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients, once for each update; by value when ``gradient_clip_value`` was given to `train`."""
+        if self.run_config.gradient_clip_value is not None:
+            self._clip_gradients()
+
+    def after_update(self) -> None:
+        """Follow a real optimizer update; `num_updates` has already advanced."""
+
+    def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
+        return self.loss_func(outputs, targets)
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        with torch.no_grad():
+            outputs = self.model(batch[0])
+            loss = self.evaluation_loss(outputs, batch[1])
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
+
+    def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        """Look at an evaluation batch and the whole of its output, once every mixin has added to it."""
+
+    # The loops
+
+    def train(self, train_dataset: Any, num_epochs: int, *args: Any, **kwargs: Any) -> None:
+        self._num_updates = 0
+        super().train(train_dataset, num_epochs, *args, **kwargs)
+
+    def _run_training(self) -> None:
+        with self._agreeing():
+            self.training_run_start()
+            self.callback_handler.call_event("on_training_run_start", self)
+            try:
+                self._run_epochs()
+            except StopTrainingError as stop:
+                self._stopped(stop)
+            self._epoch = self._batch_index = None
+            self.training_run_end()
+            self.callback_handler.call_event("on_training_run_end", self)
+
+    def _run_epochs(self) -> None:
+        for epoch in range(self.run_config.num_epochs):
+            self._epoch = epoch
+            reached_max_steps = self._run_train_epoch(self._train_dataloader)
+            if self.eval_dataset is not None:
+                self._run_eval_epoch(self._eval_dataloader)
+            self.training_run_epoch_end()
+            self.callback_handler.call_event("on_training_run_epoch_end", self)
+            self.run_history._increment_epoch()
+            self._agree()
+            if reached_max_steps:
+                break
+
+    def _run_evaluation(self) -> None:
+        with self._agreeing():
+            self.evaluation_run_start()
+            self.callback_handler.call_event("on_evaluation_run_start", self)
+            try:
+                self._run_eval_epoch(self._eval_dataloader, is_training=False)
+            except StopTrainingError as stop:
+                self._stopped(stop)
+            self.evaluation_run_end()
+            self.callback_handler.call_event("on_evaluation_run_end", self)
+
+    def _run_train_epoch(self, train_dl: Iterable) -> bool:
+        set_epoch(train_dl, self._epoch or 0)
+        self.train_epoch_start()
+        self._loss_tracker = RunningMean(self.device)
+        self.callback_handler.call_event("on_train_epoch_start", self)
+        group = self.run_config.gradient_accumulation_steps
+        num_batches = _count(train_dl)
+        tail_start = num_batches - num_batches % group
+        reached_max_steps = False
+        for index, batch in enumerate(train_dl):
+            self._batch_index = index
+            ends_group = (index + 1) % group == 0 or index + 1 == num_batches
+            with nullcontext() if ends_group else self._accelerator.no_sync(self.model):
+                self._run_micro_batch(batch, group if index < tail_start else num_batches - tail_start)
+            if ends_group and self._run_update():
+                reached_max_steps = self._num_updates >= self.run_config.max_num_train_steps
+            if reached_max_steps:
+                break
+        self._batch_index = None
+        self.train_epoch_end()
+        self._record({"model": self._loss_tracker}, "train_loss_epoch")
+        self.callback_handler.call_event("on_train_epoch_end", self)
+        self._agree()
+        return reached_max_steps
+
+    def _run_micro_batch(self, batch: Any, group: int) -> None:
+        """Run one forward and backward pass; `group` micro-batches share the update."""
+        self.callback_handler.call_event("on_train_step_start", self)
+        assert self._epoch is not None
+        assert self._batch_index is not None
+        seed_step(self.seed, self._epoch, self._batch_index, self.rank, self.device)
+        output = self.calculate_train_batch_loss(batch)
+        self._loss_tracker.update(output["loss"], output["batch_size"])
+        self.callback_handler.call_event(
+            "on_train_step_end", self, batch_output=output, batch=batch, step=self._batch_index
+        )
+        self.backward_step(output["loss"] / group if group > 1 else output["loss"])
+
+    def _run_update(self) -> bool:
+        """Run one optimizer update, and return whether it really happened."""
+        self.clip_gradients()
+        updated = self._step_optimizer()
+        if updated:
+            self._num_updates += 1
+            self.after_update()
+            if self.scheduler is not None:
+                self.scheduler_step()
+        self.optimizer_zero_grad()
+        if updated:
+            self.callback_handler.call_event("on_update_end", self)
+            if self._num_updates % self.agree_every == 0:
+                self._agree()
+        return updated
+
+    def _step_optimizer(self) -> bool:
+        """Step, and return False when fp16's scaler skipped it, which accelerate 1.15 misses for fused optimizers."""
+        scaler = self._accelerator.scaler
+        scale = None if scaler is None else scaler.get_scale()
+        self.optimizer_step()
+        if scaler is None:
+            return True
+        return not self._accelerator.optimizer_step_was_skipped and scaler.get_scale() >= scale
+
+    def _run_eval_epoch(self, valid_dl: Iterable, is_training: bool = True, is_intermediate: bool = False) -> None:
+        with self._evaluating(is_intermediate):
+            self.eval_epoch_start()
+            losses = {name: RunningMean(self.device) for name in self.weights()}
+            self._loss_tracker = losses["model"]
+            unlimited = self._eval_dataloader
+            self.callback_handler.call_event("on_eval_epoch_start", self, is_intermediate=is_intermediate)
+            limited = self._eval_dataloader is not unlimited
+            with torch.no_grad(), self._accelerator.autocast():
+                for batch in self._eval_dataloader if limited else valid_dl:
+                    self._run_eval_batch(batch, losses)
+            self.eval_epoch_end()
+            name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
+            self._record(losses, name)
+            self.callback_handler.call_event("on_eval_epoch_end", self, is_intermediate=is_intermediate)
+        if not is_intermediate:
+            self._agree()
+
+    def _run_eval_batch(self, batch: Any, losses: dict[str, RunningMean]) -> None:
+        self.callback_handler.call_event("on_eval_step_start", self)
+        output = self.calculate_eval_batch_loss(batch)
+        for name, loss in losses.items():
+            key = f"{metric_prefix(name)}loss"
+            if key in output:
+                loss.update(output[key], output["batch_size"])
+        self.update_metrics(batch, output)
+        self.callback_handler.call_event("on_eval_step_end", self, batch_output=output, batch=batch)
+
+    @contextmanager
+    def _evaluating(self, is_intermediate: bool) -> Iterator[None]:
+        """Stand the unwrapped model in for the wrapped one; after an intermediate evaluation nothing has changed."""
+        wrapped, tracker, prefix = self.model, self._loss_tracker, self.run_history.metric_name_prefix
+        self.model = self.unwrapped_model
+        modes = {module: module.training for module in self.model.modules()} if is_intermediate else {}
+        if is_intermediate:
+            self.run_history.set_metric_name_prefix(f"{prefix}intermediate_")
+        try:
+            yield
+        finally:
+            self.model = wrapped
+            if is_intermediate:
+                self._loss_tracker = tracker
+                self.run_history.set_metric_name_prefix(prefix)
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _record(self, losses: dict[str, RunningMean], name: str) -> None:
+        for weights_name, mean in global_means(losses, self._accelerator).items():
+            self.run_history.update_metric(f"{metric_prefix(weights_name)}{name}", mean)
+
+    @contextmanager
+    def _agreeing(self) -> Iterator[None]:
+        """Let processes ask to stop during a run, and raise on all of them at its end when one said that it failed."""
+        self._agreement = agreement = Agreement(self._accelerator.num_processes)
+        try:
+            yield
+        finally:
+            self._epoch = self._batch_index = self._agreement = None
+        if agreement.failed:
+            raise RuntimeError(agreement.reason)
+
+    def _agree(self) -> None:
+        if self._agreement is not None and self._agreement.reached():
+            raise StopTrainingError(self._agreement.reason)
+
+    def _stopped(self, stop: StopTrainingError) -> None:
+        self.print(stop)
+        self.callback_handler.call_event("on_stop_training_error", self)
+
+
+def _count(loader: Any) -> int:
+    """Return the number of batches that will come: a slice may promise more than its loader has."""
+    return min(len(loader), len(loader.dl)) if isinstance(loader, DataLoaderSlice) else len(loader)

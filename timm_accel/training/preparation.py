@@ -1,0 +1,231 @@
+"""What happens before a run: the trainer is made, its loaders are built, and accelerate prepares its parts."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs, extract_model_from_parallel
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from timm_accel.training.default_callbacks import (
+    DEFAULT_CALLBACKS,
+    MoveModulesToDeviceCallback,
+    StopOnNonFiniteLossCallback,
+)
+from timm_accel.training.randomness import key_samples, seeded
+from timm_accel.training.run_dir import check_run_dir
+from timm_accel.training.upstream import (
+    ConvertSyncBatchNormCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerRunConfig,
+)
+from timm_accel.training.upstream import MoveModulesToDeviceCallback as UpstreamMoveModulesToDeviceCallback
+from timm_accel.training.upstream import TerminateOnNaNCallback as UpstreamTerminateOnNaNCallback
+
+_EXCHANGED = {
+    UpstreamMoveModulesToDeviceCallback: MoveModulesToDeviceCallback,
+    UpstreamTerminateOnNaNCallback: StopOnNonFiniteLossCallback,
+}
+_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+
+
+class PreparedTrainer(Trainer):
+    """The half of `LoopTrainer` that works before a run; see there for its options."""
+
+    model: Any  # upstream declares none of its attributes
+    optimizer: Any
+    _accelerator: Any
+    _callbacks: Any
+    _train_dataloader: Any
+    _eval_dataloader: Any
+    create_scheduler_fn: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_func: Callable[..., torch.Tensor],
+        optimizer: Optimizer,
+        callbacks: Iterable[TrainerCallback | type[TrainerCallback]] = DEFAULT_CALLBACKS,
+        run_history: Any = None,
+        *,
+        seed: int = 42,
+        run_dir: str | Path | None = None,
+        agree_every: int = 10,
+    ) -> None:
+        if not isinstance(agree_every, int) or agree_every < 1:
+            raise ValueError(
+                f"Expected agree_every to be a number of updates of at least 1, but got {agree_every!r}. "
+                "The default is 10."
+            )
+        self.seed, self.agree_every = seed, agree_every
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        super().__init__(model, loss_func, optimizer, callbacks, run_history)
+
+    def refused_callbacks(self) -> dict[type[TrainerCallback], str]:
+        """Return the callbacks that would do harm here, each with what to use instead. Mixins add theirs."""
+        return {
+            ConvertSyncBatchNormCallback: "it drops the activation inside timm's BatchNormAct2d. "
+            "Pass sync_bn=True (SyncBatchNormMixin)"
+        }
+
+    def _create_callback_handler(self) -> Any:
+        kept = []
+        for callback in self._callbacks:
+            kind = callback if isinstance(callback, type) else type(callback)
+            for refused, reason in self.refused_callbacks().items():
+                if issubclass(kind, refused):
+                    raise ValueError(
+                        f"Expected callbacks without {kind.__name__}, since {reason} instead, but got one. "
+                        "Take it out of the list."
+                    )
+            kept.append(_EXCHANGED.get(kind, callback))
+        self._callbacks = kept
+        return super()._create_callback_handler()
+
+    def ddp_kwargs(self) -> dict[str, Any]:
+        """Return the options of torch's ``DistributedDataParallel``. Mixins add theirs."""
+        return {}
+
+    def _create_accelerator(self) -> Accelerator:
+        if os.environ.get(_ACCUMULATION, "1") != "1":
+            raise ValueError(
+                f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
+                f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
+            )
+        return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(**self.ddp_kwargs())])
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The module whose weights are trained, without DDP's, FSDP's or ``torch.compile``'s wrapper."""
+        model = self.model
+        while (inner := extract_model_from_parallel(model, keep_torch_compile=False)) is not model:
+            model = inner
+        return model
+
+    @property
+    def unwrapped_optimizer(self) -> Optimizer:
+        """The user's optimizer, without accelerate's wrapper."""
+        optimizer = self.optimizer
+        while isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        return optimizer
+
+    def train(self, train_dataset: Any, num_epochs: int, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        if self.run_dir is not None:
+            check_run_dir(self.run_dir)
+        self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
+        datasets = (seeded(dataset, self.seed) for dataset in (train_dataset, eval_dataset))
+        super().train(next(datasets), num_epochs, next(datasets), *args, **kwargs)
+
+    def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().evaluate(seeded(dataset, self.seed), *args, **kwargs)
+
+    def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+        return super().get_default_train_dl_kwargs(batch_size) | self._worker_kwargs()
+
+    def get_default_eval_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+        return super().get_default_eval_dl_kwargs(batch_size) | self._worker_kwargs()
+
+    def _worker_kwargs(self) -> dict[str, Any]:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return {"num_workers": max(1, cores // processes), "persistent_workers": True, "worker_init_fn": None}
+
+    def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
+        defaults = self.get_default_train_dl_kwargs(batch_size)
+        self._train_dl_kwargs = self._merge(defaults, train_dl_kwargs)
+        return DataLoader(self.train_dataset, **self._train_dl_kwargs)
+
+    def create_eval_dataloader(self, batch_size: int, eval_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
+        self._eval_dl_kwargs = self._merge(self.get_default_eval_dl_kwargs(batch_size), eval_dl_kwargs)
+        return DataLoader(self.eval_dataset, **self._eval_dl_kwargs)
+
+    def _merge(self, defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+        """Let what was given win, and drop the defaults that `DataLoader` refuses beside it."""
+        given = given or {}
+        refused: set[str] = set()
+        if given.get("sampler") is not None:
+            refused |= {"shuffle"}
+        if given.get("batch_sampler") is not None:
+            refused |= {"batch_size", "shuffle", "drop_last"}
+        if given.get("num_workers") == 0:
+            refused |= {"persistent_workers"}
+        return {"collate_fn": self.collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | given
+
+    def before_prepare(self) -> None:
+        """Change the plain model before accelerate wraps it. Called by `train` and `evaluate`, so idempotent.
+
+        Copies of the model are made before ``super()``, conversions of it after.
+        """
+
+    def _prepare_model_optimizer_and_dataloaders(self) -> None:
+        self._accelerator.free_memory()
+        self._accelerator = self._create_accelerator()
+        self._check_loaders()
+        # a second run must not wrap what the first one has wrapped: autocast twice, or a scaler that is gone
+        self.model = extract_model_from_parallel(self.model, keep_fp32_wrapper=False)
+        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self.optimizer = self.unwrapped_optimizer
+        self.before_prepare()
+        key_samples(self._train_dataloader, self.seed)
+        key_samples(self._eval_dataloader, self.seed, fixed_epoch=0)
+        self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
+            self.model, self.optimizer, self._train_dataloader, self._eval_dataloader
+        )
+        if hasattr(getattr(self._eval_dataloader, "batch_sampler", None), "even_batches"):
+            self._eval_dataloader.batch_sampler.even_batches = False
+
+    def _check_loaders(self) -> None:
+        for name, loader in (("train", self._train_dataloader), ("eval", self._eval_dataloader)):
+            if loader is None:
+                continue
+            images = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None
+            batch_size = getattr(loader, "batch_size", None)
+            if images == 0 or (name == "train" and images is not None and (batch_size or 0) > images):
+                raise ValueError(
+                    f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {images} images. "
+                    "Lower per_device_batch_size or add images."
+                )
+            if self._accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
+                raise TypeError(
+                    f"Expected create_{name}_dataloader() to return a torch DataLoader, since accelerate shards no "
+                    f"other and every process would train on everything, but got {type(loader).__name__}."
+                )
+            if len(loader) == 0:
+                raise ValueError(
+                    f"Expected the {name} loader to give at least one batch, but got none from {images} images with "
+                    f"batch size {batch_size}. Lower per_device_batch_size or pass drop_last=False."
+                )
+
+    def _check_eval_batch_size(self) -> None:
+        """Do nothing: our evaluation takes any number of images on any number of processes."""
+
+    def _create_run_config(
+        self,
+        per_device_batch_size: int,
+        num_epochs: int,
+        gradient_accumulation_steps: int,
+        max_num_train_steps: int | None,
+        gradient_clip_value: float | None,
+    ) -> TrainerRunConfig:
+        config = super()._create_run_config(
+            per_device_batch_size, num_epochs, gradient_accumulation_steps, None, gradient_clip_value
+        )
+        updates = config.num_local_update_steps_per_epoch  # upstream's other number is multiplied by the processes
+        if max_num_train_steps is not None:
+            num_epochs = min(num_epochs, ceil(max_num_train_steps / updates))
+        return replace(
+            config,
+            num_epochs=num_epochs,
+            num_update_steps_per_epoch=updates,
+            max_num_train_steps=num_epochs * updates if max_num_train_steps is None else max_num_train_steps,
+        )

@@ -1,0 +1,133 @@
+"""Randomness by two rules, with nothing stored.
+
+1. Images: the sampler yields keys (epoch, position in the epoch's global order, sample), and the data set seeds from
+   (seed, epoch, position) before its transforms run. Workers, processes and interruptions then change nothing.
+2. Everything else (dropout, drop path, Mixup): the loop seeds at the start of every micro-batch from
+   (seed, epoch, batch index, rank).
+"""
+
+import random
+from collections.abc import Iterator, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+_MASK = (1 << 64) - 1
+_ORDER, _IMAGE, _STEP = range(3)  # one stream for each kind of draw
+
+
+def mix_seed(*numbers: int) -> int:
+    """Mix whole numbers into one 64-bit seed, by splitmix64's finaliser after each (Steele et al. 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+def _seed_host(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed costs ten times as much: it visits every backend
+
+
+def seed_step(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
+    """Seed python, numpy, torch's CPU generator and the device's for one micro-batch."""
+    mixed = mix_seed(seed, _STEP, epoch, batch_index, rank)
+    _seed_host(mixed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(mixed)
+
+
+class SampleKey(NamedTuple):
+    """Where a sample stands: the epoch, its position in the epoch's global order, and its number in the data set."""
+
+    epoch: int
+    position: int
+    sample: int
+
+
+class KeyedSampler(Sampler[SampleKey]):
+    """Yield a `SampleKey` for each index of another sampler, in an order that depends on (seed, epoch) alone.
+
+    Args:
+        sampler: Any sampler. Its ``generator`` is replaced at each epoch, its ``set_epoch`` called.
+        seed: The run's seed.
+        fixed_epoch: The epoch to use whatever `set_epoch` says, for evaluation.
+    """
+
+    def __init__(self, sampler: Sampler[int], seed: int, fixed_epoch: int | None = None) -> None:
+        self.sampler, self.seed, self.fixed_epoch = sampler, seed, fixed_epoch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the draws of the next iteration."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch = self.epoch if self.fixed_epoch is None else self.fixed_epoch
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        if hasattr(self.sampler, "generator"):
+            self.sampler.generator = torch.Generator()
+            self.sampler.generator.manual_seed(mix_seed(self.seed, _ORDER, epoch))
+        for position, index in enumerate(self.sampler):
+            yield SampleKey(epoch, position, index)
+
+    def __len__(self) -> int:
+        assert isinstance(self.sampler, Sized)
+        return len(self.sampler)
+
+
+class SeededDataset(Dataset):
+    """A data set whose sample at a `SampleKey` is drawn from (seed, epoch, position), whoever draws it and when.
+
+    Plain indices pass through unseeded. Other attributes are those of the data set that it wraps.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: SampleKey | int) -> Any:
+        if not isinstance(key, SampleKey):
+            return self.dataset[key]
+        _seed_host(mix_seed(self.seed, _IMAGE, key.epoch, key.position))
+        return self.dataset[key.sample]
+
+    def __len__(self) -> int:
+        assert isinstance(self.dataset, Sized)
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "dataset":  # neither protocols (`__getitems__`) nor a half-built copy
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def seeded(dataset: Any, seed: int) -> Any:
+    """Wrap a map-style data set in `SeededDataset`, once; an iterable one draws and orders for itself."""
+    if isinstance(dataset, SeededDataset):
+        dataset = dataset.dataset
+    return dataset if dataset is None or isinstance(dataset, IterableDataset) else SeededDataset(dataset, seed)
+
+
+def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
+    """Make a `DataLoader` over a `SeededDataset` ask for keys, whatever its sampler.
+
+    A batch sampler without a ``sampler`` of its own, or a data set that was wrapped again, is left as it is: its images
+    are then drawn by torch's rule, which depends on the number of workers.
+    """
+    batch_sampler: Any = getattr(loader, "batch_sampler", None)
+    if isinstance(getattr(loader, "dataset", None), SeededDataset) and hasattr(batch_sampler, "sampler"):
+        batch_sampler.sampler = KeyedSampler(batch_sampler.sampler, seed, fixed_epoch)
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell a prepared loader, or what stands in for it, which epoch comes next."""
+    loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
+    if isinstance(loader, DataLoader) and hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
