@@ -65,7 +65,7 @@ class ClassificationMetricsMixin(LoopTrainer):
 
     def eval_epoch_start(self) -> None:
         if self.metrics is not None:
-            self._collections = {name: self.metrics.clone().to(self.device) for name in self.weights()}
+            self._collections = {name: _separate(self.metrics).to(self.device) for name in self.weights()}
             self._batches = dict.fromkeys(self._collections, 0)
         super().eval_epoch_start()
 
@@ -94,6 +94,15 @@ class ClassificationMetricsMixin(LoopTrainer):
         self._collections = {}
 
 
+def _separate(metrics: MetricCollection) -> MetricCollection:
+    """Copy the metrics without compute groups.
+
+    torchmetrics 1.9 lets metrics share their state when it is equal after one batch: after a first batch without an
+    error, macro F1 became top-5 accuracy for the rest of the evaluation.
+    """
+    return MetricCollection({str(name): metric.clone() for name, metric in metrics.items()}, compute_groups=False)
+
+
 def _default_metrics(num_classes: int) -> MetricCollection:
     # validate_args reads every batch back to the host
     metrics: dict[str, Metric | MetricCollection] = {
@@ -101,6 +110,5 @@ def _default_metrics(num_classes: int) -> MetricCollection:
         "f1_macro": MulticlassF1Score(num_classes, average="macro", validate_args=False),
     }
     if num_classes > 5:
-        top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
-        metrics["accuracy_top5"] = top5
+        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
     return MetricCollection(metrics)

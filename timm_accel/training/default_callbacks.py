@@ -139,14 +139,23 @@ class PrintMetricsCallback(Callback):
         self._print(trainer, "evaluation")
 
     def _print(self, trainer: "LoopTrainer", title: str, rate: float | None = None) -> None:
-        history = trainer.run_history
+        fresh = self._fresh(trainer)
         columns = [title] if rate is None else [title, f"lr {rate:.3g}"]
-        for name in sorted(history.get_metric_names(), key=_training_first):
+        for name in sorted(fresh, key=_training_first):
+            if name.removeprefix("ema_model_") in fresh and name.startswith("ema_model_"):
+                continue  # stands beside the model's own
+            average = f" (ema {fresh[f'ema_model_{name}']:.4f})" if f"ema_model_{name}" in fresh else ""
+            columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{average}")
+        trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
+
+    def _fresh(self, trainer: "LoopTrainer") -> dict[str, float]:
+        """Return the metrics recorded since the last call."""
+        history, fresh = trainer.run_history, {}
+        for name in history.get_metric_names():
             values = list(history.get_metric_values(name))
             if len(values) > self._seen.get(name, 0):
-                self._seen[name] = len(values)
-                columns.append(f"{name.removesuffix('_epoch')} {values[-1]:.4f}")
-        trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
+                self._seen[name], fresh[name] = len(values), values[-1]
+        return fresh
 
 
 def _training_first(name: str) -> tuple[bool, bool, str]:

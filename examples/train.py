@@ -1,0 +1,113 @@
+"""Train an image classifier with timm's models, losses, optimizers and schedules on pytorch-accelerated.
+
+    accelerate launch --config_file accelerate_config.yaml examples/train.py --data_dir imagenette2-320
+
+Without --data_dir it trains on a small set of handwritten digits. --help lists all options, --print_config writes them
+as YAML, and --config FILE.yaml reads them.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from jsonargparse import ArgumentParser
+from timm.loss import BinaryCrossEntropy
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from timm_accel import Recipe, TimmMixupTrainer, create_classifier, create_datasets
+from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback
+from timm_accel.data import write_digits
+from timm_accel.recipes import DEMO
+from timm_accel.training import check_run_dir
+
+
+def parse_recipe(arguments: list[str] | None = None) -> Recipe:
+    """Read the options; without --data_dir and --config the defaults are those of the digits."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = ArgumentParser(description="Train an image classifier.")
+    parser.add_class_arguments(Recipe)
+    parser.add_argument("--config", action="config", help="A YAML file with any of these options.")
+    if not any(argument.split("=")[0] in ("--data_dir", "--config", "--help", "-h") for argument in arguments):
+        parser.set_defaults(DEMO)
+    options = parser.parse_args(arguments).as_dict()
+    options.pop("config")
+    return Recipe(**options)
+
+
+def main(recipe: Recipe) -> TimmMixupTrainer:
+    """Train as the recipe says, and return the trainer."""
+    run_dir = check_run_dir(recipe.run_dir)
+    accelerator = Accelerator()
+    with accelerator.local_main_process_first():
+        data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
+
+    set_seed(recipe.seed)
+    num_classes = len([folder for folder in (data_dir / "train").glob("*") if folder.is_dir()])
+    model, data_config = create_classifier(
+        recipe.model,
+        max(2, num_classes),
+        pretrained=recipe.pretrained,
+        image_size=recipe.image_size,
+        drop_path_rate=recipe.drop_path_rate,
+    )
+    train_dataset, eval_dataset = create_datasets(
+        image_size=recipe.image_size,
+        data_mean=data_config["mean"],
+        data_std=data_config["std"],
+        train_path=data_dir / "train",
+        val_path=data_dir / "val",
+        crop_pct=data_config["crop_pct"],
+        auto_augment=recipe.auto_augment,
+        scale=recipe.scale,
+        hflip=recipe.hflip,
+    )
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    mixup_args = dict(mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=recipe.smoothing)
+    trainer = TimmMixupTrainer(
+        model=model,
+        optimizer=optimizer,
+        loss_func=BinaryCrossEntropy(smoothing=recipe.smoothing, target_threshold=recipe.bce_target_thresh),
+        eval_loss_fn=nn.CrossEntropyLoss(),
+        mixup_args=mixup_args if recipe.mixes else None,
+        mixup_off_epoch=recipe.mixup_off_epoch,
+        num_class=len(train_dataset.class_names),
+        scheduler_args=dict(
+            sched=recipe.sched,
+            min_lr=recipe.min_lr,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.warmup_lr,
+        ),
+        ema_decay=recipe.ema_decay,
+        clip_grad=recipe.clip_grad,
+        clip_mode=recipe.clip_mode,
+        sync_bn=recipe.sync_bn,
+        callbacks=[*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), CsvHistoryCallback],
+        run_dir=run_dir,
+        seed=recipe.seed,
+    )
+    if accelerator.is_main_process:
+        (run_dir / "recipe.yaml").write_text(yaml.safe_dump(asdict(recipe), sort_keys=False))
+    workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
+    trainer.train(
+        per_device_batch_size=recipe.batch_size,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        num_epochs=recipe.num_epochs,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        train_dataloader_kwargs=workers,
+        eval_dataloader_kwargs=workers,
+    )
+    return trainer
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_recipe()).accelerator.end_training()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        sys.exit(f"train.py: {error}")

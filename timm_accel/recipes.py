@@ -1,0 +1,137 @@
+"""A training run in one description."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import timm
+from timm.optim import list_optimizers
+
+from timm_accel.mixins.gradient_clipping import CLIP_MODES
+from timm_accel.mixins.scheduler import SCHEDULERS
+from timm_accel.suggestions import nearest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of a run; the defaults are those of the article's last script.
+
+    Args:
+        data_dir: A folder with train/CLASS/ and val/CLASS/. None: handwritten digits, with the settings of `DEMO`.
+        run_dir: A new folder for weights, history and the resolved recipe.
+        model: A name of timm.list_models().
+        pretrained: Whether to start from timm's weights.
+        image_size: The height and width of the input in pixels.
+        num_epochs: Passes over the training images.
+        batch_size: Images per process and step; even while Mixup is on.
+        gradient_accumulation_steps: Steps whose gradients make one update.
+        lr: The highest learning rate.
+        opt: A name of timm.optim.list_optimizers(), with lookahead_ before it if wanted.
+        weight_decay: Weight decay, not of biases and norms.
+        layer_decay: The factor from one layer's rate to the next below; None for equal rates.
+        drop_path_rate: Stochastic depth.
+        sched: timm's schedule.
+        min_lr: The rate at the end of the schedule.
+        warmup_epochs: Epochs of linear warm-up.
+        warmup_lr: The rate at the start of the warm-up.
+        mixup: The alpha of Mixup; 0 is off.
+        cutmix: The alpha of CutMix; 0 is off.
+        mixup_off_epoch: The epoch, from 0, from which images are no longer mixed; None for never.
+        smoothing: Label smoothing.
+        bce_target_thresh: Targets above it count as 1 in the binary cross-entropy; None keeps them soft.
+        auto_augment: timm's name of an augmentation policy; None for none.
+        scale: The smallest and largest share of the image that a random crop takes.
+        hflip: The probability of a horizontal flip.
+        ema_decay: The share of the average that an update keeps; it rises to this.
+        clip_grad: The limit of gradient clipping; None for none.
+        clip_mode: norm, value or agc.
+        sync_bn: Whether to synchronise BatchNorm across processes.
+        seed: The seed of everything.
+        num_workers: Loader processes; None for one for each core that the process may use.
+
+    Raises:
+        ValueError: A value is unknown or out of range.
+    """
+
+    data_dir: str | None = None
+    run_dir: str = "runs/train"
+    model: str = "resnet50d"
+    pretrained: bool = False
+    image_size: int = 224
+    num_epochs: int = 40
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    lr: float = 5e-3
+    opt: str = "lookahead_AdamW"
+    weight_decay: float = 0.01
+    layer_decay: float | None = None
+    drop_path_rate: float = 0.05
+    sched: str = "cosine"
+    min_lr: float = 1e-6
+    warmup_epochs: int = 3
+    warmup_lr: float = 1e-4
+    mixup: float = 0.2
+    cutmix: float = 1.0
+    mixup_off_epoch: int | None = None
+    smoothing: float = 0.1
+    bce_target_thresh: float | None = 0.2
+    auto_augment: str | None = "rand-m7-mstd0.5-inc1"
+    scale: tuple[float, float] = (0.08, 1.0)
+    hflip: float = 0.5
+    ema_decay: float = 0.9998
+    clip_grad: float | None = None
+    clip_mode: str = "norm"
+    sync_bn: bool = False
+    seed: int = 42
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_name("model", self.model.split(".")[0], timm.list_models())
+        self._check_name("opt", self.opt.lower().removeprefix("lookahead_"), list_optimizers())
+        self._check_name("sched", self.sched, SCHEDULERS)
+        self._check_name("clip_mode", self.clip_mode, CLIP_MODES)
+        for name in ("image_size", "num_epochs", "batch_size", "gradient_accumulation_steps"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "layer_decay", "clip_grad"):
+            self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "positive")
+        for name in ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "mixup", "cutmix"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("smoothing", "hflip"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("drop_path_rate", "ema_decay"):
+            self._check(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        if self.mixes:
+            self._check("batch_size", self.batch_size % 2 == 0, "even, since Mixup pairs images up")
+        self._check("num_workers", self.num_workers is None or self.num_workers >= 0, "at least 0")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether Mixup or CutMix is on."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def _check(self, name: str, right: bool, condition: str) -> None:
+        if not right:
+            default = next(field.default for field in fields(self) if field.name == name)
+            raise ValueError(
+                f"Expected {name} to be {condition}, but got {getattr(self, name)!r}. The default is {default!r}."
+            )
+
+    def _check_name(self, name: str, value: str, known: Any) -> None:
+        if value not in known:
+            raise ValueError(
+                f"Expected {name} to be a name that timm knows, but got {getattr(self, name)!r}. "
+                f"{nearest(value, known)}"
+            )
+
+
+DEMO: dict[str, Any] = {
+    "run_dir": "runs/digits",
+    "model": "resnet10t",
+    "image_size": 32,
+    "num_epochs": 12,
+    "batch_size": 64,
+    "auto_augment": None,
+    "scale": (0.6, 1.0),
+    "hflip": 0.0,
+    "cutmix": 0.0,
+}
+"""What a first run on the digits sets otherwise."""
