@@ -21,13 +21,14 @@ def _seeded() -> None:
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 16) -> Path:
-    """Write PNG files whose brightness tells their class: ``root/<class>/<number>.png``."""
+    """Write PNG files whose strongest colour tells their class: ``root/<class>/<number>.png``."""
     random = np.random.default_rng(0)
     for label, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            pixels = random.integers(0, 60, (size, size, 3)) + 60 * label
-            Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(root / name / f"{number:03d}.png")
+            pixels = random.integers(0, 100, (size, size, 3))
+            pixels[..., label % 3] += 150
+            Image.fromarray(pixels.astype("uint8")).save(root / name / f"{number:03d}.png")
     return root
 
 

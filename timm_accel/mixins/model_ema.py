@@ -91,7 +91,7 @@ class ModelEmaMixin(LoopTrainer):
         if every / (1 - decay) > total / 3:
             warnings.warn(
                 f"ema_decay={self.ema_decay} averages over about {every / (1 - decay):.0f} of the run's {total} "
-                f"updates, so the average lags behind the model. Try ema_decay={max(0.0, 1 - 10 * every / total):.2g}.",
+                f"updates, so the average lags behind the model. Try ema_decay={max(0.0, 1 - 5 * every / total):.4g}.",
                 stacklevel=2,
             )
 
