@@ -1,7 +1,7 @@
 """The article's last script, with its own trainer replaced by ours.
 
-``main`` and ``create_datasets`` are the article's text, but for the data path, model, image size, batch size, epochs and
-learning rate (a small model from scratch learns faster with a higher one).
+``main`` and ``create_datasets`` are the article's text, but for the data path, model, image size, batch size and
+epochs.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def main(data_path):
     cutmix = 1.0
     batch_size = 8
     bce_target_thresh = 0.2
-    num_epochs = 12
+    num_epochs = 6
 
     data_path = Path(data_path)
     train_path = data_path / "train"
@@ -112,15 +112,15 @@ def trainer(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_the_articles_main_learns(trainer) -> None:
-    assert trainer.run_history.get_latest_metric("accuracy") > 0.8
+    assert trainer.run_history.get_latest_metric("accuracy") > 0.9
     losses = trainer.run_history.get_metric_values("train_loss_epoch")
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_articles_history_keys_are_there(trainer) -> None:
     expected = {"accuracy", "ema_model_accuracy", "train_loss_epoch", "eval_loss_epoch"}
     assert expected <= set(trainer.run_history.get_metric_names())
-    assert all(len(trainer.run_history.get_metric_values(name)) == 12 for name in expected)
+    assert all(len(trainer.run_history.get_metric_values(name)) == 6 for name in expected)
 
 
 def test_the_articles_callbacks_work(trainer) -> None:
@@ -132,5 +132,5 @@ def test_the_articles_callbacks_work(trainer) -> None:
 
 def test_the_articles_schedule_is_the_default(trainer) -> None:
     scheduler = trainer.scheduler
-    assert (scheduler.t_initial, scheduler.lr_min, scheduler.warmup_t, scheduler.warmup_lr_init) == (12, 1e-6, 3, 1e-4)
+    assert (scheduler.t_initial, scheduler.lr_min, scheduler.warmup_t, scheduler.warmup_lr_init) == (6, 1e-6, 3, 1e-4)
     assert (scheduler.cycle_limit, scheduler.cycle_decay, scheduler.t_in_epochs) == (1, 0.5, True)

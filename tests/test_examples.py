@@ -49,11 +49,11 @@ def test_the_first_command_learns_the_digits(launched) -> None:
 
 def test_the_first_command_shows_metrics_bars_and_where_the_weights_lie(launched) -> None:
     _, result = launched
-    assert result.stdout.count("epoch ") >= 12
-    last = [line for line in result.stdout.splitlines() if line.startswith("epoch 12/12")][0]
+    assert result.stdout.count("epoch ") >= 8
+    last = next(line for line in result.stdout.splitlines() if line.startswith("epoch 8/8"))
     assert all(word in last for word in ("lr ", "train_loss ", "eval_loss ", "accuracy ", "(ema ", "f1_macro "))
     assert "weights in runs/digits/best_ema" in result.stdout
-    assert "train 1/12: " in result.stderr
+    assert "train 1/8: " in result.stderr
 
 
 def test_timm_alone_loads_what_the_first_command_kept(launched) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import timm
 from safetensors.torch import save_file
-from timm.data import resolve_model_data_config
+from timm.data import resolve_input_data_config
 from timm.models import save_for_hf
 from torch import nn
 
+from timm_accel.data.image_size import height_and_width
 from timm_accel.suggestions import nearest
 
 WEIGHTS_FILE = "model.safetensors"
@@ -45,7 +46,7 @@ def create_classifier(
     Raises:
         ValueError: The model is unknown, or an argument out of range.
 
-    Source: ``timm.create_model``, ``timm.data.resolve_model_data_config``.
+    Source: ``timm.create_model``, ``timm.data.resolve_input_data_config``.
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
@@ -57,15 +58,11 @@ def create_classifier(
         raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}. Count the classes.")
     size = None
     if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if min(size) < 1:
-            raise ValueError(f"Expected image_size to be at least 1 pixel, but got {image_size!r}. Choose a size.")
+        size = height_and_width(image_size)
         if timm.get_pretrained_cfg(name).fixed_input_size:
             model_args.setdefault("img_size", size)
     model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
-    data_config = resolve_model_data_config(model)
-    if size is not None:
-        data_config["input_size"] = (data_config["input_size"][0], *size)
+    data_config = resolve_input_data_config(model, {"img_size": size})
     model.pretrained_cfg = {**model.pretrained_cfg, **data_config, "test_input_size": None, "test_crop_pct": None}
     return model, data_config
 

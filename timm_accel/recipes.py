@@ -127,7 +127,7 @@ DEMO: dict[str, Any] = {
     "run_dir": "runs/digits",
     "model": "resnet10t",
     "image_size": 32,
-    "num_epochs": 12,
+    "num_epochs": 8,
     "batch_size": 64,
     "auto_augment": None,
     "scale": (0.6, 1.0),

@@ -39,6 +39,9 @@ class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
         eval_loss_fn: The loss for evaluation.
         mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` may be left to `num_class`.
         num_class: The number of classes.
+
+    Raises:
+        ValueError: `num_class` and ``mixup_args["num_classes"]`` differ.
     """
 
     default_scheduler_args: ClassVar[dict[str, Any] | None] = {
@@ -59,4 +62,9 @@ class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
     ) -> None:
         if mixup_args is not None and num_class is not None:
             mixup_args = {"num_classes": num_class, **mixup_args}
+            if mixup_args["num_classes"] != num_class:
+                raise ValueError(
+                    f"Expected mixup_args['num_classes'] to be num_class, {num_class}, but got "
+                    f"{mixup_args['num_classes']!r}. Leave it out of mixup_args."
+                )
         super().__init__(*args, eval_loss_fn=eval_loss_fn, mixup_args=mixup_args, num_classes=num_class, **kwargs)

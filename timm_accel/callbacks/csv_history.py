@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.training import Callback, LoopTrainer, check_run_dir
 
 
 class CsvHistoryCallback(Callback):
@@ -18,6 +18,7 @@ class CsvHistoryCallback(Callback):
 
     Raises:
         ValueError: There is neither a path nor a ``run_dir``.
+        OSError: At the start, when the file exists or its folder cannot be written to.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -35,6 +36,8 @@ class CsvHistoryCallback(Callback):
             )
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        assert self.path is not None
+        check_run_dir(self.path.parent, [self.path.name], argument="the folder of path")
         history = trainer.run_history
         self._columns = []
         self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}

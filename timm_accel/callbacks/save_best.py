@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from timm_accel.callbacks.watch import check_metric, is_better, latest
 from timm_accel.data.classes import class_names
 from timm_accel.models import save_classifier
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.training import Callback, LoopTrainer, check_run_dir
 from timm_accel.training.loop import metric_prefix
 
 
@@ -24,6 +24,7 @@ class SaveBestCallback(Callback):
 
     Raises:
         ValueError: At the start, without a folder, or with a metric that the run does not record.
+        OSError: At the start, when the folder already holds best weights or cannot be written to.
     """
 
     FOLDERS: ClassVar = {"model": "best", "ema_model": "best_ema"}
@@ -44,8 +45,10 @@ class SaveBestCallback(Callback):
             )
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        assert self.save_dir is not None
         self.best = {}
         check_metric(trainer, self.watch_metric)
+        check_run_dir(self.save_dir, self.FOLDERS.values(), argument="save_dir")
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         latest(trainer, self.watch_metric)

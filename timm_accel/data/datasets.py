@@ -8,6 +8,7 @@ from timm.data import ImageDataset, create_transform
 from timm.data.readers import create_reader
 
 from timm_accel.data.classes import class_names
+from timm_accel.data.image_size import height_and_width
 
 
 class ImageFolderDataset(ImageDataset):
@@ -21,25 +22,24 @@ class ImageFolderDataset(ImageDataset):
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
+        ValueError: An image lies in `root` itself, or a folder of `root` holds none.
         OSError: By indexing, at an image that cannot be read; its name is in the message.
 
     Source: ``timm.data.ImageDataset``.
     """
 
     def __init__(self, root: str | Path, transform: Any = None) -> None:
+        wanted = "Expected a folder with one folder of images for each class, but got"
         if not Path(root).is_dir():
-            raise FileNotFoundError(
-                f"Expected a folder with one folder of images for each class, but {str(root)!r} is not a folder. "
-                "Check the path."
-            )
+            raise FileNotFoundError(f"{wanted} {str(root)!r}, which is not a folder. Correct the path.")
         try:
             reader = create_reader("", root=str(root))
         except RuntimeError as error:
-            raise FileNotFoundError(
-                f"Expected a folder with one folder of images for each class, but {str(root)!r} holds no images. "
-                "Check the path."
-            ) from error
+            raise FileNotFoundError(f"{wanted} {str(root)!r}, which holds no images. Correct the path.") from error
         super().__init__(str(root), reader=reader, transform=transform)
+        if "" in self.class_names:  # timm's name for what lies in the root
+            stray = next(path for path, label in reader.samples if self.class_names[label] == "")
+            raise ValueError(f"{wanted} {stray!r} beside the folders. Move it into the folder of its class.")
 
     @property
     def class_names(self) -> list[str]:
@@ -103,13 +103,7 @@ def create_datasets(
 
     Source: ``timm.data.create_transform``.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
-        raise ValueError(
-            f"Expected image_size to be a number of pixels of at least 1, or (height, width), but got {image_size!r}. "
-            "Usual sizes are 128 to 384."
-        )
-    shared = {"input_size": size, "mean": data_mean, "std": data_std}
+    shared = {"input_size": height_and_width(image_size), "mean": data_mean, "std": data_std}
     train_dataset = ImageFolderDataset(
         train_path,
         create_transform(
@@ -127,13 +121,13 @@ def _check_classes(train_dataset: Any, eval_dataset: Any, train_path: str | Path
     train_names, eval_names = class_names(train_dataset) or [], class_names(eval_dataset) or []
     if len(train_names) < 2:
         raise ValueError(
-            f"Expected at least two classes, but {str(train_path)!r} holds images of {train_names} alone. "
+            f"Expected at least two classes, but got {train_names} alone in {str(train_path)!r}. "
             "Put the images of each class into a folder of its own."
         )
     if train_names != eval_names:
         missing = sorted(set(train_names) - set(eval_names))
         extra = sorted(set(eval_names) - set(train_names))
         raise ValueError(
-            f"Expected the same classes in both splits, but {str(val_path)!r} lacks {missing} and has {extra} besides. "
-            "Move the folders so that they agree."
+            f"Expected the same classes in both splits, but got {str(val_path)!r}, which lacks {missing} and has "
+            f"{extra} besides. Move the folders so that they agree."
         )

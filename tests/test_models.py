@@ -1,0 +1,50 @@
+"""The model builder, and the folders that it leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from timm_accel.models import create_classifier, save_classifier
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_a_classifier_takes_its_size_and_says_what_it_wants(name: str) -> None:
+    model, config = create_classifier(name, 5, image_size=64, drop_path_rate=0.1)
+    assert config["input_size"] == (3, 64, 64)
+    assert len(config["mean"]) == len(config["std"]) == 3
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 64, 64)
+
+
+def test_without_a_size_the_models_own_holds() -> None:
+    assert create_classifier("test_resnet", 5)[1]["input_size"] == (3, 160, 160)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_saved_classifier_is_the_same_with_timm_alone(name: str, tmp_path: Path) -> None:
+    model, config = create_classifier(name, 4, image_size=(64, 32), in_chans=1, drop_rate=0.5)
+    save_classifier(model, tmp_path / "best", ["a", "b", "c", "d"], note="mine")
+    alone = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True).eval()
+    images = torch.randn(2, 1, 64, 32)
+    assert torch.equal(alone(images), model.eval()(images))
+    resolved = timm.data.resolve_model_data_config(alone)
+    assert {key: resolved[key] for key in config} == config
+    saved = json.loads((tmp_path / "best" / "config.json").read_text())
+    assert (saved["label_names"], saved["note"]) == (["a", "b", "c", "d"], "mine")
+
+
+def test_an_interrupted_write_leaves_the_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_classifier(nn.Linear(2, 2), tmp_path, value=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("timm_accel.models.os.fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_classifier(nn.Linear(2, 2), tmp_path, value=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
