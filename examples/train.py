@@ -6,8 +6,10 @@ Without --data_dir it trains on a small set of handwritten digits. --help lists 
 as YAML, and --config FILE.yaml reads them.
 """
 
+import re
 import sys
-from dataclasses import asdict
+from argparse import ArgumentError
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import yaml
@@ -20,22 +22,34 @@ from torch import nn
 
 from timm_accel import Recipe, TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback
-from timm_accel.data import write_digits
+from timm_accel.data import ImageFolderDataset, write_digits
 from timm_accel.recipes import DEMO
+from timm_accel.suggestions import nearest
 from timm_accel.training import check_run_dir
 
 
 def parse_recipe(arguments: list[str] | None = None) -> Recipe:
     """Read the options; without --data_dir and --config the defaults are those of the digits."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = ArgumentParser(description="Train an image classifier.")
+    parser = ArgumentParser(description="Train an image classifier.", allow_abbrev=False, exit_on_error=False)
     parser.add_class_arguments(Recipe)
     parser.add_argument("--config", action="config", help="A YAML file with any of these options.")
     if not any(argument.split("=")[0] in ("--data_dir", "--config", "--help", "-h") for argument in arguments):
         parser.set_defaults(DEMO)
-    options = parser.parse_args(arguments).as_dict()
+    try:
+        options = parser.parse_args(arguments).as_dict()
+    except ArgumentError as error:
+        raise ValueError(explain(str(error))) from error
     options.pop("config")
     return Recipe(**options)
+
+
+def explain(message: str) -> str:
+    """Put jsonargparse's message into one line, with the nearest option to an unknown one."""
+    if unknown := re.search(r"unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
+        name = unknown[1] or unknown[2]
+        return f"Expected an option, but got {name!r}. {nearest(name, [field.name for field in fields(Recipe)])}"
+    return f"{' '.join(message.split())}. --help lists all options."
 
 
 def main(recipe: Recipe) -> TimmMixupTrainer:
@@ -46,10 +60,9 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
 
     set_seed(recipe.seed)
-    num_classes = len([folder for folder in (data_dir / "train").glob("*") if folder.is_dir()])
     model, data_config = create_classifier(
         recipe.model,
-        max(2, num_classes),
+        max(2, len(ImageFolderDataset(data_dir / "train").class_names)),
         pretrained=recipe.pretrained,
         image_size=recipe.image_size,
         drop_path_rate=recipe.drop_path_rate,
@@ -109,5 +122,6 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
 if __name__ == "__main__":
     try:
         main(parse_recipe()).accelerator.end_training()
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        sys.exit(f"train.py: {error}")
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        sentence = str(error).rpartition("\nOSError: ")[2].strip()  # in a loader's process it ends a traceback
+        sys.exit(f"train.py: {sentence}")

@@ -94,7 +94,7 @@ def test_timm_alone_gives_the_same_logits_for_model_and_average(tmp_path: Path) 
         run_dir=tmp_path,
     )
     data = torch.utils.data.TensorDataset(torch.randn(12, 3, 32, 32), torch.arange(12) % 3)
-    fit(trainer, data, data, num_epochs=1)
+    fit(trainer, data, data)
     images = torch.randn(4, 3, 32, 32)
     for folder, module in (("best", trainer.model), ("best_ema", trainer.ema_model.module)):
         alone = timm.create_model(f"local-dir:{tmp_path / folder}", pretrained=True).eval()

@@ -19,6 +19,22 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 
+def check_model_name(name: Any) -> None:
+    """Raise a `ValueError` that suggests near names when timm has no such model, or the model no such tag."""
+    architecture = str(name).split(".")[0]
+    known, unknown = timm.list_models(), architecture
+    if timm.is_model(architecture):
+        try:
+            timm.get_pretrained_cfg(name)  # raises for an unknown tag
+            return
+        except RuntimeError:
+            known, unknown = timm.list_pretrained(f"{architecture}.*"), name
+    raise ValueError(
+        f"Expected model to be a name of timm, but got {name!r}. {nearest(unknown, known)} "
+        "timm.list_models() lists all."
+    )
+
+
 def create_classifier(
     name: str,
     num_classes: int,
@@ -48,12 +64,7 @@ def create_classifier(
 
     Source: ``timm.create_model``, ``timm.data.resolve_input_data_config``.
     """
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        raise ValueError(
-            f"Expected model to be a name of timm, but got {name!r}. {nearest(architecture, timm.list_models())} "
-            "timm.list_models() lists all."
-        )
+    check_model_name(name)
     if num_classes < 2:
         raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}. Count the classes.")
     size = None

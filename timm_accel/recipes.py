@@ -1,13 +1,14 @@
 """A training run in one description."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import timm
 from timm.optim import list_optimizers
 
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.mixins.scheduler import SCHEDULERS
+from timm_accel.models import check_model_name
 from timm_accel.suggestions import nearest
 
 
@@ -85,37 +86,43 @@ class Recipe:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_name("model", self.model.split(".")[0], timm.list_models())
-        self._check_name("opt", self.opt.lower().removeprefix("lookahead_"), list_optimizers())
+        check_model_name(self.model)
+        optimizers = list_optimizers()
+        self._check_name("opt", str(self.opt).lower(), [*optimizers, *(f"lookahead_{name}" for name in optimizers)])
         self._check_name("sched", self.sched, SCHEDULERS)
         self._check_name("clip_mode", self.clip_mode, CLIP_MODES)
         for name in ("image_size", "num_epochs", "batch_size", "gradient_accumulation_steps"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            self._check(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
         for name in ("lr", "layer_decay", "clip_grad"):
-            self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "positive")
+            self._check(name, lambda value: value is None or value > 0, "positive")
         for name in ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "mixup", "cutmix"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+            self._check(name, lambda value: value >= 0, "at least 0")
+        for name in ("mixup_off_epoch", "num_workers"):
+            self._check(name, lambda value: value is None or value >= 0, "at least 0")
         for name in ("smoothing", "hflip"):
-            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+            self._check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
         for name in ("drop_path_rate", "ema_decay"):
-            self._check(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+            self._check(name, lambda value: 0 <= value < 1, "from 0 to below 1")
+        self._check("scale", lambda value: 0 < value[0] <= value[1] <= 1, "two rising shares of up to 1")
         if self.mixes:
-            self._check("batch_size", self.batch_size % 2 == 0, "even, since Mixup pairs images up")
-        self._check("num_workers", self.num_workers is None or self.num_workers >= 0, "at least 0")
+            self._check("batch_size", lambda value: value % 2 == 0, "even, since Mixup pairs images up")
 
     @property
     def mixes(self) -> bool:
         """Whether Mixup or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def _check(self, name: str, right: bool, condition: str) -> None:
+    def _check(self, name: str, condition: Callable[[Any], bool], words: str) -> None:
+        value = getattr(self, name)
+        try:
+            right = condition(value)
+        except (TypeError, IndexError):  # a value of another kind
+            right = False
         if not right:
             default = next(field.default for field in fields(self) if field.name == name)
-            raise ValueError(
-                f"Expected {name} to be {condition}, but got {getattr(self, name)!r}. The default is {default!r}."
-            )
+            raise ValueError(f"Expected {name} to be {words}, but got {value!r}. The default is {default!r}.")
 
-    def _check_name(self, name: str, value: str, known: Any) -> None:
+    def _check_name(self, name: str, value: str, known: Iterable[str]) -> None:
         if value not in known:
             raise ValueError(
                 f"Expected {name} to be a name that timm knows, but got {getattr(self, name)!r}. "

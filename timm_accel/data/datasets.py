@@ -99,17 +99,21 @@ def create_datasets(
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is one class only, or the two folders have different ones; or the size is out of range.
+        ValueError: There is one class only, or the two folders have different ones; or the size or the policy is none.
 
     Source: ``timm.data.create_transform``.
     """
     shared = {"input_size": height_and_width(image_size), "mean": data_mean, "std": data_std}
-    train_dataset = ImageFolderDataset(
-        train_path,
-        create_transform(
+    try:
+        transform = create_transform(
             **shared, is_training=True, auto_augment=auto_augment, interpolation=interpolation, **train_transform
-        ),
-    )
+        )
+    except AssertionError as error:
+        raise ValueError(
+            f"Expected auto_augment to be a policy that timm knows, but got {auto_augment!r} ({error}). "
+            "Pass one such as 'rand-m7-mstd0.5-inc1', or None."
+        ) from error
+    train_dataset = ImageFolderDataset(train_path, transform)
     eval_dataset = ImageFolderDataset(
         val_path, create_transform(**shared, interpolation=eval_interpolation, crop_pct=crop_pct)
     )

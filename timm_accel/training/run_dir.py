@@ -7,9 +7,7 @@ from pathlib import Path
 RUN_CONTENTS = ("history.csv", "state", "best", "best_ema")
 
 
-def check_run_dir(
-    run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir"
-) -> Path:
+def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
     """Create the folder if need be, and return it as a `Path`.
 
     Args:

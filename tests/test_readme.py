@@ -1,0 +1,50 @@
+"""The README's blocks run, and its commands are those that are tested."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import write_images
+
+import timm_accel.mixins as mixins
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_block_trains_and_keeps_both_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"class{number}" for number in range(10)]
+    write_images(tmp_path / "imagenette2-320" / "train", dict.fromkeys(names, 2))
+    write_images(tmp_path / "imagenette2-320" / "val", dict.fromkeys(names, 1))
+    monkeypatch.chdir(tmp_path)
+    small = (("resnet18", "test_resnet"), ("160", "32"), ("epochs=40", "epochs=1"), ("batch_size=32", "batch_size=4"),
+             ("scheduler_args=", "ema_decay=0.0, scheduler_args="))  # fmt: skip
+    block = BLOCKS[0]
+    for old, new in small:
+        assert old in block
+        block = block.replace(old, new)
+    exec(block, {})
+    assert (tmp_path / "runs/first/best/model.safetensors").is_file()
+    assert (tmp_path / "runs/first/best_ema/config.json").is_file()
+
+
+def test_the_second_block_composes_a_trainer() -> None:
+    namespace: dict = {}
+    exec(BLOCKS[1], namespace)
+    assert issubclass(namespace["Lean"], mixins.ModelEmaMixin)
+    assert len(BLOCKS) == 2
+
+
+def test_the_table_lists_every_mixin_and_option() -> None:
+    for name in mixins.__all__:
+        (row,) = re.findall(rf"^\| `{name}` \|(.*)$", README, re.MULTILINE)
+        for option in getattr(mixins, name).__init__.__kwdefaults__ or {}:
+            if "__init__" in vars(getattr(mixins, name)):
+                assert f"`{option}`" in row
+
+
+def test_the_two_commands_are_there_and_the_readme_is_short() -> None:
+    launch = "accelerate launch --config_file accelerate_config.yaml examples/train.py"
+    assert f'pip install -e ".[demo]" && {launch}\n' in README
+    assert 'pip install -e ".[test]" && pytest\n' in README
+    assert len(README.splitlines()) <= 150
