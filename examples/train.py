@@ -6,10 +6,9 @@ Without --data_dir it trains on a small set of handwritten digits. --help lists 
 as YAML, and --config FILE.yaml reads them.
 """
 
-import re
 import sys
 from argparse import ArgumentError
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -23,8 +22,7 @@ from torch import nn
 from timm_accel import Recipe, TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback
 from timm_accel.data import ImageFolderDataset, write_digits
-from timm_accel.recipes import DEMO
-from timm_accel.suggestions import nearest
+from timm_accel.recipes import DEMO, explain
 from timm_accel.training import check_run_dir
 
 
@@ -42,14 +40,6 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
         raise ValueError(explain(str(error))) from error
     options.pop("config")
     return Recipe(**options)
-
-
-def explain(message: str) -> str:
-    """Put jsonargparse's message into one line, with the nearest option to an unknown one."""
-    if unknown := re.search(r"unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
-        name = unknown[1] or unknown[2]
-        return f"Expected an option, but got {name!r}. {nearest(name, [field.name for field in fields(Recipe)])}"
-    return f"{' '.join(message.split())}. --help lists all options."
 
 
 def main(recipe: Recipe) -> TimmMixupTrainer:

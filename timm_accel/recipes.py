@@ -1,7 +1,9 @@
 """A training run in one description."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from inspect import formatannotation
 from typing import Any
 
 from timm.optim import list_optimizers
@@ -142,3 +144,15 @@ DEMO: dict[str, Any] = {
     "cutmix": 0.0,
 }
 """What a first run on the digits sets otherwise."""
+
+
+def explain(message: str) -> str:
+    """Put jsonargparse's message about an option into our words, with the nearest name to an unknown one."""
+    if unknown := re.search(r"unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
+        name = unknown[1] or unknown[2]
+        return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config'])}"
+    wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
+    if wrong and wrong[1] in Recipe.__annotations__:
+        kind = formatannotation(Recipe.__annotations__[wrong[1]])
+        return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
+    return f"{' '.join(message.split())}. --help lists all options."

@@ -22,7 +22,7 @@ class ImageFolderDataset(ImageDataset):
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
-        ValueError: An image lies in `root` itself, or a folder of `root` holds none.
+        ValueError: An image lies in `root` itself.
         OSError: By indexing, at an image that cannot be read; its name is in the message.
 
     Source: ``timm.data.ImageDataset``.
