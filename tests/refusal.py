@@ -1,0 +1,23 @@
+"""How the tests of bad input look at an error."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def refused(kind: type[BaseException], *words: object) -> Iterator[None]:
+    """Expect an error of `kind` in one line, with these words in this order."""
+    with pytest.raises(kind, match=".*".join(re.escape(str(word)) for word in words)) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, with the bytes of the files."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
+    }
