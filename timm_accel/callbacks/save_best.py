@@ -7,7 +7,7 @@ from timm_accel.callbacks.watch import check_metric, is_better, latest
 from timm_accel.data.classes import class_names
 from timm_accel.models import save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
-from timm_accel.training.loop import metric_prefix
+from timm_accel.training.surface import metric_prefix
 
 
 class SaveBestCallback(Callback):

@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from timm_accel.data.classes import class_names
 from timm_accel.training import LoopTrainer
-from timm_accel.training.loop import metric_prefix
+from timm_accel.training.surface import metric_prefix
 
 
 class ClassificationMetricsMixin(LoopTrainer):

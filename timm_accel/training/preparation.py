@@ -1,6 +1,7 @@
 """What happens before a run: the trainer is made, its loaders are built, and accelerate prepares its parts."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import ceil
@@ -178,9 +179,11 @@ class PreparedTrainer(Trainer):
         self.before_prepare()
         key_samples(self._train_dataloader, self.seed)
         key_samples(self._eval_dataloader, self.seed, fixed_epoch=0)
-        self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
-            self.model, self.optimizer, self._train_dataloader, self._eval_dataloader
-        )
+        with warnings.catch_warnings():  # torch 2.14 deprecates the one name of the option that accelerate 1.15 knows
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
+                self.model, self.optimizer, self._train_dataloader, self._eval_dataloader
+            )
         if hasattr(getattr(self._eval_dataloader, "batch_sampler", None), "even_batches"):
             self._eval_dataloader.batch_sampler.even_batches = False
 

@@ -1,0 +1,140 @@
+"""Two processes against one: the same numbers, the same decisions, and nothing exchanged that need not be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "worker.py"
+
+
+def launch(processes: int, folder: Path) -> list[dict[str, Any]]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(WORKER), str(folder)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [torch.load(folder / f"{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return launch(1, tmp_path_factory.mktemp("one"))[0]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return launch(2, tmp_path_factory.mktemp("two"))
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_same_global_batch_gives_the_same_weights(one: Any, two: Any, accumulation: int) -> None:
+    alone, ranks = one[f"same/{accumulation}"], [rank[f"same/{accumulation}"] for rank in two]
+    for name in ("model", "ema_model"):
+        assert equal(ranks[0][name], ranks[1][name])  # to the bit, on both ranks
+        for key, tensor in alone[name].items():
+            assert torch.allclose(tensor, ranks[0][name][key], atol=1e-5), key
+    assert alone["updates"] == ranks[0]["updates"] == ranks[1]["updates"]
+    assert alone["rates"] == ranks[0]["rates"] == ranks[1]["rates"]
+    assert len(set(alone["rates"])) > 5
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_metrics_and_losses_are_those_of_one_process(one: Any, two: Any, accumulation: int) -> None:
+    alone, ranks = one[f"same/{accumulation}"]["history"], [rank[f"same/{accumulation}"]["history"] for rank in two]
+    assert ranks[0] == ranks[1]
+    assert alone["accuracy"] == ranks[0]["accuracy"]
+    assert alone["ema_model_accuracy"] == ranks[0]["ema_model_accuracy"]
+    for name in ("eval_loss_epoch", "train_loss_epoch"):
+        assert alone[name] == pytest.approx(ranks[0][name], rel=1e-5)
+
+
+def test_the_ranks_see_different_images_that_make_up_the_global_batch(one: Any, two: Any) -> None:
+    alone, ranks = one["same/1"]["images"], [rank["same/1"]["images"] for rank in two]
+    for step, images in enumerate(alone):
+        halves = [rank[step] for rank in ranks]
+        assert not torch.equal(*halves)
+        assert torch.equal(torch.cat(halves), images)
+
+
+@pytest.mark.parametrize("count", [1, 7, 31])
+def test_evaluation_counts_every_image_once(one: Any, two: Any, count: int) -> None:
+    alone = one[f"evaluate/{count}"]
+    for rank in two:
+        assert rank[f"evaluate/{count}"]["accuracy"] == alone["accuracy"]
+        assert rank[f"evaluate/{count}"] == pytest.approx(alone, abs=1e-6)
+
+
+def test_the_ranks_mix_differently(two: Any) -> None:
+    first, second = (torch.cat(rank["mixup"]) for rank in two)
+    assert first.shape == second.shape
+    shares = [targets.max(1).values for targets in (first, second)]
+    assert not torch.allclose(*shares)
+
+
+@pytest.mark.parametrize("module", [0, 1], ids=["model", "average"])
+def test_batch_norm_statistics_are_reduced_or_broadcast(two: Any, module: int) -> None:
+    statistics = ("1.running_mean", "1.running_var")
+    for name in statistics:
+        before = [rank["batch_norm/reduce"]["before"][module][name] for rank in two]
+        after = [rank["batch_norm/reduce"]["after"][module][name] for rank in two]
+        assert not torch.equal(*before)  # DDP did not overwrite them at each forward pass
+        assert torch.equal(*after)
+        assert torch.allclose(after[0], (before[0] + before[1]) / 2)
+        before = [rank["batch_norm/broadcast"]["before"][module][name] for rank in two]
+        after = [rank["batch_norm/broadcast"]["after"][module][name] for rank in two]
+        assert not torch.equal(*before)
+        assert torch.equal(after[0], before[0])
+        assert torch.equal(after[1], before[0])
+        before, after = ([rank["batch_norm/None"][when][module][name] for rank in two] for when in ("before", "after"))
+        assert torch.equal(before[1], after[1])
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(two: Any) -> None:
+    for rank in two:
+        sentence, updates = rank["not_finite"]
+        assert sentence.startswith("Expected the training loss to be finite, but it is not in epoch 1")
+        assert updates == 5  # met at update 4, the next agreement is at 5
+
+
+def test_a_stop_that_one_rank_asks_for_stops_both(two: Any) -> None:
+    assert [rank["stop"] for rank in two] == [4, 4]
+
+
+def test_an_update_issues_no_collective_but_ddps_own(two: Any) -> None:
+    for rank in two:
+        assert rank["collectives/bare"] >= 6
+        assert rank["collectives/ours"] == rank["collectives/bare"]
+
+
+def test_a_compiled_model_stays_under_ddp(one: Any, two: Any) -> None:
+    for name in ("model", "ema_model"):
+        assert equal(two[0]["compiled"][name], two[1]["compiled"][name])
+        assert equal(two[0]["compiled"][name], two[0]["compiled/plain"][name])
+        assert not any("_orig_mod" in key or "module" in key for key in two[0]["compiled"][name])
+    assert not equal(two[0]["compiled"]["model"], two[0]["compiled"]["ema_model"])
+    assert "DistributedDataParallel" in two[0]["compiled"]["kinds"]
+    assert equal(one["compiled"]["model"], one["compiled/plain"]["model"])
+
+
+def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
+    for rank in two:
+        assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]
+        assert "DDP does not synchronise gradients of gradients, but got Adahessian" in rank["refused/second_order"]
+        assert "create_train_dataloader() to return a torch DataLoader" in rank["refused/loader"]
+
+
+@pytest.mark.parametrize("name", ["timm", "torch"])
+def test_a_users_scheduler_gives_one_curve_on_one_and_two_processes(one: Any, two: Any, name: str) -> None:
+    assert one[f"schedule/{name}"] == two[0][f"schedule/{name}"] == two[1][f"schedule/{name}"]
+    rates, last = one[f"schedule/{name}"]
+    assert len(set(rates)) == 10
+    assert last < rates[-1]

@@ -1,0 +1,285 @@
+"""What each process of a group does; `test_two_processes.py` starts the group once and compares what it leaves.
+
+Also run on one process, for the values that two must agree with.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from accelerate import Accelerator, PartialState
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from tools import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
+from torch import distributed, nn
+from torch.profiler import ProfilerActivity, profile
+
+from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
+from timm_accel.callbacks import Callback
+from timm_accel.mixins import ModelEmaMixin
+from timm_accel.training import DEFAULT_CALLBACKS
+
+GLOBAL_BATCH = 8
+RESULTS: dict[str, Any] = {}
+
+
+def share(count: int = GLOBAL_BATCH) -> int:
+    """This process's part of a global batch."""
+    return count // PartialState().num_processes
+
+
+def plain_model() -> nn.Sequential:
+    """A model that computes the same for an image whatever stands beside it: no BatchNorm, no dropout."""
+    model = tiny_model(batch_norm=False)
+    model[4] = nn.Identity()
+    return model
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+class Noting(TimmMixupTrainer):
+    """Notes the rate of each update, and what the first batch of each epoch looked like."""
+
+    def training_run_start(self) -> None:
+        self.rates: list[float] = []
+        self.images: list[torch.Tensor] = []
+        super().training_run_start()
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        self.images.append(batch[0].clone())
+        return super().calculate_train_batch_loss(batch)
+
+    def optimizer_step(self) -> None:
+        self.rates.append(self.learning_rate)
+        super().optimizer_step()
+
+
+def check_same_weights() -> None:
+    """The same global batches on one and on two processes."""
+    for accumulation in (1, 2):
+        model = plain_model()
+        trainer = make_trainer(
+            Noting,
+            model,
+            optimizer=create_optimizer_v2(model, "lookahead_adamw", lr=1e-2),
+            loss_func=nn.CrossEntropyLoss(),
+            num_class=3,
+            ema_decay=0.5,
+            clip_grad=0.5,
+            scheduler_args={"sched": "cosine", "warmup_epochs": 1, "step_on_epochs": False},
+        )
+        fit(
+            trainer,
+            tiny_data(40),
+            tiny_data(31, seed=5),
+            num_epochs=3,
+            per_device_batch_size=share(),
+            gradient_accumulation_steps=accumulation,
+        )
+        RESULTS[f"same/{accumulation}"] = {
+            "model": weights_of(trainer.model),
+            "ema_model": weights_of(trainer.ema_model.module),
+            "rates": trainer.rates,
+            "images": trainer.images,
+            "history": {name: trainer.run_history.get_metric_values(name) for name in ("accuracy", "eval_loss_epoch",
+                        "train_loss_epoch", "ema_model_accuracy")},
+            "updates": (trainer.num_updates, trainer.updates_per_epoch),
+        }  # fmt: skip
+
+
+def check_evaluation_sets() -> None:
+    """Evaluation sets that do not divide, down to a process without an image."""
+    for count in (1, 7, 31):
+        trainer = make_trainer(TimmTrainer, num_classes=3)
+        options = {"per_device_batch_size": share(), "dataloader_kwargs": NO_WORKERS}
+        trainer.evaluate(tiny_data(count, seed=3), **options)
+        history = trainer.run_history
+        RESULTS[f"evaluate/{count}"] = {
+            name: history.get_latest_metric(name) for name in ("accuracy", "f1_macro", "evaluation_loss")
+        }
+
+
+def check_mixup_draws() -> None:
+    """Each process mixes in its own way."""
+    seen = []
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(targets.clone())
+        return SoftTargetCrossEntropy()(outputs, targets)
+
+    trainer = make_trainer(TimmMixupTrainer, mixup_args={"mode": "elem"}, num_class=3, loss_func=loss, ema_decay=0.1)
+    fit(trainer, per_device_batch_size=4, num_epochs=1 if PartialState().num_processes == 1 else 2)
+    RESULTS["mixup"] = seen
+
+
+def check_batch_norm() -> None:
+    """Statistics after each way of distributing them, and those that each process would have had alone."""
+    for mode in ("reduce", "broadcast", None):
+
+        class Before(TimmMixupTrainer):
+            def train_epoch_end(self) -> None:
+                self.before = [weights_of(module) for module in self.weights().values()]
+                super().train_epoch_end()
+                self.after = [weights_of(module) for module in self.weights().values()]
+
+        trainer = make_trainer(Before, num_class=3, loss_func=nn.CrossEntropyLoss(), ema_decay=0.1, dist_bn=mode)
+        fit(trainer, tiny_data(32), num_epochs=1)
+        RESULTS[f"batch_norm/{mode}"] = {"before": trainer.before, "after": trainer.after}
+
+
+def check_not_finite_on_one_rank() -> None:
+    """A loss that is not finite on the last process alone."""
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = nn.functional.cross_entropy(outputs, targets)
+        last = PartialState().process_index == PartialState().num_processes - 1
+        return value * float("nan") if last and trainer.num_updates == 3 else value
+
+    trainer = make_trainer(loss_func=loss, callbacks=[*DEFAULT_CALLBACKS], agree_every=5)
+    try:
+        fit(trainer, tiny_data(160))
+    except RuntimeError as error:
+        RESULTS["not_finite"] = (str(error), trainer.num_updates)
+
+
+def check_stop_asked_by_one_rank() -> None:
+    """A stop that the last process asks for."""
+
+    class Stop(Callback):
+        def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            if trainer.rank == trainer.accelerator.num_processes - 1 and trainer.num_updates == 2:
+                trainer.request_stop("Enough.")
+
+    trainer = make_trainer(callbacks=[Stop], agree_every=4)
+    fit(trainer, tiny_data(160))
+    RESULTS["stop"] = trainer.num_updates
+
+
+def collectives(run: Any) -> int:
+    """The collective operations that a run issues, DDP's own among them."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    return sum(event.name.startswith("gloo:") for event in profiler.events())
+
+
+def train_counted(batches: int) -> None:
+    model = tiny_model()
+    trainer = make_trainer(
+        TimmMixupTrainer,
+        model,
+        optimizer=create_optimizer_v2(model, "lookahead_sgd", lr=0.01),
+        loss_func=SoftTargetCrossEntropy(),
+        mixup_args={},
+        num_class=3,
+        ema_decay=0.1,
+        clip_grad=1.0,
+        callbacks=DEFAULT_CALLBACKS[:2],
+        agree_every=1000,
+    )
+    fit(trainer, tiny_data(batches * 8), num_epochs=1)
+
+
+def train_bare(batches: int) -> None:
+    model = nn.parallel.DistributedDataParallel(tiny_model(), broadcast_buffers=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(batches):
+        nn.functional.cross_entropy(model(torch.randn(4, 3, 8, 8)), torch.zeros(4, dtype=torch.int64)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def check_collectives() -> None:
+    """How many more a longer run issues, beside a bare loop."""
+    if PartialState().num_processes > 1:
+        for name, run in (("ours", train_counted), ("bare", train_bare)):
+            counts = [collectives(lambda batches=batches, run=run: run(batches)) for batches in (6, 12)]
+            RESULTS[f"collectives/{name}"] = counts[1] - counts[0]
+
+
+def check_compiled() -> None:
+    """``torch.compile`` under DDP: the average moves, names are clean, gradients are still synchronised."""
+
+    class Watching(ModelEmaMixin):
+        def after_update(self) -> None:
+            super().after_update()
+            self.kinds = [type(m).__name__ for m in (self.model, getattr(self.model, "module", self.model))]
+
+    model = plain_model()
+    trainer = make_trainer(Watching, torch.compile(model, backend="eager"), ema_decay=0.5)
+    fit(trainer, tiny_data(40), tiny_data(7), per_device_batch_size=share())
+    RESULTS["compiled"] = {
+        "model": weights_of(trainer.unwrapped_model),
+        "ema_model": weights_of(trainer.ema_model.module),
+        "kinds": trainer.kinds,
+    }
+    plain = make_trainer(ModelEmaMixin, plain_model(), ema_decay=0.5)
+    fit(plain, tiny_data(40), per_device_batch_size=share())
+    RESULTS["compiled/plain"] = {"model": weights_of(plain.model), "ema_model": weights_of(plain.ema_model.module)}
+
+
+def check_refusals() -> None:
+    """What cannot be right on several CPU processes is refused on all of them."""
+    if PartialState().num_processes == 1:
+        return
+    model = tiny_model()
+    options = {
+        "sync_bn": {"sync_bn": True},
+        "second_order": {"optimizer": create_optimizer_v2(model, "adahessian", lr=0.01)},
+    }
+    for name, option in options.items():
+        try:
+            fit(make_trainer(TimmTrainer, model, **option))
+        except ValueError as error:
+            RESULTS[f"refused/{name}"] = str(error)
+
+    class Stream(LoopTrainer):
+        def create_train_dataloader(self, batch_size: int, train_dl_kwargs: Any = None) -> Any:
+            return [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))]
+
+    try:
+        fit(make_trainer(Stream))
+    except TypeError as error:
+        RESULTS["refused/loader"] = str(error)
+
+
+def check_schedules() -> None:
+    """A scheduler of the user's own is stepped once an update, not once a process."""
+
+    class Noted(TimmTrainer):
+        def optimizer_step(self) -> None:
+            rates.append(self.learning_rate)
+            super().optimizer_step()
+
+    class Own(Noted):
+        def create_scheduler(self) -> CosineLRScheduler:
+            updates = self.updates_per_epoch * self.run_config.num_epochs
+            return CosineLRScheduler(self.optimizer, updates, t_in_epochs=False)
+
+    def linear(optimizer: Any) -> Any:
+        return torch.optim.lr_scheduler.LinearLR(optimizer, end_factor=0.1, total_iters=10)
+
+    for name, create_scheduler_fn in (("timm", None), ("torch", linear)):
+        rates: list[float] = []
+        kind = Own if create_scheduler_fn is None else Noted
+        trainer = make_trainer(kind)
+        fit(trainer, tiny_data(40), per_device_batch_size=share(), create_scheduler_fn=create_scheduler_fn)
+        RESULTS[f"schedule/{name}"] = (rates, trainer.learning_rate)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    for words in ("`broadcast_buffers` is deprecated", "Profiler clears events"):  # of the bare loop; of the profiler
+        warnings.filterwarnings("ignore", message=words)
+    state = Accelerator().state  # before any PartialState(), which alone does not read ACCELERATE_USE_CPU
+    for check in [value for name, value in list(globals().items()) if name.startswith("check_")]:
+        check()
+    torch.save(RESULTS, Path(sys.argv[1], f"{state.num_processes}_{state.process_index}.pt"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,127 @@
+"""The surface that mixins and callbacks stand on: what a trainer tells of its run, and the hooks that they override."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from timm_accel.training.agreement import Agreement
+from timm_accel.training.preparation import PreparedTrainer
+from timm_accel.training.running_mean import RunningMean
+
+
+def metric_prefix(weights_name: str) -> str:
+    """Return what comes before a metric's name in the history: nothing for the model itself."""
+    return "" if weights_name == "model" else f"{weights_name}_"
+
+
+class SurfaceTrainer(PreparedTrainer):
+    """The part of `LoopTrainer` that is read and overridden; see there."""
+
+    _epoch: int | None = None
+    _batch_index: int | None = None
+    _num_updates: int = 0
+    _agreement: Agreement | None = None
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """accelerate's `Accelerator` of the present run."""
+        return self._accelerator
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self._accelerator.process_index
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of the run, from 0; None outside a run."""
+        return self._epoch
+
+    @property
+    def batch_index(self) -> int | None:
+        """The micro-batch of the training epoch, from 0; None outside one."""
+        return self._batch_index
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates that really happened since the run's start; skipped ones do not count."""
+        return self._num_updates
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one epoch: batches of this process over accumulation, rounded up. 0 before a run."""
+        return 0 if self.run_config is None else self.run_config.num_update_steps_per_epoch
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The training loader, prepared by accelerate; None outside a run."""
+        return self._train_dataloader
+
+    @property
+    def eval_dataloader(self) -> Any:
+        """The evaluation loader, prepared by accelerate; None without evaluation data."""
+        return self._eval_dataloader
+
+    @property
+    def running_loss(self) -> RunningMean:
+        """The loss of the training epoch or evaluation under way, on this process."""
+        return self._loss_tracker
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the optimizer's first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def weights(self) -> dict[str, nn.Module]:
+        """Return every set of weights that may be evaluated and kept: the model, and what mixins add."""
+        return {"model": self.unwrapped_model}
+
+    def metric_prefixes(self) -> list[str]:
+        """Return the prefixes of the metrics that an evaluation records, one for each set of weights."""
+        return [metric_prefix("model")]
+
+    def evaluation_metrics(self) -> list[str]:
+        """Return the names of the metrics, without prefix, that an evaluation in training records."""
+        return ["eval_loss_epoch"]
+
+    def request_stop(self, reason: str, *, failed: bool = False) -> None:
+        """Ask, on any process, to end the run at the next agreement.
+
+        Outside a run there is nothing to stop, and nothing happens.
+
+        Args:
+            reason: One sentence, printed on the main process.
+            failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
+        """
+        if self._agreement is not None:
+            self._agreement.ask_to_stop(reason, failed)
+
+    def backward_kwargs(self) -> dict[str, Any]:
+        """Return keyword arguments for ``loss.backward``. Mixins add theirs."""
+        return {}
+
+    def backward_step(self, loss: torch.Tensor) -> None:
+        self._accelerator.backward(loss, **self.backward_kwargs())
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients, once for each update; by value when ``gradient_clip_value`` was given to `train`."""
+        if self.run_config.gradient_clip_value is not None:
+            self._clip_gradients()
+
+    def after_update(self) -> None:
+        """Follow a real optimizer update; `num_updates` has already advanced."""
+
+    def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
+        return self.loss_func(outputs, targets)
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        with torch.no_grad():
+            outputs = self.model(batch[0])
+            loss = self.evaluation_loss(outputs, batch[1])
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
+
+    def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        """Look at an evaluation batch and the whole of its output, once every mixin has added to it."""
