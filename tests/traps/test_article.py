@@ -162,13 +162,7 @@ def test_lookahead_is_hidden_by_accelerate_and_a_no_op_without_gradients() -> No
         (0.9, 3),  # the 4 updates of an epoch end between two of Lookahead's own
         (0.9, 6),  # the end of the first epoch comes before Lookahead's own first
         (0.0, 3),
-        pytest.param(
-            0.0,
-            6,
-            marks=pytest.mark.xfail(
-                strict=True, reason="LookaheadMixin passes over optimizers without state before their first slow update"
-            ),
-        ),
+        (0.0, 6),
     ],
 )
 def test_lookahead_syncs_at_the_end_of_each_epoch(momentum: float, k: int) -> None:

@@ -31,7 +31,7 @@ class GradientClippingMixin(LoopTrainer):
                 f"Expected clip_mode to be one of {', '.join(CLIP_MODES)}, but got {clip_mode!r}. "
                 f"{nearest(clip_mode, CLIP_MODES)}"
             )
-        if clip_grad is not None and not clip_grad > 0:
+        if clip_grad is not None and not (isinstance(clip_grad, int | float) and clip_grad > 0):
             raise ValueError(
                 f"Expected clip_grad to be positive, but got {clip_grad!r}. Pass None to leave gradients as they are."
             )

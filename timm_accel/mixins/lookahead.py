@@ -30,7 +30,7 @@ def _sync(optimizer: Any) -> None:
     state = optimizer._base_optimizer.state  # timm gives no other way to the slow weights
     for group in optimizer.param_groups:
         for fast in group["params"]:
-            if fast not in state:  # never updated
+            if not fast.requires_grad:
                 continue
             slow = state[fast].setdefault("lookahead_slow_buff", fast.detach().clone())
             slow.add_(fast - slow, alpha=group["lookahead_alpha"])

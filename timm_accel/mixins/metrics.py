@@ -38,6 +38,11 @@ class ClassificationMetricsMixin(LoopTrainer):
                 f"Expected metrics to be a torchmetrics MetricCollection, but got {type(metrics).__name__}. "
                 "Wrap it: MetricCollection({'name': metric})."
             )
+        if num_classes is not None and not (isinstance(num_classes, int) and num_classes >= 2):
+            raise ValueError(
+                f"Expected num_classes to be at least 2, but got {num_classes!r}. Count the classes, or pass None to "
+                "record no metrics."
+            )
         if metrics is None and num_classes is not None:
             metrics = _default_metrics(num_classes)
         self.num_classes, self.metrics = num_classes, metrics
@@ -75,6 +80,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         for name, collection in self._collections.items():
             logits = batch_output.get(f"{name}_outputs")
             if logits is not None:
+                self._check_num_classes("the logits", logits.shape[1])
                 collection.update(logits, targets)
                 self._batches[name] += 1
 

@@ -38,7 +38,7 @@ class MixupMixin(LoopTrainer):
         mixup_off_epoch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if mixup_off_epoch is not None and mixup_off_epoch < 0:
+        if mixup_off_epoch is not None and not (isinstance(mixup_off_epoch, int) and mixup_off_epoch >= 0):
             raise ValueError(
                 f"Expected mixup_off_epoch to be an epoch from 0, but got {mixup_off_epoch!r}. Pass None to mix always."
             )
@@ -119,9 +119,10 @@ def _create_mixup(mixup_args: dict[str, Any]) -> Mixup:
             f"Expected mixup_args['mode'] to be one of {', '.join(MODES)}, but got {mode!r}. {nearest(mode, MODES)}"
         )
     for name in ("prob", "switch_prob", "label_smoothing"):
-        if not 0 <= mixup_args.get(name, 0) <= 1:
+        value = mixup_args.get(name, 0)
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
             raise ValueError(
-                f"Expected mixup_args[{name!r}] to be between 0 and 1, but got {mixup_args[name]!r}. Choose a fraction."
+                f"Expected mixup_args[{name!r}] to be between 0 and 1, but got {value!r}. Choose a fraction."
             )
     mixup, cutmix = mixup_args.get("mixup_alpha", 1.0), mixup_args.get("cutmix_alpha", 0.0)
     if min(mixup, cutmix) < 0 or (mixup == cutmix == 0 and mixup_args.get("cutmix_minmax") is None):

@@ -42,7 +42,7 @@ class ModelEmaMixin(LoopTrainer):
         ema_device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= ema_decay < 1:
+        if not (isinstance(ema_decay, int | float) and 0 <= ema_decay < 1):
             raise ValueError(
                 f"Expected ema_decay to be from 0 to below 1, but got {ema_decay!r}. Usual values are 0.99 to 0.9999."
             )
@@ -56,8 +56,8 @@ class ModelEmaMixin(LoopTrainer):
         self._ema_updated = False
         super().__init__(*args, **kwargs)
 
-    def refused_callbacks(self) -> dict[type[TrainerCallback], str]:
-        return super().refused_callbacks() | {ModelEmaCallback: "this trainer averages already. Use ModelEmaMixin"}
+    def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
+        return super().refused_callbacks() | {ModelEmaCallback: ("this trainer averages already", "Take it out.")}
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         self.ema_model, self._ema_updated = None, False

@@ -71,22 +71,19 @@ class PreparedTrainer(Trainer):
         self.run_dir = None if run_dir is None else Path(run_dir)
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
-    def refused_callbacks(self) -> dict[type[TrainerCallback], str]:
-        """Return the callbacks that would do harm here, each with what to use instead. Mixins add theirs."""
-        return {
-            ConvertSyncBatchNormCallback: "it drops the activation inside timm's BatchNormAct2d. "
-            "Pass sync_bn=True (SyncBatchNormMixin)"
-        }
+    def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
+        """Return the callbacks that would do harm here, each with its reason and a remedy. Mixins add theirs."""
+        reason = "it drops the activation inside timm's BatchNormAct2d"
+        return {ConvertSyncBatchNormCallback: (reason, "Pass sync_bn=True instead (SyncBatchNormMixin).")}
 
     def _create_callback_handler(self) -> Any:
         kept = []
         for callback in self._callbacks:
             kind = callback if isinstance(callback, type) else type(callback)
-            for refused, reason in self.refused_callbacks().items():
+            for refused, (reason, remedy) in self.refused_callbacks().items():
                 if issubclass(kind, refused):
                     raise ValueError(
-                        f"Expected callbacks without {kind.__name__}, since {reason} instead, but got one. "
-                        "Take it out of the list."
+                        f"Expected callbacks without {kind.__name__}, since {reason}, but got one. {remedy}"
                     )
             kept.append(_EXCHANGED.get(kind, callback))
         self._callbacks = kept
@@ -121,6 +118,14 @@ class PreparedTrainer(Trainer):
         return optimizer
 
     def train(self, train_dataset: Any, num_epochs: int, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        counts = {"num_epochs": num_epochs} | {
+            name: kwargs.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
+        }
+        for name, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
+        if _count_images(train_dataset) == 0:
+            raise _too_few_images("train", 0, kwargs.get("per_device_batch_size", 8))
         if self.run_dir is not None:
             check_run_dir(self.run_dir)
         self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
@@ -191,13 +196,10 @@ class PreparedTrainer(Trainer):
         for name, loader in (("train", self._train_dataloader), ("eval", self._eval_dataloader)):
             if loader is None:
                 continue
-            images = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None
             batch_size = getattr(loader, "batch_size", None)
+            images = _count_images(getattr(loader, "dataset", None))
             if images == 0 or (name == "train" and images is not None and (batch_size or 0) > images):
-                raise ValueError(
-                    f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {images} images. "
-                    "Lower per_device_batch_size or add images."
-                )
+                raise _too_few_images(name, images, batch_size)
             if self._accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
                 raise TypeError(
                     f"Expected create_{name}_dataloader() to return a torch DataLoader, since accelerate shards no "
@@ -232,3 +234,15 @@ class PreparedTrainer(Trainer):
             num_update_steps_per_epoch=updates,
             max_num_train_steps=num_epochs * updates if max_num_train_steps is None else max_num_train_steps,
         )
+
+
+def _count_images(dataset: Any) -> int | None:
+    """Return the number of images, None where the data set does not know it."""
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _too_few_images(name: str, images: int, batch_size: int | None) -> ValueError:
+    return ValueError(
+        f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {images} images. "
+        "Lower per_device_batch_size or add images."
+    )
