@@ -254,6 +254,14 @@ def test_an_even_rest_or_one_that_is_dropped_is_accepted_with_mixup() -> None:
         assert fit(trainer, tiny_data(images), train_dataloader_kwargs=kwargs).num_updates == updates
 
 
+def test_an_odd_batch_of_a_sampler_without_a_size_is_refused_when_it_is_met() -> None:
+    trainer = make_trainer(MixupMixin, mixup_args=MIXING)
+    sampler = [[0, 1, 2, 3], [4, 5, 6]]
+    with refused(ValueError, "every training batch", "even", "Mixup", "got 3 images", "drop_last=True"):
+        fit(trainer, train_dataloader_kwargs=NO_WORKERS | {"batch_sampler": sampler})
+    assert trainer.num_updates == 1
+
+
 def test_without_mixup_any_batch_is_accepted() -> None:
     assert fit(make_trainer(MixupMixin), per_device_batch_size=3).num_updates == 12
 
