@@ -140,7 +140,9 @@ def main() -> None:
                 results[name].append(run(kind, seed, options.epochs))
             print(f"seed {seed} {name}: accuracy {results[name][-1][0]:.4f}, average {results[name][-1][1]:.4f}, "
                   f"{results[name][-1][2]:.1f} s", flush=True)  # fmt: skip
-    print(f"\n| trainer (median of {options.seeds}) | accuracy | accuracy of the average | seconds |\n|---|---|---|---|")
+    print(
+        f"\n| trainer (median of {options.seeds}) | accuracy | accuracy of the average | seconds |\n|---|---|---|---|"
+    )
     for name, runs in results.items():
         medians = [statistics.median(column) for column in zip(*runs, strict=True)]
         print(f"| {name} | {medians[0]:.4f} | {medians[1]:.4f} | {medians[2]:.1f} |")

@@ -153,6 +153,11 @@ def test_metrics_that_are_no_collection_are_refused(metrics: Any) -> None:
         make_trainer(ClassificationMetricsMixin, metrics=metrics)
 
 
+def test_best_weights_are_watched_by_the_models_own_metric() -> None:
+    with refused(ValueError, "watch_metric", "the model's own", "got 'ema_model_accuracy'", "Pass 'accuracy'"):
+        SaveBestCallback("ema_model_accuracy")
+
+
 def test_patience_below_one_is_refused() -> None:
     with refused(ValueError, "patience", "at least 1", "got 0", "default is 5"):
         EarlyStoppingCallback(patience=0)

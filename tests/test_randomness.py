@@ -169,5 +169,5 @@ def test_an_iterable_data_set_is_left_alone() -> None:
 
     stream = Stream()
     assert seeded(stream, 0) is stream
-    trainer = fit(make_trainer(), stream, train_dataloader_kwargs={"num_workers": 0, "shuffle": False})
+    trainer = fit(make_trainer(), stream)
     assert trainer.num_updates == 4

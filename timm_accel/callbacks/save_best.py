@@ -23,7 +23,7 @@ class SaveBestCallback(Callback):
         save_dir: Where to keep the folders; None for the trainer's ``run_dir``.
 
     Raises:
-        ValueError: At the start, without a folder, or with a metric that the run does not record.
+        ValueError: The metric is the average's; or, at the start, without a folder, or with a metric that the run does not record.
         OSError: At the start, when the folder already holds best weights or cannot be written to.
     """
 
@@ -32,6 +32,11 @@ class SaveBestCallback(Callback):
     def __init__(
         self, watch_metric: str = "accuracy", greater_is_better: bool = True, save_dir: str | Path | None = None
     ) -> None:
+        if watch_metric.startswith("ema_model_"):
+            raise ValueError(
+                f"Expected watch_metric to be the model's own, since the average is judged by its own twin, but got "
+                f"{watch_metric!r}. Pass {watch_metric.removeprefix('ema_model_')!r}."
+            )
         self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
         self.save_dir = None if save_dir is None else Path(save_dir)
         self.best: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, extract_model_from_parallel
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from timm_accel.training.default_callbacks import (
     DEFAULT_CALLBACKS,
@@ -148,18 +148,19 @@ class PreparedTrainer(Trainer):
 
     def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
         defaults = self.get_default_train_dl_kwargs(batch_size)
-        self._train_dl_kwargs = self._merge(defaults, train_dl_kwargs)
+        self._train_dl_kwargs = self._merge(self.train_dataset, defaults, train_dl_kwargs)
         return DataLoader(self.train_dataset, **self._train_dl_kwargs)
 
     def create_eval_dataloader(self, batch_size: int, eval_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
-        self._eval_dl_kwargs = self._merge(self.get_default_eval_dl_kwargs(batch_size), eval_dl_kwargs)
+        defaults = self.get_default_eval_dl_kwargs(batch_size)
+        self._eval_dl_kwargs = self._merge(self.eval_dataset, defaults, eval_dl_kwargs)
         return DataLoader(self.eval_dataset, **self._eval_dl_kwargs)
 
-    def _merge(self, defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    def _merge(self, dataset: Any, defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
         """Let what was given win, and drop the defaults that `DataLoader` refuses beside it."""
         given = given or {}
         refused: set[str] = set()
-        if given.get("sampler") is not None:
+        if given.get("sampler") is not None or isinstance(dataset, IterableDataset):
             refused |= {"shuffle"}
         if given.get("batch_sampler") is not None:
             refused |= {"batch_size", "shuffle", "drop_last"}
