@@ -4,7 +4,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -76,9 +76,12 @@ def test_an_event_that_our_callback_does_not_know_is_passed_over() -> None:
 SHOW_STATES = """
 import random, sys
 import numpy, torch
-random.seed(7), numpy.random.seed(7), torch.manual_seed(7)
 def states():
     return random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+def gpu_seed():  # what waits until the first use of a GPU; torch has no public name for it
+    calls = filter(None, torch.cuda._lazy_seed_tracker.get_calls())
+    return [cell.cell_contents for call in calls for cell in call[0].__closure__]
+random.seed(7), numpy.random.seed(7), torch.manual_seed(7)
 before = states()
 import timm_accel
 assert "pytorch_accelerated" not in sys.modules
@@ -87,28 +90,46 @@ import timm_accel.training
 print(states() == before)
 import timm_accel.callbacks, timm_accel.data, timm_accel.models, timm_accel.recipes, timm_accel.trainers
 print(states() == before)
+print(gpu_seed())
 import importlib, pytorch_accelerated
 importlib.reload(pytorch_accelerated)
-print([now == then for now, then in zip(states(), before)])
+print([now == then for now, then in zip(states(), before)], gpu_seed())
 """
 
 
-def test_importing_the_package_draws_and_seeds_nothing() -> None:
-    shown = subprocess.run([sys.executable, "-c", SHOW_STATES], capture_output=True, text=True, timeout=120)
-    assert shown.stdout.splitlines() == ["True", "True", "True", "[False, False, False]"], shown.stderr
+@pytest.fixture(scope="module")
+def shown() -> list[str]:
+    """What a fresh process prints before and after it imports the package."""
+    command = [sys.executable, "-c", SHOW_STATES]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
 
 
-def test_a_run_depends_on_the_trainers_seed_alone() -> None:
+def test_importing_the_package_draws_and_seeds_nothing(shown: list[str]) -> None:
+    assert shown[:3] == ["True", "True", "True"]
+
+
+@pytest.mark.xfail(strict=True, reason="timm_accel.training.upstream leaves the seed 42 to a GPU that is used later")
+def test_importing_the_package_leaves_the_seed_of_a_gpu_alone(shown: list[str]) -> None:
+    assert shown[3] == "[7]"
+
+
+def test_importing_upstream_seeds_every_generator(shown: list[str]) -> None:
+    assert shown[4] == "[False, False, False] [42]"
+
+
+@pytest.mark.parametrize(
+    ("model", "shuffle"),
+    [(tiny_model, False), (linear_model, True)],  # what the seed decides: dropout alone, the order alone
+)
+def test_a_run_depends_on_the_trainers_seed_alone(model: Callable[[], nn.Module], shuffle: bool) -> None:
     def trained(seed: int, seed_outside: int) -> Any:
-        model = tiny_model()
+        trainer = make_trainer(model=model(), seed=seed)
         random.seed(seed_outside), np.random.seed(seed_outside), torch.manual_seed(seed_outside)
-        return fit(make_trainer(model=model, seed=seed))
+        return fit(trainer, train_dataloader_kwargs=NO_WORKERS | {"shuffle": shuffle})
 
     first, again, other = trained(7, 0), trained(7, 1), trained(8, 0)
     assert same_weights(first.model, again.model)
-    assert first.run_history.get_latest_metric("train_loss_epoch") == again.run_history.get_latest_metric(
-        "train_loss_epoch"
-    )
+    assert first.run_history._metrics == again.run_history._metrics
     assert not same_weights(first.model, other.model)
 
 
@@ -236,6 +257,7 @@ def test_a_broken_training_loss_ends_the_run_at_the_next_agreement(
     with pytest.raises(RuntimeError, match=f"training loss to be finite, but it is not in epoch 1, after {updates} "):
         fit(trainer, tiny_data(32), tiny_data(3), num_epochs=3)
     assert trainer.num_updates == updates
+    assert trainer.loss_func.calls[False] == 0  # there was nothing to evaluate any more
 
 
 def test_a_broken_evaluation_loss_ends_the_run_after_the_evaluation() -> None:
