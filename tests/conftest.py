@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+torch.set_num_threads(1)  # two threads that wait for each other are slower than one on small tensors
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Spare what the imports made from the `gc.collect()` of each `Accelerator.prepare` (0.2 s)."""

@@ -368,7 +368,7 @@ def test_a_metric_of_evaluation_is_refused_without_evaluation(callback: type, na
 
 
 def test_the_averages_metric_is_refused_without_an_average(tmp_path: Path) -> None:
-    best = SaveBestCallback("ema_model_accuracy")
+    best = EarlyStoppingCallback("ema_model_accuracy", greater_is_better=True)
     options = {"num_classes": 3, "callbacks": [best], "run_dir": tmp_path / "run"}
     words = ("watch_metric", "got 'ema_model_accuracy'", "Did you mean 'accuracy'")
     refuse_to_train(ValueError, words, TimmTrainer, eval_dataset=tiny_data(6), trainer_options=options)

@@ -199,9 +199,6 @@ class SwitchOn(Callback):
         trainer.unwrapped_model.on = True
 
 
-@pytest.mark.xfail(
-    strict=True, reason="LookaheadMixin gives parameters without a gradient a state, which Adam then takes for its own"
-)
 def test_a_parameter_that_gets_its_first_gradient_late_trains_on_from_there() -> None:
     model = LateBias()
     optimizer = Lookahead(torch.optim.AdamW(model.parameters()), k=3)

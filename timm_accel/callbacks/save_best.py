@@ -23,7 +23,8 @@ class SaveBestCallback(Callback):
         save_dir: Where to keep the folders; None for the trainer's ``run_dir``.
 
     Raises:
-        ValueError: The metric is the average's; or, at the start, without a folder, or with a metric that the run does not record.
+        ValueError: The metric is the average's; at the start, there is no folder, or the run does not record the
+            metric.
         OSError: At the start, when the folder already holds best weights or cannot be written to.
     """
 

@@ -28,9 +28,10 @@ class LookaheadMixin(LoopTrainer):
 @torch.no_grad()
 def _sync(optimizer: Any) -> None:
     state = optimizer._base_optimizer.state  # timm gives no other way to the slow weights
+    stateless = not state  # plain SGD before its first slow weights
     for group in optimizer.param_groups:
         for fast in group["params"]:
-            if not fast.requires_grad:
+            if not (stateless or fast in state):  # never updated: Adam would take a state of ours for its own
                 continue
             slow = state[fast].setdefault("lookahead_slow_buff", fast.detach().clone())
             slow.add_(fast - slow, alpha=group["lookahead_alpha"])

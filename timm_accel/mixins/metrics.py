@@ -1,6 +1,7 @@
 """torchmetrics for every set of weights that is evaluated."""
 
 import warnings
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class ClassificationMetricsMixin(LoopTrainer):
                 f"Expected metrics to be a torchmetrics MetricCollection, but got {type(metrics).__name__}. "
                 "Wrap it: MetricCollection({'name': metric})."
             )
-        if num_classes is not None and not (isinstance(num_classes, int) and num_classes >= 2):
+        if num_classes is not None and not (isinstance(num_classes, int | Integral) and num_classes >= 2):
             raise ValueError(
                 f"Expected num_classes to be at least 2, but got {num_classes!r}. Count the classes, or pass None to "
                 "record no metrics."

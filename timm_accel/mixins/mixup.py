@@ -1,6 +1,7 @@
 """Mixup and CutMix on the device."""
 
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class MixupMixin(LoopTrainer):
         mixup_off_epoch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if mixup_off_epoch is not None and not (isinstance(mixup_off_epoch, int) and mixup_off_epoch >= 0):
+        if mixup_off_epoch is not None and not (isinstance(mixup_off_epoch, int | Integral) and mixup_off_epoch >= 0):
             raise ValueError(
                 f"Expected mixup_off_epoch to be an epoch from 0, but got {mixup_off_epoch!r}. Pass None to mix always."
             )

@@ -1,6 +1,7 @@
 """An exponential moving average of the weights, kept and evaluated beside the model."""
 
 import warnings
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class ModelEmaMixin(LoopTrainer):
             raise ValueError(
                 f"Expected ema_decay to be from 0 to below 1, but got {ema_decay!r}. Usual values are 0.99 to 0.9999."
             )
-        if ema_update_every != "epoch" and not (isinstance(ema_update_every, int) and ema_update_every >= 1):
+        if ema_update_every != "epoch" and not (isinstance(ema_update_every, int | Integral) and ema_update_every >= 1):
             raise ValueError(
                 f"Expected ema_update_every to be a number of updates of at least 1, or 'epoch', but got "
                 f"{ema_update_every!r}. The default is 1."

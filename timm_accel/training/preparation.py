@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import ceil
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class PreparedTrainer(Trainer):
         run_dir: str | Path | None = None,
         agree_every: int = 10,
     ) -> None:
-        if not isinstance(agree_every, int) or agree_every < 1:
+        if not isinstance(agree_every, int | Integral) or agree_every < 1:
             raise ValueError(
                 f"Expected agree_every to be a number of updates of at least 1, but got {agree_every!r}. "
                 "The default is 10."
@@ -122,7 +123,7 @@ class PreparedTrainer(Trainer):
             name: kwargs.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
         }
         for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
+            if not isinstance(count, int | Integral) or count < 1:
                 raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
         if _count_images(train_dataset) == 0:
             raise _too_few_images("train", 0, kwargs.get("per_device_batch_size", 8))
@@ -130,7 +131,10 @@ class PreparedTrainer(Trainer):
             check_run_dir(self.run_dir)
         self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
         datasets = (seeded(dataset, self.seed) for dataset in (train_dataset, eval_dataset))
-        super().train(next(datasets), num_epochs, next(datasets), *args, **kwargs)
+        try:
+            super().train(next(datasets), num_epochs, next(datasets), *args, **kwargs)
+        finally:
+            self.create_scheduler_fn = None  # often a method of ours: a cycle that would keep loader workers alive
 
     def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
         super().evaluate(seeded(dataset, self.seed), *args, **kwargs)

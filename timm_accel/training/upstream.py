@@ -30,6 +30,8 @@ np.random.set_state(_numpy)
 torch.set_rng_state(_torch)
 if _devices:
     torch.cuda.set_rng_state_all(_devices)
+else:
+    torch.cuda.manual_seed_all(torch.initial_seed())  # what waits for the first use of a GPU
 
 __all__ = [
     "CallbackMethodNotImplementedError",
