@@ -7,6 +7,7 @@ final accuracy of model and average, the time of each, and the medians as a Mark
 """
 
 import argparse
+import gc
 import io
 import statistics
 import time
@@ -112,6 +113,7 @@ def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, floa
         **ours,
     )
     loader = {"num_workers": 1, "persistent_workers": True}
+    gc.collect()  # torch waits 5 s for each loader worker that the trainer before left to the collector
     started = time.perf_counter()
     trainer.train(
         per_device_batch_size=64,

@@ -64,6 +64,7 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         train_path=data_dir / "train",
         val_path=data_dir / "val",
         crop_pct=data_config["crop_pct"],
+        eval_interpolation=data_config["interpolation"],
         auto_augment=recipe.auto_augment,
         scale=recipe.scale,
         hflip=recipe.hflip,
