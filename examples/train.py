@@ -115,4 +115,6 @@ if __name__ == "__main__":
         main(parse_recipe()).accelerator.end_training()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         sentence = str(error).rpartition("\nOSError: ")[2].strip()  # in a loader's process it ends a traceback
+        if not sentence.startswith("Expected") and "--help" not in sentence:
+            raise  # not a user's mistake
         sys.exit(f"train.py: {sentence}")

@@ -50,7 +50,7 @@ def test_a_public_name_has_a_docstring_of_a_sentence(name: str) -> None:
 def test_the_arguments_of_a_docstring_are_those_of_the_signature(name: str) -> None:
     value = OBJECTS[name]
     section = re.split(r"\n(?=\S)", inspect.getdoc(value).split("Args:\n")[1])[0]
-    documented = {match for match in re.findall(r"^    \*{0,2}(\w+):", section, re.MULTILINE)}
+    documented = set(re.findall(r"^    \*{0,2}(\w+):", section, re.MULTILINE))
     accepted = set(inspect.signature(value).parameters) - {"self", "args", "kwargs"}
     if name.endswith("LoopTrainer"):
         accepted |= set(inspect.signature(timm_accel.LoopTrainer.__init__).parameters) - {"self"}

@@ -1,9 +1,16 @@
 """How the processes of a run decide together: one small reduction on the host, at agreed moments."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import distributed
+
+
+@cache
+def _host_group(everyone: Any) -> Any:
+    """Return the group that reduces on the host, made once for each process group."""
+    return everyone if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
 class Agreement:
@@ -16,9 +23,7 @@ class Agreement:
         self.num_processes = num_processes
         self.reason: str | None = None
         self.failed = False
-        self._group: Any = None
-        if num_processes > 1 and distributed.get_backend() != "gloo":
-            self._group = distributed.new_group(backend="gloo")
+        self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def ask_to_stop(self, reason: str, failed: bool) -> None:
         """Remember this process's wish until the next `reached`. The first wish stands."""
