@@ -202,11 +202,18 @@ def test_an_intermediate_evaluation_changes_nothing() -> None:
             assert self.model.training
             return super().calculate_train_batch_loss(batch)
 
+    steps: list[bool] = []
+
+    class CountSteps(Callback):
+        def on_eval_step_end(self, trainer: Any, **kwargs: Any) -> None:
+            steps.append(trainer.batch_index is not None)
+
     plain = fit(make_trainer(Dropout, num_classes=3), eval_dataset=tiny_data(5))
-    callbacks = [LimitEvalStepsCallback(1), StepBasedEvaluationCallback(eval_every_n_steps=2)]
+    callbacks = [LimitEvalStepsCallback(1), StepBasedEvaluationCallback(eval_every_n_steps=2), CountSteps]
     evaluated = fit(make_trainer(Dropout, num_classes=3, callbacks=callbacks), eval_dataset=tiny_data(5))
     assert same_weights(plain.model, evaluated.model)
     assert len(evaluated.run_history.get_metric_values("intermediate_accuracy")) == 2
+    assert steps == [True, False, False] * 2  # one batch within an epoch, both after it
     for name in ("train_loss_epoch", "eval_loss_epoch", "accuracy"):
         values = [trainer.run_history.get_metric_values(name) for trainer in (plain, evaluated)]
         assert values[0] == values[1]

@@ -12,7 +12,7 @@ from torch import nn
 
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import Callback
-from timm_accel.mixins import EvalLossMixin, ModelEmaMixin, SecondOrderMixin
+from timm_accel.mixins import ClassificationMetricsMixin, EvalLossMixin, ModelEmaMixin, SecondOrderMixin
 
 
 class Weights(Callback):
@@ -61,6 +61,19 @@ def test_a_window_of_over_a_third_of_the_run_warns_with_a_better_decay(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(make_trainer(ModelEmaMixin, ema_decay=float(better), **options), data)
+
+
+@pytest.mark.parametrize(("num_classes", "top5"), [(5, False), (6, True)])
+def test_top_five_is_recorded_where_it_says_something(num_classes: int, top5: bool) -> None:
+    trainer = make_trainer(ClassificationMetricsMixin, tiny_model(num_classes), num_classes=num_classes)
+    assert ("accuracy_top5" in trainer.evaluation_metrics()) == top5
+    fit(trainer, tiny_data(12, num_classes), tiny_data(12, num_classes), num_epochs=1)
+    assert ("accuracy_top5" in trainer.run_history.get_metric_names()) == top5
+
+
+def test_a_decay_of_zero_is_the_model_itself() -> None:
+    trainer = fit(make_trainer(ModelEmaMixin, ema_decay=0.0))
+    assert same_weights(trainer.ema_model.module, trainer.model)
 
 
 def test_an_average_keeps_integer_buffers_as_the_model_has_them() -> None:

@@ -143,6 +143,11 @@ def test_seed_step_seeds_every_generator_and_separates_ranks() -> None:
         assert all(a != b for a, b in zip(draws(*other), first, strict=True))
 
 
+def test_one_number_is_mixed_as_splitmix64_does() -> None:
+    assert mix_seed(0) == 0xE220A8397B1DCDAF  # the first output of the reference implementation seeded with 0
+    assert mix_seed(2**64 - 1, 5) < 2**64
+
+
 def test_mixed_seeds_do_not_collide() -> None:
     seeds = {mix_seed(0, epoch, position) for epoch in range(100) for position in range(1000)}
     assert len(seeds) == 100_000

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from timm_accel.callbacks.watch import check_metric, is_better, latest
+from timm_accel.callbacks.watch import is_better, latest
 from timm_accel.training import Callback, LoopTrainer
 
 
@@ -35,7 +35,7 @@ class EarlyStoppingCallback(Callback):
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         self.best, self.epochs_without = None, 0
-        check_metric(trainer, self.watch_metric)
+        trainer.check_metric("watch_metric", self.watch_metric)
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         value = latest(trainer, self.watch_metric)

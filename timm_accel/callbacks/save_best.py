@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from timm_accel.callbacks.watch import check_metric, is_better, latest
+from timm_accel.callbacks.watch import is_better, latest
 from timm_accel.data.classes import class_names
 from timm_accel.models import save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
@@ -53,7 +53,7 @@ class SaveBestCallback(Callback):
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         assert self.save_dir is not None
         self.best = {}
-        check_metric(trainer, self.watch_metric)
+        trainer.check_metric("watch_metric", self.watch_metric)
         check_run_dir(self.save_dir, self.FOLDERS.values(), argument="save_dir")
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:

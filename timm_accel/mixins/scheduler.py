@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from timm_accel.suggestions import nearest
 from timm_accel.training import LoopTrainer
+from timm_accel.training.surface import refuse_unless_recorded
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
 
@@ -54,6 +55,10 @@ class TimmSchedulerMixin(LoopTrainer):
         if self.create_scheduler_fn is None and (overridden or self.scheduler_args is not None):
             self.create_scheduler_fn = self.create_scheduler  # upstream creates none otherwise
         super().before_prepare()
+
+    def training_run_start(self) -> None:
+        self.check_metric("scheduler_metric", self._metric_name())
+        super().training_run_start()
 
     def create_scheduler(self) -> Any:
         if self.create_scheduler_fn not in (None, self.create_scheduler):
@@ -109,11 +114,7 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def _metric(self) -> float:
         name = self._metric_name()
-        if name not in self.run_history.get_metric_names():
-            raise ValueError(
-                f"Expected scheduler_metric to be a recorded metric, but got {name!r}. "
-                f"{nearest(name, self.run_history.get_metric_names())}"
-            )
+        refuse_unless_recorded("scheduler_metric", name, self.run_history.get_metric_names())
         return float(self.run_history.get_latest_metric(name))
 
 

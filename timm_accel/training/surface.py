@@ -1,19 +1,31 @@
 """The surface that mixins and callbacks stand on: what a trainer tells of its run, and the hooks that they override."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from timm_accel.suggestions import nearest
 from timm_accel.training.agreement import Agreement
 from timm_accel.training.preparation import PreparedTrainer
 from timm_accel.training.running_mean import RunningMean
+
+_OURS = {"timm_accel", "pytorch_accelerated", "builtins"}
 
 
 def metric_prefix(weights_name: str) -> str:
     """Return what comes before a metric's name in the history: nothing for the model itself."""
     return "" if weights_name == "model" else f"{weights_name}_"
+
+
+def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:
+    """Raise a `ValueError` that suggests near names when the metric is not among those recorded."""
+    if name not in recorded:
+        raise ValueError(
+            f"Expected {argument} to be a metric that the run records, but got {name!r}. {nearest(name, recorded)}"
+        )
 
 
 class SurfaceTrainer(PreparedTrainer):
@@ -85,6 +97,25 @@ class SurfaceTrainer(PreparedTrainer):
     def evaluation_metrics(self) -> list[str]:
         """Return the names of the metrics, without prefix, that an evaluation in training records."""
         return ["eval_loss_epoch"]
+
+    def check_metric(self, argument: str, name: str) -> None:
+        """Raise before training when the run will not record a metric.
+
+        A user's trainer or callback may record more than the mixins know of; then the question is left to the end of
+        the first epoch.
+
+        Args:
+            argument: What the user calls it, for the message.
+            name: The metric's name in the history.
+
+        Raises:
+            ValueError: The run will not record it.
+        """
+        kinds = [*type(self).__mro__, *(type(callback) for callback in self.callback_handler)]
+        if all(kind.__module__.split(".")[0] in _OURS for kind in kinds):
+            evaluated = [] if self.eval_dataset is None else self.evaluation_metrics()
+            names = [prefix + metric for prefix in self.metric_prefixes() for metric in evaluated]
+            refuse_unless_recorded(argument, name, ["train_loss_epoch", *names])
 
     def request_stop(self, reason: str, *, failed: bool = False) -> None:
         """Ask, on any process, to end the run at the next agreement.
