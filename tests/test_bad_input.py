@@ -325,6 +325,21 @@ def test_scheduler_args_beside_a_foreign_schedule_are_refused() -> None:
     refuse_to_train(ValueError, words, TimmSchedulerMixin, trainer_options=options, create_scheduler_fn=foreign)
 
 
+def test_a_scheduler_in_place_of_its_function_is_refused() -> None:
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    words = ("create_scheduler_fn", "a function of the optimizer", "got ConstantLR", "Pass a function")
+    options = {"model": model, "optimizer": optimizer}
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    refuse_to_train(TypeError, words, trainer_options=options, create_scheduler_fn=scheduler)
+
+
+def test_two_ways_of_clipping_are_refused() -> None:
+    words = ("clip_grad or gradient_clip_value", "got 0.5 and 1.0", "Leave one of them out")
+    options = {"clip_grad": 0.5}
+    refuse_to_train(ValueError, words, GradientClippingMixin, trainer_options=options, gradient_clip_value=1.0)
+
+
 def test_the_trainers_own_schedule_needs_scheduler_args() -> None:
     trainer = make_trainer(TimmSchedulerMixin)
     with refused(ValueError, "scheduler_args", "create_scheduler_fn", "got none", "scheduler_args={'sched': 'cosine'}"):

@@ -20,7 +20,8 @@ class GradientClippingMixin(LoopTrainer):
         clip_mode: ``norm``, ``value`` or ``agc``.
 
     Raises:
-        ValueError: `clip_mode` is unknown, or `clip_grad` not positive.
+        ValueError: `clip_mode` is unknown, or `clip_grad` not positive; or, in `train`, ``gradient_clip_value`` was
+            given too.
 
     Source: ``timm.utils.dispatch_clip_grad``; AGC: arXiv 2102.06171.
     """
@@ -37,6 +38,15 @@ class GradientClippingMixin(LoopTrainer):
             )
         self.clip_grad, self.clip_mode = clip_grad, clip_mode
         super().__init__(*args, **kwargs)
+
+    def training_run_start(self) -> None:
+        value = self.run_config.gradient_clip_value
+        if self.clip_grad is not None and value is not None:
+            raise ValueError(
+                f"Expected clip_grad or gradient_clip_value, since gradients are unscaled once, but got "
+                f"{self.clip_grad!r} and {value!r}. Leave one of them out; clip_mode='value' does the same."
+            )
+        super().training_run_start()
 
     def clip_gradients(self) -> None:
         super().clip_gradients()

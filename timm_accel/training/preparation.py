@@ -125,6 +125,12 @@ class PreparedTrainer(Trainer):
         for name, count in counts.items():
             if not isinstance(count, int | Integral) or count < 1:
                 raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
+        create_scheduler_fn = kwargs.get("create_scheduler_fn")
+        if not (create_scheduler_fn is None or callable(create_scheduler_fn)):
+            raise TypeError(
+                "Expected create_scheduler_fn to be a function of the optimizer, since that is prepared first, "
+                f"but got {type(create_scheduler_fn).__name__}. Pass a function that returns the scheduler."
+            )
         if _count_images(train_dataset) == 0:
             raise _too_few_images("train", 0, kwargs.get("per_device_batch_size", 8))
         if self.run_dir is not None:
