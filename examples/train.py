@@ -55,7 +55,7 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         max(2, len(ImageFolderDataset(data_dir / "train").class_names)),
         pretrained=recipe.pretrained,
         image_size=recipe.image_size,
-        drop_path_rate=recipe.drop_path_rate,
+        drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
     )
     train_dataset, eval_dataset = create_datasets(
         image_size=recipe.image_size,
@@ -64,6 +64,7 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         train_path=data_dir / "train",
         val_path=data_dir / "val",
         crop_pct=data_config["crop_pct"],
+        crop_mode=data_config["crop_mode"],
         eval_interpolation=data_config["interpolation"],
         auto_augment=recipe.auto_augment,
         scale=recipe.scale,

@@ -209,7 +209,7 @@ def test_an_empty_evaluation_set_is_refused() -> None:
 
 def test_a_training_loader_without_batches_is_refused() -> None:
     sampler = BatchSampler(SequentialSampler(range(3)), batch_size=4, drop_last=True)
-    words = ("train loader", "at least one batch", "got none from 16 images", "drop_last=False")
+    words = ("train loader", "at least one batch", "got none from 3 images", "drop_last=False")
     refuse_to_train(ValueError, words, train_dataloader_kwargs=NO_WORKERS | {"batch_sampler": sampler})
 
 
@@ -332,6 +332,31 @@ def test_a_scheduler_in_place_of_its_function_is_refused() -> None:
     options = {"model": model, "optimizer": optimizer}
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     refuse_to_train(TypeError, words, trainer_options=options, create_scheduler_fn=scheduler)
+
+
+def test_upstreams_resume_is_refused() -> None:
+    words = ("resume_from", "None", "lack the average", "got 'states/epoch_5'", "Start the run anew")
+    refuse_to_train(ValueError, words, resume_from="states/epoch_5")
+
+
+def test_a_number_of_steps_below_one_is_refused() -> None:
+    refuse_to_train(ValueError, ("max_num_train_steps", "at least 1", "got 0"), max_num_train_steps=0)
+
+
+def test_a_seed_that_is_no_number_is_refused() -> None:
+    with refused(TypeError, "seed", "whole number", "got None", "default is 42"):
+        make_trainer(seed=None)
+
+
+def test_sharded_weights_are_refused() -> None:
+    from accelerate import DistributedType
+
+    from timm_accel.training.preparation import refuse_sharding
+
+    for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        with refused(ValueError, "whole weights", "average", f"got {kind.value}", "MULTI_GPU"):
+            refuse_sharding(kind)
+    refuse_sharding(DistributedType.MULTI_GPU)
 
 
 def test_two_ways_of_clipping_are_refused() -> None:

@@ -252,6 +252,56 @@ def test_a_compiled_model_trains_and_its_weights_have_plain_names() -> None:
     assert set(trainer.weights()["ema_model"].state_dict()) == set(model.state_dict())
 
 
+def test_evaluate_within_a_run_is_refused() -> None:
+    class Evaluate(Callback):
+        def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.evaluate(tiny_data(4))
+
+    trainer = make_trainer(callbacks=[Evaluate])
+    with pytest.raises(RuntimeError, match=r"evaluate\(\) outside a run.*StepBasedEvaluationCallback"):
+        fit(trainer)
+    fit(make_trainer())
+    trainer.evaluate(tiny_data(4), dataloader_kwargs={"num_workers": 0})
+
+
+def test_a_failed_stop_is_not_hidden_by_an_ordinary_one() -> None:
+    class Both(Callback):
+        def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.request_stop("Time is up.")
+            trainer.request_stop("Expected a number.", failed=True)
+            trainer.request_stop("Too late.")
+
+    with pytest.raises(RuntimeError, match=r"Expected a number\."):
+        fit(make_trainer(callbacks=[Both], agree_every=1))
+
+
+def test_a_users_default_of_no_workers_works() -> None:
+    class NoWorkers(LoopTrainer):
+        def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+            return super().get_default_train_dl_kwargs(batch_size) | {"num_workers": 0}
+
+    assert fit(make_trainer(NoWorkers), train_dataloader_kwargs=None).num_updates == 8
+
+
+def test_a_sampler_may_draw_more_images_than_there_are() -> None:
+    data = tiny_data(8)
+    sampler = torch.utils.data.RandomSampler(data, replacement=True, num_samples=64)
+    loader = {"num_workers": 0, "sampler": sampler}
+    trainer = fit(make_trainer(), data, per_device_batch_size=32, train_dataloader_kwargs=loader)
+    assert trainer.num_updates == 4
+
+
+def test_a_refused_run_leaves_the_average_and_the_count(tmp_path: Any) -> None:
+    from timm_accel.callbacks import CsvHistoryCallback
+
+    trainer = fit(make_trainer(ModelEmaMixin, ema_decay=0.5, callbacks=[CsvHistoryCallback], run_dir=tmp_path))
+    average = trainer.ema_model
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        fit(trainer)
+    assert trainer.ema_model is average
+    assert trainer.num_updates == 8
+
+
 def test_loader_arguments_that_exclude_each_other_are_sorted_out() -> None:
     data = tiny_data()
     batches = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(data), 8, drop_last=False)

@@ -38,6 +38,29 @@ def test_a_saved_classifier_is_the_same_with_timm_alone(name: str, tmp_path: Pat
     assert (saved["label_names"], saved["note"]) == (["a", "b", "c", "d"], "mine")
 
 
+def test_a_model_in_channels_last_is_saved_too(tmp_path: Path) -> None:
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    model = model.to(memory_format=torch.channels_last).eval()
+    save_classifier(model, tmp_path)
+    alone = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(alone(images), model(images), atol=1e-5)
+    assert model.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert "note" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_model_with_a_head_of_its_own_says_that_timm_cannot_rebuild_it(tmp_path: Path) -> None:
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    model.fc = nn.Sequential(nn.Linear(96, 8), nn.Linear(8, 3))
+    save_classifier(model, tmp_path)
+    assert "parts of it were replaced" in json.loads((tmp_path / "config.json").read_text())["note"]
+
+
+def test_an_argument_that_a_model_lacks_is_named() -> None:
+    with pytest.raises(TypeError, match=r"arguments that vgg11 takes, but got .*drop_path_rate.*Leave out"):
+        create_classifier("vgg11", 3, drop_path_rate=0.1)
+
+
 def test_an_interrupted_write_leaves_the_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_classifier(nn.Linear(2, 2), tmp_path, value=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -63,6 +63,17 @@ def in_bf16() -> None:
     expected = nn.functional.cross_entropy(trainer.output["ema_model_outputs"], labels).item()
     assert abs(recorded - expected) < 1e-5
 
+    compiled = make_trainer(Averaging, torch.compile(tiny_model(), backend="eager"), ema_decay=0.5)
+    for _ in range(3):  # each run wraps the forward pass anew
+        fit(compiled, eval_dataset=data)
+        assert compiled.output["model_outputs"].dtype == torch.float32
+
+    def in_full(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_autocast_enabled("cpu")  # as in training
+        return nn.functional.cross_entropy(outputs, targets)
+
+    fit(make_trainer(Averaging, ema_decay=0.5, loss_func=in_full), eval_dataset=data)
+
     first = deepcopy(trainer.unwrapped_model.state_dict())
     fit(trainer, num_epochs=1)  # a second run wraps the forward pass once, not twice
     assert getattr(trainer.unwrapped_model.forward, "__wrapped__", None) is not None

@@ -105,6 +105,23 @@ def test_a_users_own_sampler_is_keyed_and_reseeded_too() -> None:
     assert not torch.equal(order(3)[0], order(4)[0])
 
 
+def test_a_sampler_that_draws_from_the_global_state_is_seeded_too() -> None:
+    class Global(torch.utils.data.Sampler):
+        def __iter__(self):
+            return iter(torch.randperm(16).tolist())
+
+        def __len__(self) -> int:
+            return 16
+
+    def order(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(random.getrandbits(32))
+        options = {"num_workers": 0, "sampler": Global()}
+        return fit(make_trainer(Seen, seed=seed), Augmented(16), train_dataloader_kwargs=options).images
+
+    assert all(torch.equal(a, b) for a, b in zip(order(3), order(3), strict=True))
+    assert not torch.equal(order(3)[0], order(4)[0])
+
+
 def test_a_users_own_dataloader_is_keyed_too() -> None:
     class Own(Seen):
         def create_train_dataloader(self, batch_size: int, train_dl_kwargs: Any = None) -> DataLoader:

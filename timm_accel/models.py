@@ -3,10 +3,12 @@
 import json
 import os
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.data import resolve_input_data_config
 from timm.models import save_for_hf
@@ -72,7 +74,12 @@ def create_classifier(
         size = height_and_width(image_size)
         if timm.get_pretrained_cfg(name).fixed_input_size:
             model_args.setdefault("img_size", size)
-    model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    except TypeError as error:
+        raise TypeError(
+            f"Expected arguments that {name} takes, but got {model_args!r} ({error}). Leave out those that it lacks."
+        ) from error
     data_config = resolve_input_data_config(model, {"img_size": size})
     model.pretrained_cfg = {**model.pretrained_cfg, **data_config, "test_input_size": None, "test_crop_pct": None}
     return model, data_config
@@ -97,8 +104,9 @@ def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str]
     label_names = {} if class_names is None else {"label_names": class_names}
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         if hasattr(model, "pretrained_cfg"):
-            model_config = {**label_names, **about}
-            save_for_hf(model, unfinished, model_config=model_config, safe_serialization=True)
+            plain = deepcopy(model).to(memory_format=torch.contiguous_format)  # safetensors takes no channels_last
+            save_for_hf(plain, unfinished, model_config={**label_names, **about}, safe_serialization=True)
+            _note_if_changed(model, Path(unfinished))
         else:
             save_file(
                 {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
@@ -115,3 +123,14 @@ def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str]
             with open(Path(unfinished, name), "rb") as written:
                 os.fsync(written.fileno())
             os.replace(Path(unfinished, name), folder / name)
+
+
+def _note_if_changed(model: nn.Module, folder: Path) -> None:
+    """Say in ``config.json`` when timm, by that config, builds another model, such as one with its own head."""
+    with torch.device("meta"):
+        rebuilt = timm.create_model(f"local-dir:{folder}").state_dict()
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (rebuilt, model.state_dict())]
+    if shapes[0] != shapes[1]:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        config["note"] = f"timm cannot rebuild this {type(model).__name__}: parts of it were replaced"
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))

@@ -249,6 +249,15 @@ def check_refusals() -> None:
         RESULTS["refused/loader"] = str(error)
 
 
+def check_empty_share() -> None:
+    """A loader that leaves a process without a batch."""
+    if PartialState().num_processes > 1:
+        try:
+            fit(make_trainer(), tiny_data(5), train_dataloader_kwargs=NO_WORKERS | {"drop_last": True})
+        except ValueError as error:
+            RESULTS["refused/share"] = str(error)
+
+
 def check_schedules() -> None:
     """A scheduler of the user's own is stepped once an update, not once a process."""
 

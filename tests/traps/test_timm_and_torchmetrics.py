@@ -253,6 +253,15 @@ def test_layer_decay_acts_with_every_kind_of_schedule_and_with_none(name: str) -
         assert trainer.group_rates[update] == pytest.approx(in_group, rel=1e-9)
 
 
+def test_layer_decay_acts_once_in_a_run_after_one_with_a_schedule_of_timm() -> None:
+    model = tiny_model()
+    groups = [{"params": [parameter], "lr_scale": 0.5} for parameter in model.parameters()]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    trainer = make_trainer(TimmSchedulerMixin, model, optimizer=optimizer, scheduler_args={"sched": "constant"})
+    fit(trainer)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.1] * len(groups)
+
+
 def test_layer_decay_acts_with_scheduler_args() -> None:
     trainer, scales = train_with_layer_decay(RecordScheduledRates, scheduler_args={"sched": "step", "decay_epochs": 1})
     for update, rate in enumerate([0.1, 0.1, 0.01, 0.01]):

@@ -23,21 +23,21 @@ class CsvHistoryCallback(Callback):
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
+        self._file: Path | None = None
         self._columns: list[str] = []
         self._seen: dict[str, int] = {}
 
     def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        if self.path is None and trainer.run_dir is not None:
-            self.path = trainer.run_dir / "history.csv"
-        if self.path is None:
+        self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
+        if self._file is None:
             raise ValueError(
                 "Expected CsvHistoryCallback to have a file, but got neither path nor the trainer's run_dir. "
                 "Pass run_dir to the trainer."
             )
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        assert self.path is not None
-        check_run_dir(self.path.parent, [self.path.name], argument="the folder of path")
+        assert self._file is not None
+        check_run_dir(self._file.parent, [self._file.name], argument="the folder of path")
         history = trainer.run_history
         self._columns = []
         self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}
@@ -57,21 +57,21 @@ class CsvHistoryCallback(Callback):
             self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
-        assert self.path is not None
+        assert self._file is not None
         rows = [row]
         if new := [name for name in row if name not in self._columns]:
             rows = [*(self._read() if self._columns else []), row]
             self._columns += new
-        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
-        with open(unfinished if new else self.path, "w" if new else "a", newline="") as file:
+        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
+        with open(unfinished if new else self._file, "w" if new else "a", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             if new:
                 writer.writeheader()
             writer.writerows(rows)
         if new:
-            os.replace(unfinished, self.path)
+            os.replace(unfinished, self._file)
 
     def _read(self) -> list[dict[str, Any]]:
-        assert self.path is not None
-        with open(self.path, newline="") as file:
+        assert self._file is not None
+        with open(self._file, newline="") as file:
             return list(csv.DictReader(file))

@@ -40,21 +40,22 @@ class SaveBestCallback(Callback):
             )
         self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
         self.save_dir = None if save_dir is None else Path(save_dir)
+        self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
 
     def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        self.save_dir = self.save_dir or trainer.run_dir
-        if self.save_dir is None:
+        self._root = self.save_dir or trainer.run_dir
+        if self._root is None:
             raise ValueError(
                 "Expected SaveBestCallback to have a folder, but got neither save_dir nor the trainer's run_dir. "
                 "Pass run_dir to the trainer."
             )
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        assert self.save_dir is not None
+        assert self._root is not None
         self.best = {}
         trainer.check_metric("watch_metric", self.watch_metric)
-        check_run_dir(self.save_dir, self.FOLDERS.values(), argument="save_dir")
+        check_run_dir(self._root, self.FOLDERS.values(), argument="save_dir")
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         latest(trainer, self.watch_metric)
@@ -79,5 +80,5 @@ class SaveBestCallback(Callback):
             )
 
     def _folder(self, name: str) -> Path:
-        assert self.save_dir is not None
-        return self.save_dir / self.FOLDERS[name]
+        assert self._root is not None
+        return self._root / self.FOLDERS[name]

@@ -78,6 +78,7 @@ def create_datasets(
     interpolation: str = "random",
     eval_interpolation: str = "bilinear",
     crop_pct: float | None = None,
+    crop_mode: str | None = None,
     **train_transform: Any,
 ) -> tuple[ImageFolderDataset, ImageFolderDataset]:
     """Create the training and the evaluation set, with the article's transforms.
@@ -92,6 +93,7 @@ def create_datasets(
         interpolation: Of the random crop in training.
         eval_interpolation: Of the resize in evaluation.
         crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
+        crop_mode: How evaluation crops: ``center``, ``squash`` or ``border``; None for timm's ``center``.
         **train_transform: Further training options of ``timm.data.create_transform``: ``scale``, ``hflip``, ….
 
     Returns:
@@ -115,7 +117,7 @@ def create_datasets(
         ) from error
     train_dataset = ImageFolderDataset(train_path, transform)
     eval_dataset = ImageFolderDataset(
-        val_path, create_transform(**shared, interpolation=eval_interpolation, crop_pct=crop_pct)
+        val_path, create_transform(**shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode)
     )
     _check_classes(train_dataset, eval_dataset, train_path, val_path)
     return train_dataset, eval_dataset

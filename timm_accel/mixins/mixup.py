@@ -77,7 +77,11 @@ class MixupMixin(LoopTrainer):
             raise ValueError(
                 f"Expected the batch size to be even, since Mixup pairs images up, but got {batch_size}. {remedy}"
             )
-        rest = 0 if sampler.drop_last or self.accelerator.num_processes > 1 else len(sampler.sampler) % batch_size
+        rest = (
+            0
+            if getattr(sampler, "drop_last", True) or self.accelerator.num_processes > 1
+            else len(sampler.sampler) % batch_size
+        )
         if rest % 2:
             raise ValueError(
                 f"Expected the last batch to be even, since Mixup pairs images up, but {len(sampler.sampler)} images "

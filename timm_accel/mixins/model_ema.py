@@ -60,17 +60,14 @@ class ModelEmaMixin(LoopTrainer):
     def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
         return super().refused_callbacks() | {ModelEmaCallback: ("this trainer averages already", "Take it out.")}
 
-    def train(self, *args: Any, **kwargs: Any) -> None:
-        self.ema_model, self._ema_updated = None, False
-        super().train(*args, **kwargs)
-
     def before_prepare(self) -> None:
-        if self.ema_model is None:
+        if self.ema_model is None or self.train_dataloader is not None:  # a run starts a new average
             device = self.ema_device or self.device
             self.ema_model = ModelEmaV3(
                 self.unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
             )
-            self.ema_model.foreach = device.type == self.device.type  # the model itself moves there only now
+            self.ema_model.foreach = self._is_evaluated()  # the model itself moves there only now
+            self._ema_updated = False
         super().before_prepare()
 
     def training_run_start(self) -> None:
@@ -118,7 +115,9 @@ class ModelEmaMixin(LoopTrainer):
         return weights
 
     def _is_evaluated(self) -> bool:
-        return self.ema_device is None or self.ema_device.type == self.device.type
+        """Whether the average lives beside the model."""
+        device = self.ema_device or self.device
+        return device.type == self.device.type and device.index in (None, self.device.index)
 
     def metric_prefixes(self) -> list[str]:
         prefixes = super().metric_prefixes()
@@ -128,7 +127,9 @@ class ModelEmaMixin(LoopTrainer):
         batch_output = super().calculate_eval_batch_loss(batch)
         if self.ema_model is not None and self._ema_updated and self._is_evaluated():
             with torch.no_grad():
-                outputs = convert_to_fp32(self.ema_model.module(batch[0]))
+                with self.accelerator.autocast():
+                    outputs = self.ema_model.module(batch[0])
+                outputs = convert_to_fp32(outputs)
                 loss = self.evaluation_loss(outputs, batch[1])
             batch_output.setdefault("ema_model_outputs", outputs)
             batch_output.setdefault("ema_model_loss", loss)

@@ -29,7 +29,8 @@ class TimmSchedulerMixin(LoopTrainer):
     Args:
         scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``; ``num_epochs`` and ``updates_per_epoch``
             are the run's unless given.
-        scheduler_metric: The metric that a plateau schedule watches. Without evaluation data it is the training loss.
+        scheduler_metric: The metric that a plateau schedule watches: less is better when "loss" is in its name, more
+            otherwise, unless `scheduler_args` has a ``plateau_mode``. Without evaluation data it is the training loss.
 
     Raises:
         ValueError: An argument or the scheduler's name is unknown.
@@ -52,7 +53,8 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def before_prepare(self) -> None:
         overridden = type(self).create_scheduler is not TimmSchedulerMixin.create_scheduler
-        if self.create_scheduler_fn is None and (overridden or self.scheduler_args is not None):
+        given = overridden or self.scheduler_args is not None
+        if given and self.create_scheduler_fn is None and self.train_dataloader is not None:
             self.create_scheduler_fn = self.create_scheduler  # upstream creates none otherwise
         super().before_prepare()
 
@@ -108,6 +110,12 @@ class TimmSchedulerMixin(LoopTrainer):
         elif isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(self._metric())
         super().training_run_epoch_end()
+
+    def training_run_end(self) -> None:
+        if isinstance(self.scheduler, Scheduler):  # the next run scales the rates itself
+            for group in self.optimizer.param_groups:
+                group["lr"] /= group.get("lr_scale", 1.0)
+        super().training_run_end()
 
     def _metric_name(self) -> str:
         return "train_loss_epoch" if self.eval_dataset is None else self.scheduler_metric

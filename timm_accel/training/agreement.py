@@ -26,8 +26,8 @@ class Agreement:
         self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def ask_to_stop(self, reason: str, failed: bool) -> None:
-        """Remember this process's wish until the next `reached`. The first wish stands."""
-        if self.reason is None:
+        """Remember this process's wish until the next `reached`. The first stands, but before one that failed."""
+        if self.reason is None or (failed and not self.failed):
             self.reason, self.failed = reason, failed
 
     def reached(self) -> bool:
@@ -40,5 +40,5 @@ class Agreement:
             return False
         everyone: list[tuple[str | None, bool]] = [(None, False)] * self.num_processes
         distributed.all_gather_object(everyone, (self.reason, self.failed), group=self._group)
-        self.reason, self.failed = next(wish for wish in everyone if wish[0] is not None)
+        self.reason, self.failed = max((wish for wish in everyone if wish[0] is not None), key=lambda wish: wish[1])
         return True

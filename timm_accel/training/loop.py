@@ -38,11 +38,16 @@ class LoopTrainer(SurfaceTrainer):
     Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
     """
 
-    def train(self, train_dataset: Any, num_epochs: int, *args: Any, **kwargs: Any) -> None:
-        self._num_updates = 0
-        super().train(train_dataset, num_epochs, *args, **kwargs)
+    def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        if self._agreement is not None:
+            raise RuntimeError(
+                "Expected evaluate() outside a run, since it starts the history anew, but got it within one. Use "
+                "pytorch-accelerated's StepBasedEvaluationCallback to evaluate in between."
+            )
+        super().evaluate(dataset, *args, **kwargs)
 
     def _run_training(self) -> None:
+        self._num_updates = 0
         with self._agreeing():
             self.training_run_start()
             self.callback_handler.call_event("on_training_run_start", self)
@@ -149,7 +154,7 @@ class LoopTrainer(SurfaceTrainer):
             unlimited = self._eval_dataloader
             self.callback_handler.call_event("on_eval_epoch_start", self, is_intermediate=is_intermediate)
             limited = self._eval_dataloader is not unlimited
-            with torch.no_grad(), self._accelerator.autocast():
+            with torch.no_grad():
                 for batch in self._eval_dataloader if limited else valid_dl:
                     self._run_eval_batch(batch, losses)
             self.eval_epoch_end()

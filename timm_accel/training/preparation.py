@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, extract_model_from_parallel
 from torch import nn
@@ -68,7 +68,9 @@ class PreparedTrainer(Trainer):
                 f"Expected agree_every to be a number of updates of at least 1, but got {agree_every!r}. "
                 "The default is 10."
             )
-        self.seed, self.agree_every = seed, agree_every
+        if not isinstance(seed, int | Integral):
+            raise TypeError(f"Expected seed to be a whole number, but got {seed!r}. The default is 42.")
+        self.seed, self.agree_every = int(seed), agree_every
         self.run_dir = None if run_dir is None else Path(run_dir)
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
@@ -100,7 +102,9 @@ class PreparedTrainer(Trainer):
                 f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
                 f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
             )
-        return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(**self.ddp_kwargs())])
+        accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(**self.ddp_kwargs())])
+        refuse_sharding(accelerator.distributed_type)
+        return accelerator
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -122,9 +126,16 @@ class PreparedTrainer(Trainer):
         counts = {"num_epochs": num_epochs} | {
             name: kwargs.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
         }
+        if kwargs.get("max_num_train_steps") is not None:
+            counts["max_num_train_steps"] = kwargs["max_num_train_steps"]
         for name, count in counts.items():
             if not isinstance(count, int | Integral) or count < 1:
                 raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
+        if kwargs.get("resume_from") is not None:
+            raise ValueError(
+                "Expected resume_from to be None, since upstream's states lack the average and the position in the "
+                f"data, but got {kwargs['resume_from']!r}. Start the run anew."
+            )
         create_scheduler_fn = kwargs.get("create_scheduler_fn")
         if not (create_scheduler_fn is None or callable(create_scheduler_fn)):
             raise TypeError(
@@ -136,9 +147,9 @@ class PreparedTrainer(Trainer):
         if self.run_dir is not None:
             check_run_dir(self.run_dir)
         self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
-        datasets = (seeded(dataset, self.seed) for dataset in (train_dataset, eval_dataset))
+        train_dataset, eval_dataset = seeded(train_dataset, self.seed), seeded(eval_dataset, self.seed)
         try:
-            super().train(next(datasets), num_epochs, next(datasets), *args, **kwargs)
+            super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
         finally:
             self.create_scheduler_fn = None  # often a method of ours: a cycle that would keep loader workers alive
 
@@ -174,7 +185,7 @@ class PreparedTrainer(Trainer):
             refused |= {"shuffle"}
         if given.get("batch_sampler") is not None:
             refused |= {"batch_size", "shuffle", "drop_last"}
-        if given.get("num_workers") == 0:
+        if (defaults | given).get("num_workers") == 0:
             refused |= {"persistent_workers"}
         return {"collate_fn": self.collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | given
 
@@ -189,8 +200,7 @@ class PreparedTrainer(Trainer):
         self._accelerator = self._create_accelerator()
         self._check_loaders()
         # a second run must not wrap what the first one has wrapped: autocast twice, or a scaler that is gone
-        self.model = extract_model_from_parallel(self.model, keep_fp32_wrapper=False)
-        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self._strip_model()
         self.optimizer = self.unwrapped_optimizer
         self.before_prepare()
         key_samples(self._train_dataloader, self.seed)
@@ -200,15 +210,29 @@ class PreparedTrainer(Trainer):
             self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
                 self.model, self.optimizer, self._train_dataloader, self._eval_dataloader
             )
+        if self._train_dataloader is not None and len(self._train_dataloader) == 0:
+            raise ValueError(
+                f"Expected train_dataset to fill a batch on each of {self._accelerator.num_processes} processes, but "
+                f"got {_count_images(self.train_dataset)} images. Lower per_device_batch_size or pass drop_last=False."
+            )
         if hasattr(getattr(self._eval_dataloader, "batch_sampler", None), "even_batches"):
             self._eval_dataloader.batch_sampler.even_batches = False
+
+    def _strip_model(self) -> None:
+        plain = self.unwrapped_model
+        if plain is not self.model and (forward := plain.__dict__.pop("_original_forward", None)) is not None:
+            self.model.forward = forward  # accelerate 1.15 wraps a compiled model's own forward, and notes it inside
+        self.model = extract_model_from_parallel(self.model, keep_fp32_wrapper=False)
+        for module in (self.model, plain):
+            module.__dict__.pop("_is_accelerate_prepared", None)
 
     def _check_loaders(self) -> None:
         for name, loader in (("train", self._train_dataloader), ("eval", self._eval_dataloader)):
             if loader is None:
                 continue
             batch_size = getattr(loader, "batch_size", None)
-            images = _count_images(getattr(loader, "dataset", None))
+            sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+            images = _count_images(getattr(loader, "dataset", None) if sampler is None else sampler)
             if images == 0 or (name == "train" and images is not None and (batch_size or 0) > images):
                 raise _too_few_images(name, images, batch_size)
             if self._accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
@@ -244,6 +268,15 @@ class PreparedTrainer(Trainer):
             num_epochs=num_epochs,
             num_update_steps_per_epoch=updates,
             max_num_train_steps=num_epochs * updates if max_num_train_steps is None else max_num_train_steps,
+        )
+
+
+def refuse_sharding(distributed_type: DistributedType) -> None:
+    """Raise a `ValueError` where the weights are sharded: the average and the evaluation need them whole."""
+    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            "Expected whole weights on every process, since the average and the evaluation need them, but got "
+            f"{distributed_type.value}. Choose MULTI_GPU in the accelerate config."
         )
 
 

@@ -72,9 +72,11 @@ class KeyedSampler(Sampler[SampleKey]):
         epoch = self.epoch if self.fixed_epoch is None else self.fixed_epoch
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
+        seed = mix_seed(self.seed, _ORDER, epoch)
+        _seed_host(seed)  # for samplers that draw from the global state
         if hasattr(self.sampler, "generator"):
             self.sampler.generator = torch.Generator()
-            self.sampler.generator.manual_seed(mix_seed(self.seed, _ORDER, epoch))
+            self.sampler.generator.manual_seed(seed)
         for position, index in enumerate(self.sampler):
             yield SampleKey(epoch, position, index)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import convert_to_fp32
 from torch import nn
 
 from timm_accel.suggestions import nearest
@@ -150,7 +151,9 @@ class SurfaceTrainer(PreparedTrainer):
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         with torch.no_grad():
-            outputs = self.model(batch[0])
+            with self.accelerator.autocast():
+                outputs = self.model(batch[0])
+            outputs = convert_to_fp32(outputs)
             loss = self.evaluation_loss(outputs, batch[1])
         return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
 
