@@ -200,6 +200,11 @@ def test_an_empty_training_set_is_refused() -> None:
     refuse_to_train(ValueError, words, train_dataset=tiny_data(0))
 
 
+def test_an_empty_training_set_is_refused_with_upstreams_batch_size() -> None:
+    with refused(ValueError, "train_dataset", "at least one batch of 8", "got 0 images"):
+        make_trainer().train(tiny_data(0), 1)
+
+
 def test_an_empty_evaluation_set_is_refused() -> None:
     words = ("eval_dataset", "batch of 4", "got 0 images", "add images")
     refuse_to_train(ValueError, words, eval_dataset=tiny_data(0))
