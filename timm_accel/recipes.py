@@ -148,7 +148,7 @@ DEMO: dict[str, Any] = {
 
 def explain(message: str) -> str:
     """Put jsonargparse's message about an option into our words, with the nearest name to an unknown one."""
-    if unknown := re.search(r"unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
+    if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
         name = unknown[1] or unknown[2]
         return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config'])}"
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
