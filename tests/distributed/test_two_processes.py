@@ -133,6 +133,14 @@ def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
         assert "create_train_dataloader() to return a torch DataLoader" in rank["refused/loader"]
 
 
+def test_every_scheduler_gives_one_curve_on_one_and_two_processes(one: Any, two: Any) -> None:
+    curves = {name: rates for name, rates in one.items() if name.startswith("every schedule/")}
+    assert len(curves) == 38  # 20 settings, by epochs and by updates, but for the 2 of plateau
+    for name, rates in curves.items():
+        assert len(rates) == 3 * 6 + 1
+        assert two[0][name] == two[1][name] == rates, name
+
+
 @pytest.mark.parametrize("name", ["timm", "torch"])
 def test_a_users_scheduler_gives_one_curve_on_one_and_two_processes(one: Any, two: Any, name: str) -> None:
     assert one[f"schedule/{name}"] == two[0][f"schedule/{name}"] == two[1][f"schedule/{name}"]

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from accelerate import Accelerator, PartialState
+from test_schedules import EPOCHS, SETTINGS
+from test_schedules import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -282,9 +284,20 @@ def check_schedules() -> None:
         RESULTS[f"schedule/{name}"] = (rates, trainer.learning_rate)
 
 
+def check_every_schedule() -> None:
+    """The rate of each update, for every scheduler of timm, by epochs and by updates."""
+    for name, settings in SETTINGS.items():
+        for on_updates in (False, True)[: 1 if settings["sched"] == "plateau" else 2]:
+            model = plain_model()
+            options = {"scheduler_args": settings | {"step_on_epochs": not on_updates}, "scheduler_metric": "score"}
+            trainer = make_trainer(NotingRates, model, **options)
+            fit(trainer, tiny_data(24), tiny_data(3), num_epochs=EPOCHS, per_device_batch_size=share())
+            RESULTS[f"every schedule/{name}/{on_updates}"] = [*trainer.rates, trainer.learning_rate]
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    for words in ("`broadcast_buffers` is deprecated", "Profiler clears events"):  # of the bare loop; of the profiler
+    for words in ("`broadcast_buffers` is deprecated", "Profiler clears events", "PlateauLRScheduler is deprecated"):
         warnings.filterwarnings("ignore", message=words)
     state = Accelerator().state  # before any PartialState(), which alone does not read ACCELERATE_USE_CPU
     for check in [value for name, value in list(globals().items()) if name.startswith("check_")]:
