@@ -42,14 +42,8 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
     return Recipe(**options)
 
 
-def main(recipe: Recipe) -> TimmMixupTrainer:
-    """Train as the recipe says, and return the trainer."""
-    run_dir = check_run_dir(recipe.run_dir)
-    accelerator = Accelerator()
-    with accelerator.local_main_process_first():
-        data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
-
-    set_seed(recipe.seed)
+def create_model_and_data(recipe: Recipe, data_dir: Path) -> tuple[nn.Module, ImageFolderDataset, ImageFolderDataset]:
+    """Create the model, and the training and evaluation sets as it wants them."""
     model, data_config = create_classifier(
         recipe.model,
         max(2, len(ImageFolderDataset(data_dir / "train").class_names)),
@@ -70,6 +64,18 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         scale=recipe.scale,
         hflip=recipe.hflip,
     )
+    return model, train_dataset, eval_dataset
+
+
+def main(recipe: Recipe) -> TimmMixupTrainer:
+    """Train as the recipe says, and return the trainer."""
+    run_dir = check_run_dir(recipe.run_dir)
+    accelerator = Accelerator()
+    with accelerator.local_main_process_first():
+        data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
+
+    set_seed(recipe.seed)
+    model, train_dataset, eval_dataset = create_model_and_data(recipe, data_dir)
     optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
