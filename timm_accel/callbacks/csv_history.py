@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
+from timm_accel.training.fresh_metrics import FreshMetrics
 
 
 class CsvHistoryCallback(Callback):
@@ -25,7 +26,6 @@ class CsvHistoryCallback(Callback):
         self.path = None if path is None else Path(path)
         self._file: Path | None = None
         self._columns: list[str] = []
-        self._seen: dict[str, int] = {}
 
     def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
@@ -38,21 +38,14 @@ class CsvHistoryCallback(Callback):
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         assert self._file is not None
         check_run_dir(self._file.parent, [self._file.name], argument="the folder of path")
-        history = trainer.run_history
-        self._columns = []
-        self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}
+        self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
 
     def on_train_epoch_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         self._rate = trainer.learning_rate
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        history = trainer.run_history
-        row: dict[str, Any] = {"epoch": history.current_epoch, "lr": self._rate}
-        for name in sorted(history.get_metric_names()):
-            values = list(history.get_metric_values(name))
-            if len(values) > self._seen.get(name, 0):
-                self._seen[name] = len(values)
-                row[name] = values[-1]
+        epoch = {"epoch": trainer.run_history.current_epoch, "lr": self._rate}
+        row: dict[str, Any] = epoch | self._metrics.take(trainer.run_history)
         if trainer.accelerator.is_main_process:
             self._write(row)
 

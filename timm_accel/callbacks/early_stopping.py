@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from timm_accel.callbacks.watch import is_better, latest
+from timm_accel.callbacks.watch import is_better
 from timm_accel.training import Callback, LoopTrainer
 
 
@@ -38,7 +38,7 @@ class EarlyStoppingCallback(Callback):
         trainer.check_metric("watch_metric", self.watch_metric)
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        value = latest(trainer, self.watch_metric)
+        value = trainer.latest_metric("watch_metric", self.watch_metric)
         if is_better(value, self.best, self.greater_is_better, self.min_delta):
             self.best, self.epochs_without = value, 0
         else:

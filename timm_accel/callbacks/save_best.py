@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from timm_accel.callbacks.watch import is_better, latest
+from timm_accel.callbacks.watch import is_better
 from timm_accel.data.classes import class_names
 from timm_accel.models import save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
@@ -58,14 +58,14 @@ class SaveBestCallback(Callback):
         check_run_dir(self._root, self.FOLDERS.values(), argument="save_dir")
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        latest(trainer, self.watch_metric)
+        trainer.latest_metric("watch_metric", self.watch_metric)
         for name in self.FOLDERS.keys() & trainer.weights().keys():
             metric = metric_prefix(name) + self.watch_metric
             if metric in trainer.run_history.get_metric_names():
                 self._keep_if_better(trainer, name, metric)
 
     def _keep_if_better(self, trainer: LoopTrainer, name: str, metric: str) -> None:
-        value = latest(trainer, metric)
+        value = trainer.latest_metric("watch_metric", metric)
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
             epoch = trainer.run_history.current_epoch
             self.best[name] = {"metric": metric, "value": value, "epoch": epoch}

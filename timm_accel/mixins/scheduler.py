@@ -11,7 +11,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from timm_accel.suggestions import nearest
 from timm_accel.training import LoopTrainer
-from timm_accel.training.surface import refuse_unless_recorded
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
 
@@ -121,9 +120,7 @@ class TimmSchedulerMixin(LoopTrainer):
         return "train_loss_epoch" if self.eval_dataset is None else self.scheduler_metric
 
     def _metric(self) -> float:
-        name = self._metric_name()
-        refuse_unless_recorded("scheduler_metric", name, self.run_history.get_metric_names())
-        return float(self.run_history.get_latest_metric(name))
+        return self.latest_metric("scheduler_metric", self._metric_name())
 
 
 def _check(scheduler_args: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
+from timm_accel.training.fresh_metrics import FreshMetrics
 from timm_accel.training.upstream import CallbackMethodNotImplementedError, TrainerCallback
 
 if TYPE_CHECKING:
@@ -116,16 +117,10 @@ class ProgressBarCallback(Callback):
 class PrintMetricsCallback(Callback):
     """Print one line for each epoch: the learning rate, every metric recorded in it, and the time it took."""
 
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self._started = 0.0
-
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        history = trainer.run_history
-        self._seen = {name: len(history.get_metric_values(name)) for name in history.get_metric_names()}
+        self._metrics, self._started = FreshMetrics(trainer.run_history), time.perf_counter()
 
-    def on_evaluation_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        self._seen, self._started = {}, time.perf_counter()
+    on_evaluation_run_start = on_training_run_start
 
     def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._started = time.perf_counter()
@@ -139,7 +134,7 @@ class PrintMetricsCallback(Callback):
         self._print(trainer, "evaluation")
 
     def _print(self, trainer: "LoopTrainer", title: str, rate: float | None = None) -> None:
-        fresh = self._fresh(trainer)
+        fresh = self._metrics.take(trainer.run_history)
         columns = [title] if rate is None else [title, f"lr {rate:.3g}"]
         for name in sorted(fresh, key=_training_first):
             if name.removeprefix("ema_model_") in fresh and name.startswith("ema_model_"):
@@ -147,15 +142,6 @@ class PrintMetricsCallback(Callback):
             average = f" (ema {fresh[f'ema_model_{name}']:.4f})" if f"ema_model_{name}" in fresh else ""
             columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{average}")
         trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
-
-    def _fresh(self, trainer: "LoopTrainer") -> dict[str, float]:
-        """Return the metrics recorded since the last call."""
-        history, fresh = trainer.run_history, {}
-        for name in history.get_metric_names():
-            values = list(history.get_metric_values(name))
-            if len(values) > self._seen.get(name, 0):
-                self._seen[name], fresh[name] = len(values), values[-1]
-        return fresh
 
 
 def _training_first(name: str) -> tuple[bool, bool, str]:

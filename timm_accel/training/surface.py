@@ -21,7 +21,7 @@ def metric_prefix(weights_name: str) -> str:
     return "" if weights_name == "model" else f"{weights_name}_"
 
 
-def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:
+def _refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:
     """Raise a `ValueError` that suggests near names when the metric is not among those recorded."""
     if name not in recorded:
         raise ValueError(
@@ -116,7 +116,20 @@ class SurfaceTrainer(PreparedTrainer):
         if all(kind.__module__.split(".")[0] in _OURS for kind in kinds):
             evaluated = [] if self.eval_dataset is None else self.evaluation_metrics()
             names = [prefix + metric for prefix in self.metric_prefixes() for metric in evaluated]
-            refuse_unless_recorded(argument, name, ["train_loss_epoch", *names])
+            _refuse_unless_recorded(argument, name, ["train_loss_epoch", *names])
+
+    def latest_metric(self, argument: str, name: str) -> float:
+        """Return a metric's latest value.
+
+        Args:
+            argument: What the user calls it, for the message.
+            name: The metric's name in the history.
+
+        Raises:
+            ValueError: It has none.
+        """
+        _refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
+        return float(self.run_history.get_latest_metric(name))
 
     def request_stop(self, reason: str, *, failed: bool = False) -> None:
         """Ask, on any process, to end the run at the next agreement.

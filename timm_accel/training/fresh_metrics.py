@@ -1,0 +1,20 @@
+"""Which metrics of the history are new since one last looked."""
+
+from typing import Any
+
+
+class FreshMetrics:
+    """The values recorded since the last look; those that stand there at the start are old."""
+
+    def __init__(self, history: Any) -> None:
+        self._seen: dict[str, int] = {}
+        self.take(history)
+
+    def take(self, history: Any) -> dict[str, float]:
+        """Return the latest value of each metric recorded since the last call."""
+        fresh = {}
+        for name in sorted(history.get_metric_names()):
+            values = list(history.get_metric_values(name))
+            if len(values) > self._seen.get(name, 0):
+                self._seen[name], fresh[name] = len(values), values[-1]
+        return fresh
