@@ -339,11 +339,6 @@ def test_a_scheduler_in_place_of_its_function_is_refused() -> None:
     refuse_to_train(TypeError, words, trainer_options=options, create_scheduler_fn=scheduler)
 
 
-def test_upstreams_resume_is_refused() -> None:
-    words = ("resume_from", "None", "lack the average", "got 'states/epoch_5'", "Start the run anew")
-    refuse_to_train(ValueError, words, resume_from="states/epoch_5")
-
-
 def test_a_number_of_steps_below_one_is_refused() -> None:
     refuse_to_train(ValueError, ("max_num_train_steps", "at least 1", "got 0"), max_num_train_steps=0)
 

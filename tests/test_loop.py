@@ -219,7 +219,7 @@ def test_an_intermediate_evaluation_changes_nothing() -> None:
         assert values[0] == values[1]
 
 
-def test_a_stop_is_asked_for_once_and_acted_on_at_the_next_agreement() -> None:
+def test_a_stop_is_acted_on_as_soon_as_the_update_is_complete() -> None:
     class Stop(Callback):
         def on_train_step_end(self, trainer: Any, step: int, **kwargs: Any) -> None:
             if step == 1:
@@ -227,7 +227,7 @@ def test_a_stop_is_asked_for_once_and_acted_on_at_the_next_agreement() -> None:
 
     trainer = make_trainer(agree_every=3, callbacks=[Stop])
     fit(trainer, tiny_data(40))
-    assert trainer.num_updates == 3
+    assert trainer.num_updates == 2  # several processes wait for the third: see distributed/
     assert trainer.run_history.get_metric_names() == set()
     trainer.request_stop("There is no run.")
 

@@ -3,6 +3,8 @@
 from timm_accel.callbacks.csv_history import CsvHistoryCallback
 from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
 from timm_accel.callbacks.save_best import SaveBestCallback
+from timm_accel.callbacks.save_state import SaveStateCallback
+from timm_accel.callbacks.time_limit import TimeLimitCallback
 from timm_accel.training.default_callbacks import (
     DEFAULT_CALLBACKS,
     Callback,
@@ -21,5 +23,7 @@ __all__ = [
     "PrintMetricsCallback",
     "ProgressBarCallback",
     "SaveBestCallback",
+    "SaveStateCallback",
     "StopOnNonFiniteLossCallback",
+    "TimeLimitCallback",
 ]

@@ -1,7 +1,6 @@
 """The history as a CSV file, one row an epoch."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,29 @@ class CsvHistoryCallback(Callback):
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         assert self._file is not None
-        check_run_dir(self._file.parent, [self._file.name], argument="the folder of path")
+        check_run_dir(self._file.parent, [] if trainer.resumes else [self._file.name], argument="the folder of path")
         self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
+        self._writes = trainer.accelerator.is_main_process
 
-    def on_train_epoch_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        self._rate = trainer.learning_rate
+    def state_dict(self) -> dict[str, Any]:
+        """Return the file as it stands, and which metrics are in it."""
+        assert self._file is not None
+        text = self._file.read_bytes().decode() if self._columns else ""
+        return {"text": text, "columns": self._columns, "seen": self._metrics.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Cut the file back to what it was."""
+        self._columns = list(state_dict["columns"])
+        self._metrics.load_state_dict(state_dict["seen"])
+        assert self._file is not None
+        if self._writes and self._columns:
+            self._unfinished().write_bytes(state_dict["text"].encode())
+            self._unfinished().replace(self._file)
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
-        epoch = {"epoch": trainer.run_history.current_epoch, "lr": self._rate}
+        epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.epoch_learning_rate}
         row: dict[str, Any] = epoch | self._metrics.take(trainer.run_history)
-        if trainer.accelerator.is_main_process:
+        if self._writes:
             self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -55,14 +67,17 @@ class CsvHistoryCallback(Callback):
         if new := [name for name in row if name not in self._columns]:
             rows = [*(self._read() if self._columns else []), row]
             self._columns += new
-        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
-        with open(unfinished if new else self._file, "w" if new else "a", newline="") as file:
+        with open(self._unfinished() if new else self._file, "w" if new else "a", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             if new:
                 writer.writeheader()
             writer.writerows(rows)
         if new:
-            os.replace(unfinished, self._file)
+            self._unfinished().replace(self._file)
+
+    def _unfinished(self) -> Path:
+        assert self._file is not None
+        return self._file.with_name(f"{self._file.name}.unfinished")
 
     def _read(self) -> list[dict[str, Any]]:
         assert self._file is not None

@@ -37,6 +37,14 @@ class EarlyStoppingCallback(Callback):
         self.best, self.epochs_without = None, 0
         trainer.check_metric("watch_metric", self.watch_metric)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value and how long ago it was reached."""
+        return {"best": self.best, "epochs_without": self.epochs_without}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self.best, self.epochs_without = state_dict["best"], state_dict["epochs_without"]
+
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         value = trainer.latest_metric("watch_metric", self.watch_metric)
         if is_better(value, self.best, self.greater_is_better, self.min_delta):

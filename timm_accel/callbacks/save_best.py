@@ -1,12 +1,14 @@
 """Keep the best weights of the model and of its average, each by its own metric."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 from timm_accel.callbacks.watch import is_better
 from timm_accel.data.classes import class_names
-from timm_accel.models import save_classifier
+from timm_accel.models import CONFIG_FILE, save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
+from timm_accel.training.agreement import on_main_process
 from timm_accel.training.surface import metric_prefix
 
 
@@ -55,7 +57,21 @@ class SaveBestCallback(Callback):
         assert self._root is not None
         self.best = {}
         trainer.check_metric("watch_metric", self.watch_metric)
-        check_run_dir(self._root, self.FOLDERS.values(), argument="save_dir")
+        check_run_dir(self._root, () if trainer.resumes else self.FOLDERS.values(), argument="save_dir")
+        if trainer.resumes:
+            self.best = on_main_process(trainer.accelerator, self._kept)
+
+    def _kept(self) -> dict[str, dict[str, Any]]:
+        """Return what the folders say of their weights: a resumed run never replaces better ones."""
+        configs = {name: self._folder(name) / CONFIG_FILE for name in self.FOLDERS}
+        return {name: json.loads(path.read_text())["best"] for name, path in configs.items() if path.is_file()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is best so far. For a reader: a resumed run asks the folders, which may be ahead of a state."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep to what the folders say."""
 
     def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         trainer.latest_metric("watch_metric", self.watch_metric)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any, ClassVar
 
-from timm.scheduler import create_scheduler_v2
+from timm.scheduler import PlateauLRScheduler, create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -23,7 +23,8 @@ class TimmSchedulerMixin(LoopTrainer):
     and ``ReduceLROnPlateau`` after every epoch. Layer decay (``lr_scale`` in the optimizer's groups), which only
     timm's schedulers know of, acts with all.
 
-    `scheduler_step` calls ``super()`` for torch's schedulers only: upstream's body cannot step timm's.
+    `scheduler_step` calls ``super()`` for torch's schedulers only: upstream's body cannot step timm's. So do
+    `scheduler_state` and `restore_scheduler`: all of timm's but plateau are functions of the epochs and updates done.
 
     Args:
         scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``; ``num_epochs`` and ``updates_per_epoch``
@@ -109,6 +110,25 @@ class TimmSchedulerMixin(LoopTrainer):
         elif isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(self._metric())
         super().training_run_epoch_end()
+
+    def scheduler_state(self) -> dict[str, Any]:
+        if isinstance(self.scheduler, PlateauLRScheduler):  # its own state_dict() drops the counters (timm 1.0.31)
+            return {"plateau": self.scheduler.lr_scheduler.state_dict(), "restore_lr": self.scheduler.restore_lr}
+        return {} if isinstance(self.scheduler, Scheduler) else super().scheduler_state()
+
+    def restore_scheduler(self, state: dict[str, Any], same_length: bool) -> bool:
+        if isinstance(self.scheduler, PlateauLRScheduler):
+            self.scheduler.lr_scheduler.load_state_dict(state["plateau"])
+            self.scheduler.restore_lr = state["restore_lr"]
+            return False
+        if not isinstance(self.scheduler, Scheduler):
+            return super().restore_scheduler(state, same_length)
+        epochs, updates = self.epochs_done, self.num_updates
+        if epochs:  # at 0 the rates are those that the scheduler was made with
+            self.scheduler.step(epochs)
+        if updates:
+            self.scheduler.step_update(updates)
+        return True
 
     def training_run_end(self) -> None:
         if isinstance(self.scheduler, Scheduler):  # the next run scales the rates itself

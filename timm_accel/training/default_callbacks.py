@@ -82,10 +82,10 @@ class ProgressBarCallback(Callback):
     def __init__(self) -> None:
         self.bar: tqdm | None = None
 
-    def _open(self, trainer: "LoopTrainer", what: str, loader: Any) -> None:
+    def _open(self, trainer: "LoopTrainer", what: str, loader: Any, done: int = 0) -> None:
         epoch = "" if trainer.epoch is None else f" {trainer.epoch + 1}/{trainer.run_config.num_epochs}"
         hidden = not trainer.accelerator.is_local_main_process
-        self.bar = tqdm(total=len(loader), desc=f"{what}{epoch}", disable=hidden, leave=False)
+        self.bar = tqdm(total=len(loader), initial=done, desc=f"{what}{epoch}", disable=hidden, leave=False)
 
     def _advance(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if self.bar is not None:
@@ -96,7 +96,7 @@ class ProgressBarCallback(Callback):
             self.bar.close()
 
     def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        self._open(trainer, "train", trainer.train_dataloader)
+        self._open(trainer, "train", trainer.train_dataloader, trainer.batches_done)
 
     def on_eval_epoch_start(self, trainer: "LoopTrainer", is_intermediate: bool = False, **kwargs: Any) -> None:
         if not is_intermediate:  # the bar of the training epoch is still open
@@ -122,13 +122,21 @@ class PrintMetricsCallback(Callback):
 
     on_evaluation_run_start = on_training_run_start
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return which metrics were printed."""
+        return self._metrics.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Print only those that come after."""
+        self._metrics.load_state_dict(state_dict)
+
     def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._started = time.perf_counter()
-        self._rate = trainer.learning_rate
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epochs = trainer.run_config.num_epochs
-        self._print(trainer, f"epoch {trainer.run_history.current_epoch:>{len(str(epochs))}}/{epochs}", self._rate)
+        title = f"epoch {trainer.run_history.current_epoch:>{len(str(epochs))}}/{epochs}"
+        self._print(trainer, title, trainer.epoch_learning_rate)
 
     def on_evaluation_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._print(trainer, "evaluation")

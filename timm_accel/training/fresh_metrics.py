@@ -10,6 +10,14 @@ class FreshMetrics:
         self._seen: dict[str, int] = {}
         self.take(history)
 
+    def state_dict(self) -> dict[str, int]:
+        """Return how many values of each metric are old."""
+        return dict(self._seen)
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Count those values as old, and no others."""
+        self._seen = dict(state_dict)
+
     def take(self, history: Any) -> dict[str, float]:
         """Return the latest value of each metric recorded since the last call."""
         fresh = {}

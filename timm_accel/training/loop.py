@@ -1,19 +1,24 @@
 """The loop: pytorch-accelerated's `Trainer` with its run, training epoch and evaluation epoch rewritten."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from timm_accel.training.agreement import Agreement
-from timm_accel.training.randomness import seed_step, set_epoch
+from timm_accel.training.agreement import Agreement, Stop, Wishes, on_main_process
+from timm_accel.training.checkpoints import CheckpointingTrainer
+from timm_accel.training.randomness import remaining, seed_step, set_epoch
 from timm_accel.training.running_mean import RunningMean, global_means
-from timm_accel.training.surface import SurfaceTrainer, metric_prefix
+from timm_accel.training.saving import Progress
+from timm_accel.training.signals import stop_signals
+from timm_accel.training.surface import metric_prefix
 from timm_accel.training.upstream import DataLoaderSlice, StopTrainingError
 
 
-class LoopTrainer(SurfaceTrainer):
+class LoopTrainer(CheckpointingTrainer):
     """pytorch-accelerated's `Trainer` with a loop that is right, and the surface that the mixins stand on.
 
     Upstream's public hooks keep their names, order and meaning. One update is: seed the step, forward, loss, backward,
@@ -29,11 +34,14 @@ class LoopTrainer(SurfaceTrainer):
         callbacks: Classes or instances; upstream's that are known to be wrong are exchanged for ours or refused.
         run_history: Upstream's history; in memory by default.
         seed: The only seed: with it a run is repeatable, whatever the number of workers.
-        run_dir: The folder that callbacks write to. It must not hold a run.
-        agree_every: Updates between two moments at which the processes agree on stopping.
+        run_dir: The folder that callbacks write to, states among them. It must not hold a run, unless that is resumed.
+        agree_every: Updates between two moments at which several processes agree on saving and stopping.
+        recipe: Plain values that describe the run. They are kept in its states, and a state with others is refused.
 
     Raises:
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite).
+        BlockingIOError: By `train`, when another run goes on in `run_dir`.
+        SystemExit: By `train`, with exit code 75, when the run was interrupted and is to go on later.
 
     Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
     """
@@ -47,10 +55,19 @@ class LoopTrainer(SurfaceTrainer):
         super().evaluate(dataset, *args, **kwargs)
 
     def _run_training(self) -> None:
-        self._num_updates = 0
-        with self._agreeing():
+        self._num_updates, self._progress = 0, Progress(learning_rate=self.learning_rate)
+        self._loss_tracker = RunningMean(self.device)
+        with self._agreeing(), self._heeding_signals():
+            if self.keep_states is not None:
+                on_main_process(self._accelerator, self._begin_states)
             self.training_run_start()
             self.callback_handler.call_event("on_training_run_start", self)
+            if self.keep_states is not None:
+                self._common_part()  # raises now for what cannot be saved
+            if self._resumed is not None:
+                self._restore(self._resumed)
+                if self.keep_states is not None and self._resume_from != "auto":
+                    self._save_state(False, self._resumed.manifest["stopped"])  # "auto" now goes on from here
             try:
                 self._run_epochs()
             except StopTrainingError as stop:
@@ -60,17 +77,34 @@ class LoopTrainer(SurfaceTrainer):
             self.callback_handler.call_event("on_training_run_end", self)
 
     def _run_epochs(self) -> None:
-        for epoch in range(self.run_config.num_epochs):
+        if self._already_finished():
+            return
+        for epoch in range(self._progress.epoch, self.run_config.num_epochs):
             self._epoch = epoch
-            reached_max_steps = self._run_train_epoch(self._train_dataloader)
-            if self.eval_dataset is not None:
+            if self._progress.stage == "train":
+                self._run_train_epoch(self._train_dataloader)
+            if self._progress.stage == "evaluate" and self.eval_dataset is not None:
                 self._run_eval_epoch(self._eval_dataloader)
             self.training_run_epoch_end()
             self.callback_handler.call_event("on_training_run_epoch_end", self)
             self.run_history._increment_epoch()
+            self._progress = Progress(epoch + 1, learning_rate=self.learning_rate)
             self._agree()
-            if reached_max_steps:
+            if self._reached_max_steps():
                 break
+
+    def _already_finished(self) -> bool:
+        if self._resumed is None:
+            return False
+        saved, num_epochs = self._resumed.manifest, self.run_config.num_epochs
+        stopped = saved["stopped"] if saved["num_epochs"] >= num_epochs else None
+        if stopped is None and self._progress.epoch < num_epochs:
+            return False
+        self.print(f"Already finished: {stopped or f'all {self._progress.epoch} epochs are done.'}")
+        return True
+
+    def _reached_max_steps(self) -> bool:
+        return self._num_updates >= self.run_config.max_num_train_steps
 
     def _run_evaluation(self) -> None:
         with self._agreeing():
@@ -83,30 +117,32 @@ class LoopTrainer(SurfaceTrainer):
             self.evaluation_run_end()
             self.callback_handler.call_event("on_evaluation_run_end", self)
 
-    def _run_train_epoch(self, train_dl: Iterable) -> bool:
+    def _run_train_epoch(self, train_dl: Iterable) -> None:
         set_epoch(train_dl, self._epoch or 0)
         self.train_epoch_start()
-        self._loss_tracker = RunningMean(self.device)
+        self._loss_tracker, self._resumed_loss = self._resumed_loss or RunningMean(self.device), None
         self.callback_handler.call_event("on_train_epoch_start", self)
+        start = self._progress.batch
         group = self.run_config.gradient_accumulation_steps
         num_batches = _count(train_dl)
         tail_start = num_batches - num_batches % group
-        reached_max_steps = False
-        for index, batch in enumerate(train_dl):
+        batches = () if self._reached_max_steps() or start >= num_batches else remaining(train_dl, start)
+        for index, batch in enumerate(batches, start):
             self._batch_index = index
             ends_group = (index + 1) % group == 0 or index + 1 == num_batches
             with nullcontext() if ends_group else self._accelerator.no_sync(self.model):
                 self._run_micro_batch(batch, group if index < tail_start else num_batches - tail_start)
-            if ends_group and self._run_update():
-                reached_max_steps = self._num_updates >= self.run_config.max_num_train_steps
-            if reached_max_steps:
-                break
+            if ends_group:
+                self._progress = replace(self._progress, batch=index + 1)
+                self._run_update()
+                if self._reached_max_steps():
+                    break
         self._batch_index = None
         self.train_epoch_end()
         self._record({"model": self._loss_tracker}, "train_loss_epoch")
         self.callback_handler.call_event("on_train_epoch_end", self)
+        self._progress = replace(self._progress, batch=0, stage="evaluate")
         self._agree()
-        return reached_max_steps
 
     def _run_micro_batch(self, batch: Any, group: int) -> None:
         """Run one forward and backward pass; `group` micro-batches share the update."""
@@ -121,8 +157,7 @@ class LoopTrainer(SurfaceTrainer):
         )
         self.backward_step(output["loss"] / group if group > 1 else output["loss"])
 
-    def _run_update(self) -> bool:
-        """Run one optimizer update, and return whether it really happened."""
+    def _run_update(self) -> None:
         self.clip_gradients()
         updated = self._step_optimizer()
         if updated:
@@ -133,9 +168,8 @@ class LoopTrainer(SurfaceTrainer):
         self.optimizer_zero_grad()
         if updated:
             self.callback_handler.call_event("on_update_end", self)
-            if self._num_updates % self.agree_every == 0:
+            if self._num_updates % self.agree_every == 0 or (self._agreement is not None and self._agreement.due()):
                 self._agree()
-        return updated
 
     def _step_optimizer(self) -> bool:
         """Step, and return False when fp16's scaler skipped it, which accelerate 1.15 misses for fused optimizers."""
@@ -162,6 +196,8 @@ class LoopTrainer(SurfaceTrainer):
             self._record(losses, name)
             self.callback_handler.call_event("on_eval_epoch_end", self, is_intermediate=is_intermediate)
         if not is_intermediate:
+            if is_training:
+                self._progress = replace(self._progress, stage="end")
             self._agree()
 
     def _run_eval_batch(self, batch: Any, losses: dict[str, RunningMean]) -> None:
@@ -198,18 +234,46 @@ class LoopTrainer(SurfaceTrainer):
 
     @contextmanager
     def _agreeing(self) -> Iterator[None]:
-        """Let processes ask to stop during a run, and raise on all of them at its end when one said that it failed."""
-        self._agreement = agreement = Agreement(self._accelerator.num_processes)
+        """Let processes ask to stop and to save; at the end, all leave as was agreed."""
+        self._agreement, self._agreed = Agreement(self._accelerator.num_processes), Wishes()
         try:
             yield
         finally:
             self._epoch = self._batch_index = self._agreement = None
-        if agreement.failed:
-            raise RuntimeError(agreement.reason)
+        if self._agreed.stop == Stop.FAILED:
+            raise RuntimeError(self._agreed.reason)
+        if self._agreed.stop == Stop.INTERRUPTED:
+            self._leave()
 
     def _agree(self) -> None:
-        if self._agreement is not None and self._agreement.reached():
-            raise StopTrainingError(self._agreement.reason)
+        if self._agreement is None:
+            return
+        self._agreed = wishes = self._agreement.reach()
+        stops = wishes.stop == Stop.INTERRUPTED or (wishes.stop == Stop.FINISHED and self.keep_states is not None)
+        self._saved = self._progress is not None and (wishes.save or stops) and wishes.stop != Stop.FAILED
+        if self._saved:
+            self._saved = self._save_state(wishes.milestone, wishes.reason if wishes.stop == Stop.FINISHED else None)
+        if wishes.stop is not None:
+            raise StopTrainingError(wishes.reason)
+
+    @contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        """Where states are kept, SIGTERM and SIGINT end the run when the processes agree, with a state."""
+        if self.keep_states is None:
+            yield
+            return
+        with stop_signals(lambda name: self.request_stop(f"Received {name}.", interrupted=True)):
+            yield
+
+    def _leave(self) -> None:
+        if not self._saved:
+            raise RuntimeError(f"{self._agreed.reason} No state could be written before leaving.")
+        self.print(
+            f"Interrupted; the state is {str(self._last_state)!r}. Start the same again with resume_from='auto' "
+            "(--resume auto on the command line) to go on."
+        )
+        self._accelerator.end_training()  # gloo aborts at exit otherwise
+        raise SystemExit(os.EX_TEMPFAIL)
 
     def _stopped(self, stop: StopTrainingError) -> None:
         self.print(stop)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 from numbers import Integral
@@ -23,7 +23,7 @@ from timm_accel.training.default_callbacks import (
     StopOnNonFiniteLossCallback,
 )
 from timm_accel.training.randomness import key_samples, seeded
-from timm_accel.training.run_dir import check_run_dir
+from timm_accel.training.signals import shield_workers
 from timm_accel.training.upstream import (
     ConvertSyncBatchNormCallback,
     Trainer,
@@ -50,6 +50,7 @@ class PreparedTrainer(Trainer):
     _train_dataloader: Any
     _eval_dataloader: Any
     create_scheduler_fn: Any
+    scheduler: Any
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class PreparedTrainer(Trainer):
         seed: int = 42,
         run_dir: str | Path | None = None,
         agree_every: int = 10,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(agree_every, int | Integral) or agree_every < 1:
             raise ValueError(
@@ -72,6 +74,7 @@ class PreparedTrainer(Trainer):
             raise TypeError(f"Expected seed to be a whole number, but got {seed!r}. The default is 42.")
         self.seed, self.agree_every = int(seed), agree_every
         self.run_dir = None if run_dir is None else Path(run_dir)
+        self.recipe = dict(recipe or {})
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
     def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
@@ -122,7 +125,8 @@ class PreparedTrainer(Trainer):
             optimizer = optimizer.optimizer
         return optimizer
 
-    def train(self, train_dataset: Any, num_epochs: int, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+    def _check_arguments(self, train_dataset: Any, num_epochs: int, kwargs: dict[str, Any]) -> None:
+        """Raise for arguments of `train` that cannot be right, before any work."""
         counts = {"num_epochs": num_epochs} | {
             name: kwargs.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
         }
@@ -131,11 +135,6 @@ class PreparedTrainer(Trainer):
         for name, count in counts.items():
             if not isinstance(count, int | Integral) or count < 1:
                 raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
-        if kwargs.get("resume_from") is not None:
-            raise ValueError(
-                "Expected resume_from to be None, since upstream's states lack the average and the position in the "
-                f"data, but got {kwargs['resume_from']!r}. Start the run anew."
-            )
         create_scheduler_fn = kwargs.get("create_scheduler_fn")
         if not (create_scheduler_fn is None or callable(create_scheduler_fn)):
             raise TypeError(
@@ -144,8 +143,8 @@ class PreparedTrainer(Trainer):
             )
         if _count_images(train_dataset) == 0:
             raise _too_few_images("train", 0, kwargs.get("per_device_batch_size", 8))
-        if self.run_dir is not None:
-            check_run_dir(self.run_dir)
+
+    def train(self, train_dataset: Any, num_epochs: int, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> None:
         self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
         train_dataset, eval_dataset = seeded(train_dataset, self.seed), seeded(eval_dataset, self.seed)
         try:
@@ -203,6 +202,8 @@ class PreparedTrainer(Trainer):
         self._strip_model()
         self.optimizer = self.unwrapped_optimizer
         self.before_prepare()
+        for loader in (self._train_dataloader, self._eval_dataloader):
+            shield_workers(loader)
         key_samples(self._train_dataloader, self.seed)
         key_samples(self._eval_dataloader, self.seed, fixed_epoch=0)
         with warnings.catch_warnings():  # torch 2.14 deprecates the one name of the option that accelerate 1.15 knows

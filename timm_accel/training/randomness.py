@@ -7,12 +7,16 @@
 """
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import skip_first_batches
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from timm_accel.training.upstream import DataLoaderSlice
 
 _MASK = (1 << 64) - 1
 _ORDER, _IMAGE, _STEP = range(3)  # one stream for each kind of draw
@@ -126,6 +130,17 @@ def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
     batch_sampler: Any = getattr(loader, "batch_sampler", None)
     if isinstance(getattr(loader, "dataset", None), SeededDataset) and hasattr(batch_sampler, "sampler"):
         batch_sampler.sampler = KeyedSampler(batch_sampler.sampler, seed, fixed_epoch)
+
+
+def remaining(loader: Any, start: int) -> Iterable[Any]:
+    """Return the loader's batches from number `start` on; of a map-style data set none of the others is loaded."""
+    if start == 0:
+        return loader
+    if isinstance(loader, DataLoaderSlice):
+        return islice(remaining(loader.dl, start), len(loader) - start)
+    if isinstance(loader, DataLoader):
+        return skip_first_batches(loader, start)
+    return islice(loader, start, None)
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

@@ -1,10 +1,17 @@
-"""The run folder: claimed before any work, never written over."""
+"""The run folder: claimed before any work by one run at a time, never written over."""
 
+import os
+import platform
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-RUN_CONTENTS = ("history.csv", "state", "best", "best_ema")
+from filelock import FileLock, Timeout
+
+from timm_accel.training.state import STATES
+
+RUN_CONTENTS = ("history.csv", STATES, "best", "best_ema")
+LOCK = "lock"
 
 
 def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
@@ -24,7 +31,8 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
         if (folder / name).exists():
             raise FileExistsError(
                 f"Expected {argument} to hold no run yet, since runs are never overwritten, but got {str(run_dir)!r}, "
-                f"which holds {name!r}. Name a new folder, or move the old one away."
+                f"which holds {name!r}. Name a new folder, move the old one away, or go on with the run in it by "
+                "resume_from='auto'."
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,3 +43,28 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
             "Name another folder."
         ) from error
     return folder
+
+
+def lock_run_dir(folder: Path) -> FileLock:
+    """Lock the run folder for this process, until the lock is released or the process ends.
+
+    Raises:
+        BlockingIOError: Another run holds it; the message names its process.
+    """
+    path = folder / LOCK
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, RuntimeError) as error:  # RuntimeError: held by this very process
+        raise BlockingIOError(
+            f"Expected one run at a time in {str(folder)!r}, but another goes on in it ({path.read_text().strip()}). "
+            "Wait for it or end it, or name another folder."
+        ) from error
+    path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    return lock
+
+
+def unlock_run_dir(lock: FileLock) -> None:
+    """Remove the lock and let the folder go."""
+    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile looks again
+    lock.release()

@@ -1,5 +1,7 @@
 """The mean loss of an epoch, summed on the device so that no step waits for the host."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 
@@ -18,6 +20,15 @@ class RunningMean:
         """Add the mean `value` of `count` samples."""
         self.total.add_(value.detach().mean(), alpha=count)
         self.count += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum and the count, on the CPU."""
+        return {"total": self.total.cpu(), "count": self.count}
+
+    def merge(self, state_dict: dict[str, Any]) -> None:
+        """Add the sum and the count of another."""
+        self.total += state_dict["total"].to(self.total)
+        self.count += state_dict["count"]
 
     def finite(self) -> bool:
         """Whether no loss so far was NaN or infinite. Waits for the device."""

@@ -9,7 +9,7 @@ from accelerate.utils import convert_to_fp32
 from torch import nn
 
 from timm_accel.suggestions import nearest
-from timm_accel.training.agreement import Agreement
+from timm_accel.training.agreement import Agreement, Stop
 from timm_accel.training.preparation import PreparedTrainer
 from timm_accel.training.running_mean import RunningMean
 
@@ -131,17 +131,21 @@ class SurfaceTrainer(PreparedTrainer):
         _refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
         return float(self.run_history.get_latest_metric(name))
 
-    def request_stop(self, reason: str, *, failed: bool = False) -> None:
+    def request_stop(self, reason: str, *, failed: bool = False, interrupted: bool = False) -> None:
         """Ask, on any process, to end the run at the next agreement.
 
-        Outside a run there is nothing to stop, and nothing happens.
+        Outside a run there is nothing to stop, and nothing happens. Where states are kept, one is written, but not of a
+        run that failed.
 
         Args:
             reason: One sentence, printed on the main process.
             failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
+            interrupted: Whether the run is to go on later: a state is written, and `train` leaves all processes with
+                exit code 75 (`SystemExit`).
         """
         if self._agreement is not None:
-            self._agreement.ask_to_stop(reason, failed)
+            stop = Stop.FAILED if failed else Stop.INTERRUPTED if interrupted else Stop.FINISHED
+            self._agreement.ask_to_stop(stop, reason)
 
     def backward_kwargs(self) -> dict[str, Any]:
         """Return keyword arguments for ``loss.backward``. Mixins add theirs."""

@@ -1,0 +1,40 @@
+"""Leave in time, with a state to go on from."""
+
+import time
+from numbers import Real
+from typing import Any
+
+from timm_accel.training import Callback, LoopTrainer
+
+
+class TimeLimitCallback(Callback):
+    """Interrupt the run after some minutes: a state is written, and the processes leave with exit code 75.
+
+    The time counts from the creation of the trainer on any process; the run ends at the next agreement of the
+    processes, or after the evaluation under way.
+
+    Args:
+        max_minutes: The limit.
+
+    Raises:
+        ValueError: The limit is not positive, or the trainer has no ``run_dir``.
+    """
+
+    def __init__(self, max_minutes: float) -> None:
+        if not (isinstance(max_minutes, int | float | Real) and max_minutes > 0):
+            raise ValueError(f"Expected max_minutes to be positive, but got {max_minutes!r}. Choose another.")
+        self.max_minutes = max_minutes
+
+    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        if trainer.run_dir is None:
+            raise ValueError(
+                "Expected TimeLimitCallback to have a folder for the state, but got no run_dir of the trainer. "
+                "Pass run_dir to the trainer."
+            )
+        self._created = time.monotonic()
+
+    def on_update_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+        if time.monotonic() - self._created >= 60 * self.max_minutes:
+            trainer.request_stop(f"Reached the limit of {self.max_minutes} minutes.", interrupted=True)
+
+    on_training_run_epoch_end = on_update_end

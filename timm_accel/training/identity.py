@@ -1,0 +1,45 @@
+"""What a run is: what a resumed run must have in common with its state."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from timm_accel.data.classes import class_names
+
+
+def describe_run(
+    model: nn.Module, optimizer: Optimizer, train_dataset: Any, seed: int, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return plain values that are equal when, and only when, one run may go on from the other's state."""
+    base = getattr(optimizer, "_base_optimizer", None)  # timm's Lookahead
+    kinds = [type(part).__name__ for part in (optimizer, base) if part is not None]
+    defaults = {name: value for name, value in optimizer.defaults.items() if _is_plain(value)}
+    described = {
+        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__,
+        "tensors": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+        "classes": class_names(train_dataset),
+        "optimizer": {"kind": kinds, **defaults},
+        "seed": seed,
+        "recipe": dict(recipe),
+    }
+    return json.loads(json.dumps(described, default=str))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
+
+
+def differences(saved: Any, present: Any, name: str = "", most: int = 5) -> list[str]:
+    """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, `most` of them at the most."""
+    found = []
+    if isinstance(saved, dict) and isinstance(present, dict):
+        for key in dict.fromkeys([*saved, *present]):
+            found += differences(saved.get(key), present.get(key), f"{name}.{key}" if name else str(key))
+    elif saved != present:
+        found = [f"{name} ({saved!r} in the state, {present!r} now)"]
+    return found if len(found) <= most else [*found[: most - 1], f"{len(found) - most + 1} more"]

@@ -1,0 +1,71 @@
+"""Signals that end a run: the processes agree, save and leave; loader workers live on until then."""
+
+import atexit
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import c_bool
+from functools import cache, partial
+from multiprocessing import RawValue
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_signals(ask: Callable[[str], None]) -> Iterator[None]:
+    """Call `ask` with a signal's name instead of ending the process.
+
+    SIGINT once more, over a second later, interrupts at once; a launcher's echo of the first comes sooner. Outside the
+    main thread, where python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first: list[float] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if first and number == signal.SIGINT and time.monotonic() - first[0] > 1:
+            raise KeyboardInterrupt
+        first.append(time.monotonic())
+        ask(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@cache
+def _leaving() -> Any:
+    """Return a flag that workers share, and that is set when this process exits: then it ends them by SIGTERM."""
+    flag = RawValue(c_bool, False)
+    atexit.register(setattr, flag, "value", True)  # before multiprocessing's own, which would wait for ever
+    return flag
+
+
+def shield_workers(loader: Any) -> None:
+    """Let a loader's workers outlive signals to the whole process group or job: they would go before the run."""
+    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+        inner: Any = loader.worker_init_fn
+        if not (isinstance(inner, partial) and inner.func is _shielded):
+            loader.worker_init_fn = partial(_shielded, _leaving(), inner)
+
+
+def _shielded(leaving: Any, worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if leaving.value:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
