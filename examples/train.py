@@ -3,7 +3,7 @@
     accelerate launch --config_file accelerate_config.yaml examples/train.py --data_dir imagenette2-320
 
 Without --data_dir it trains on a small set of handwritten digits. --help lists all options, --print_config writes them
-as YAML, and --config FILE.yaml reads them.
+as YAML, and --config FILE.yaml reads them. If it stops, run the same command with --resume auto.
 """
 
 import sys
@@ -20,10 +20,16 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from timm_accel import Recipe, TimmMixupTrainer, create_classifier, create_datasets
-from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback
+from timm_accel.callbacks import (
+    DEFAULT_CALLBACKS,
+    CsvHistoryCallback,
+    SaveBestCallback,
+    SaveStateCallback,
+    TimeLimitCallback,
+)
 from timm_accel.data import ImageFolderDataset, write_digits
 from timm_accel.recipes import DEMO, explain
-from timm_accel.training import check_run_dir
+from timm_accel.training import RUN_CONTENTS, check_run_dir
 
 
 def parse_recipe(arguments: list[str] | None = None) -> Recipe:
@@ -69,7 +75,7 @@ def create_model_and_data(recipe: Recipe, data_dir: Path) -> tuple[nn.Module, Im
 
 def main(recipe: Recipe) -> TimmMixupTrainer:
     """Train as the recipe says, and return the trainer."""
-    run_dir = check_run_dir(recipe.run_dir)
+    run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     accelerator = Accelerator()
     with accelerator.local_main_process_first():
         data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
@@ -88,21 +94,23 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         mixup_args=mixup_args if recipe.mixes else None,
         mixup_off_epoch=recipe.mixup_off_epoch,
         num_class=len(train_dataset.class_names),
-        scheduler_args=dict(
-            sched=recipe.sched,
-            min_lr=recipe.min_lr,
-            warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=recipe.warmup_lr,
-        ),
+        scheduler_args={name: getattr(recipe, name) for name in ("sched", "min_lr", "warmup_epochs", "warmup_lr")},
         ema_decay=recipe.ema_decay,
         clip_grad=recipe.clip_grad,
         clip_mode=recipe.clip_mode,
         sync_bn=recipe.sync_bn,
-        callbacks=[*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), CsvHistoryCallback],
+        callbacks=[
+            *(*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), CsvHistoryCallback),
+            SaveStateCallback(
+                recipe.save_every_n_epochs, recipe.save_every_n_updates, recipe.save_every_minutes, recipe.keep_states
+            ),
+            TimeLimitCallback(recipe.max_minutes),
+        ],
         run_dir=run_dir,
         seed=recipe.seed,
+        recipe=recipe.decisive(),
     )
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not (run_dir / "recipe.yaml").exists():
         (run_dir / "recipe.yaml").write_text(yaml.safe_dump(asdict(recipe), sort_keys=False))
     workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
     trainer.train(
@@ -113,6 +121,7 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         train_dataloader_kwargs=workers,
         eval_dataloader_kwargs=workers,
+        resume_from=recipe.resume,
     )
     return trainer
 
@@ -122,6 +131,7 @@ if __name__ == "__main__":
         main(parse_recipe()).accelerator.end_training()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         sentence = str(error).rpartition("\nOSError: ")[2].strip()  # in a loader's process it ends a traceback
+        sentence = " ".join([sentence, *getattr(error, "__notes__", [])])
         if not sentence.startswith("Expected") and "--help" not in sentence:
             raise  # not a user's mistake
         sys.exit(f"train.py: {sentence}")

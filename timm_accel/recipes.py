@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from inspect import formatannotation
 from typing import Any
 
@@ -12,6 +12,11 @@ from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.mixins.scheduler import SCHEDULERS
 from timm_accel.models import check_model_name
 from timm_accel.suggestions import nearest
+
+_FREE = {  # a run may go on with others: elsewhere, longer, or, with a warning, in other batches
+    *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
+    *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Recipe:
         sync_bn: Whether to synchronise BatchNorm across processes.
         seed: The seed of everything.
         num_workers: Loader processes; None for one for each core that the process may use.
+        resume: auto goes on from the newest state in run_dir, or starts there; a path from that state. None: a new run.
+        save_every_n_epochs: Epochs between two states.
+        save_every_n_updates: Optimizer updates between two states; None for none within an epoch.
+        save_every_minutes: Minutes between two states; None for none within an epoch.
+        keep_states: The number of states to keep.
+        max_minutes: Save a state and leave with exit code 75 after so many minutes; None for no limit.
 
     Raises:
         ValueError: A value is unknown or out of range.
@@ -86,6 +97,12 @@ class Recipe:
     sync_bn: bool = False
     seed: int = 42
     num_workers: int | None = None
+    resume: str | None = None
+    save_every_n_epochs: int = 1
+    save_every_n_updates: int | None = None
+    save_every_minutes: float | None = None
+    keep_states: int = 3
+    max_minutes: float | None = None
 
     def __post_init__(self) -> None:
         check_model_name(self.model)
@@ -93,9 +110,11 @@ class Recipe:
         self._check_name("opt", str(self.opt).lower(), [*optimizers, *(f"lookahead_{name}" for name in optimizers)])
         self._check_name("sched", self.sched, SCHEDULERS)
         self._check_name("clip_mode", self.clip_mode, CLIP_MODES)
-        for name in ("image_size", "num_epochs", "batch_size", "gradient_accumulation_steps"):
+        counts = ("image_size", "num_epochs", "batch_size", "gradient_accumulation_steps")
+        for name in (*counts, "save_every_n_epochs", "keep_states"):
             self._check(name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
-        for name in ("lr", "layer_decay", "clip_grad"):
+        self._check("save_every_n_updates", lambda value: value is None or value >= 1, "at least 1")
+        for name in ("lr", "layer_decay", "clip_grad", "save_every_minutes", "max_minutes"):
             self._check(name, lambda value: value is None or value > 0, "positive")
         for name in ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "mixup", "cutmix"):
             self._check(name, lambda value: value >= 0, "at least 0")
@@ -113,6 +132,10 @@ class Recipe:
     def mixes(self) -> bool:
         """Whether Mixup or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the options that a run must have in common with a state to go on from it."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
     def _check(self, name: str, condition: Callable[[Any], bool], words: str) -> None:
         value = getattr(self, name)

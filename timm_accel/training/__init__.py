@@ -2,6 +2,6 @@
 
 from timm_accel.training.default_callbacks import DEFAULT_CALLBACKS, Callback
 from timm_accel.training.loop import LoopTrainer
-from timm_accel.training.run_dir import check_run_dir
+from timm_accel.training.run_dir import RUN_CONTENTS, check_run_dir
 
-__all__ = ["DEFAULT_CALLBACKS", "Callback", "LoopTrainer", "check_run_dir"]
+__all__ = ["DEFAULT_CALLBACKS", "RUN_CONTENTS", "Callback", "LoopTrainer", "check_run_dir"]

@@ -267,7 +267,10 @@ class LoopTrainer(CheckpointingTrainer):
 
     def _leave(self) -> None:
         if not self._saved:
-            raise RuntimeError(f"{self._agreed.reason} No state could be written before leaving.")
+            raise RuntimeError(
+                f"Expected a state to be written before leaving ({self._agreed.reason}), but it could not be. "
+                "Make room or mend the run folder."
+            )
         self.print(
             f"Interrupted; the state is {str(self._last_state)!r}. Start the same again with resume_from='auto' "
             "(--resume auto on the command line) to go on."

@@ -92,13 +92,15 @@ class ResumingTrainer(SavingTrainer):
                 "None. Pass run_dir, or the path of a state."
             )
         try:
+            if resume_from not in (None, "auto"):
+                self._resumed = on_main_process(self._accelerator, self._open_state)
             if self.run_dir is not None:
                 on_main_process(self._accelerator, self._claim)
+            if resume_from == "auto":
+                self._resumed = on_main_process(self._accelerator, self._newest_state)
             self._identity = describe_run(
                 self.unwrapped_model, self.unwrapped_optimizer, train_dataset, self.seed, self.recipe
             )
-            if resume_from is not None:
-                self._resumed = on_main_process(self._accelerator, self._find_state)
             if self._resumed is not None:
                 self._check_resumed(self._resumed, num_epochs)
             yield
@@ -119,11 +121,12 @@ class ResumingTrainer(SavingTrainer):
         contents = () if self._resume_from is not None and within and states.is_dir() else RUN_CONTENTS
         self._lock = lock_run_dir(check_run_dir(self.run_dir, contents))
 
-    def _find_state(self) -> SavedState | None:
+    def _newest_state(self) -> SavedState | None:
+        assert self.run_dir is not None
+        return newest_state(self.run_dir / STATES, self.print)
+
+    def _open_state(self) -> SavedState:
         assert self._resume_from is not None
-        if self._resume_from == "auto":
-            assert self.run_dir is not None
-            return newest_state(self.run_dir / STATES, self.print)
         state = open_state(self._resume_from)
         state.check()
         return state
