@@ -51,6 +51,23 @@ def fit(trainer: Any, train_dataset: Any = None, eval_dataset: Any = None, **opt
     return trainer
 
 
+def difference(first: Any, second: Any, where: str = "it") -> str | None:
+    """Where two nested values differ, bit by bit; None where they do not."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        if first.keys() != second.keys():
+            return f"{where}: {sorted(map(str, first.keys() ^ second.keys()))} in one alone"
+        found = (difference(first[key], second[key], f"{where}[{key!r}]") for key in first)
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        if len(first) != len(second):
+            return f"{where}: {len(first)} and {len(second)} items"
+        found = (difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(first, second, strict=True)))
+    elif isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return None if torch.equal(first, second) and first.dtype == second.dtype else f"{where}: tensors differ"
+    else:
+        return None if first == second or first is second else f"{where}: {first!r} and {second!r}"
+    return next((text for text in found if text), None)
+
+
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether every tensor of the two state dicts is bit-equal."""
     a, b = first.state_dict(), second.state_dict()

@@ -63,8 +63,19 @@ class SaveBestCallback(Callback):
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         """Return what the folders say of their weights: a resumed run never replaces better ones."""
-        configs = {name: self._folder(name) / CONFIG_FILE for name in self.FOLDERS}
-        return {name: json.loads(path.read_text())["best"] for name, path in configs.items() if path.is_file()}
+        kept = {}
+        for name in self.FOLDERS:
+            config, metric = self._folder(name) / CONFIG_FILE, metric_prefix(name) + self.watch_metric
+            best = json.loads(config.read_text()).get("best") if config.is_file() else None
+            if best is None:
+                continue
+            if best["metric"] != metric:
+                raise ValueError(
+                    f"Expected watch_metric to be that of the weights in {str(config.parent)!r}, {best['metric']!r}, "
+                    f"but got {metric!r}. Watch the same, or move the folder away."
+                )
+            kept[name] = best
+        return kept
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is best so far. For a reader: a resumed run asks the folders, which may be ahead of a state."""

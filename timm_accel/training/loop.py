@@ -46,6 +46,8 @@ class LoopTrainer(CheckpointingTrainer):
     Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
     """
 
+    _needs_rehearsal = False
+
     def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
         if self._agreement is not None:
             raise RuntimeError(
@@ -66,6 +68,7 @@ class LoopTrainer(CheckpointingTrainer):
                 self._common_part()  # raises now for what cannot be saved
             if self._resumed is not None:
                 self._restore(self._resumed)
+                self._needs_rehearsal = self._accelerator.num_processes > 2 and self._num_updates > 0
                 if self.keep_states is not None and self._resume_from != "auto":
                     self._save_state(False, self._resumed.manifest["stopped"])  # "auto" now goes on from here
             try:
@@ -129,6 +132,8 @@ class LoopTrainer(CheckpointingTrainer):
         batches = () if self._reached_max_steps() or start >= num_batches else remaining(train_dl, start)
         for index, batch in enumerate(batches, start):
             self._batch_index = index
+            if index == start and self._needs_rehearsal:
+                self._rehearse(batch)
             ends_group = (index + 1) % group == 0 or index + 1 == num_batches
             with nullcontext() if ends_group else self._accelerator.no_sync(self.model):
                 self._run_micro_batch(batch, group if index < tail_start else num_batches - tail_start)
@@ -143,6 +148,19 @@ class LoopTrainer(CheckpointingTrainer):
         self.callback_handler.call_event("on_train_epoch_end", self)
         self._progress = replace(self._progress, batch=0, stage="evaluate")
         self._agree()
+
+    def _rehearse(self, batch: Any) -> None:
+        """Run a batch for nothing, so that DDP groups the gradients as it did before the run was cut.
+
+        It groups them anew after its first backward pass, and sums over three or more processes round by the grouping
+        (torch 2.14): the first update of a resumed run would differ in its last bits.
+        """
+        self._needs_rehearsal = False
+        buffers = [(buffer, buffer.clone()) for buffer in self.unwrapped_model.buffers()]
+        self.backward_step(self.calculate_train_batch_loss(batch)["loss"])
+        self.optimizer_zero_grad()
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
 
     def _run_micro_batch(self, batch: Any, group: int) -> None:
         """Run one forward and backward pass; `group` micro-batches share the update."""

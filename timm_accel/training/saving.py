@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from timm_accel.training.agreement import on_main_process
+from timm_accel.training.running_mean import RunningMean
 from timm_accel.training.state import COMMON, STATES, plain, prune_states, rank_file, write_state
 from timm_accel.training.surface import SurfaceTrainer
 
@@ -169,7 +170,8 @@ class SavingTrainer(SurfaceTrainer):
 
     def _rank_part(self) -> dict[str, Any]:
         """Return what differs between processes: the running loss, and buffers, which DDP does not keep equal."""
-        part: dict[str, Any] = {"running_loss": self.running_loss.state_dict(), "buffers": {}}
+        loss = self.running_loss if self._progress.batch else RunningMean(self.device)  # between epochs it says nothing
+        part: dict[str, Any] = {"running_loss": loss.state_dict(), "buffers": {}}
         if self._accelerator.num_processes > 1:
             for name, module in self._modules().items():
                 kept = module.state_dict().keys()

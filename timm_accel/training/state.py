@@ -114,7 +114,7 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
         unfinished.mkdir(parents=True)
         for file_name, content in files.items():
             with open(unfinished / file_name, "wb") as file:
-                torch.save(content, file)
+                _save(content, file)
                 _flush(file)
         written = {
             file_name: [(unfinished / file_name).stat().st_size, _digest(unfinished / file_name)] for file_name in files
@@ -131,6 +131,15 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
     flush_folder(root)
     _write_latest(root, folder.name)
     return SavedState(folder, manifest)
+
+
+def _save(content: Any, file: Any) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch 2.14 closes its archive after a failed write, and hides why that failed
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _write_latest(root: Path, name: str) -> None:
