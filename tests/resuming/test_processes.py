@@ -1,0 +1,207 @@
+"""Several processes: cut and resumed to the same bits, interrupted together, continued by another number of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resuming.runs import Augmented, make_run, states, train
+from timm_accel.training.state import state_folders
+
+WORKER = Path(__file__).parent / "worker.py"
+ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def command(processes: int, *arguments: str) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *(torchrun if processes > 1 else []), *arguments]
+
+
+def launch(processes: int, names: str, folder: Path, *more: str) -> tuple[list[dict[str, Any]], Any]:
+    folder.mkdir(exist_ok=True)
+    result = subprocess.run(
+        command(processes, str(WORKER), names, str(folder), *more),
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    files = [folder / f"results_{processes}_{rank}.pt" for rank in range(processes)]
+    assert all(file.exists() for file in files), result.stderr[-4000:]
+    return [torch.load(file, weights_only=True) for file in files], result
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def two(root: Path) -> tuple[list[dict[str, Any]], Any]:
+    return launch(2, "any_cut,wish_of_one,lock,full_disk,kept_for_others,signal_to_one", root / "two")
+
+
+@pytest.mark.parametrize("name", ["reduce", "none", "workers"])
+def test_a_run_on_two_processes_cut_at_any_update_ends_in_the_same_bits(two, name: str) -> None:
+    for rank in two[0]:
+        differences, images, count = rank[f"cut/{name}"]
+        assert differences == [None] * 4
+        assert images == [True] * 4  # each process goes on with its own, one by one
+        assert count == 2 * (4 + 1)
+
+
+def test_a_state_that_one_process_asks_for_is_written_at_the_next_agreement(two) -> None:
+    for rank in two[0]:
+        assert rank["wish"] == ["000001_epoch_0_batch_5"]
+
+
+def test_what_the_first_process_refuses_ends_both(two) -> None:
+    for rank in two[0]:
+        assert "hold no run yet" in rank["taken"]
+
+
+def test_a_full_disk_is_said_once_and_both_go_on(two) -> None:
+    ranks, result = two
+    assert [rank["full"] for rank in ranks] == [(7, 0), (7, 0)]
+    assert result.stdout.count("No space left on device") == 8  # one line for each update and the epoch's end
+
+
+def test_sigterm_to_one_process_of_two_saves_and_ends_both(two, root: Path) -> None:
+    _, result = two
+    (folder,) = states(root / "two" / "signal")
+    assert folder.name == "000001_epoch_0_batch_4"  # asked for in the third, agreed after the fourth
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["num_processes"] == 2
+    assert {"rank_0.pt", "rank_1.pt"} <= set(manifest["files"])
+    assert result.stdout.count("Received SIGTERM.") == 1
+    assert result.stdout.count("Interrupted; the state is") == 1
+    assert result.returncode != 0
+    assert result.stderr.count("exitcode  : 75") == 2  # torchrun's report of both
+
+
+def test_sums_over_three_processes_are_rounded_as_before_the_cut(root: Path) -> None:
+    ranks, _ = launch(3, "rehearsal", root / "three")
+    for rank in ranks:
+        assert rank["rehearsal"] is None
+        assert rank["rehearsed images"] == (4, 2 + 1)  # one batch was rehearsed
+
+
+@pytest.fixture(scope="module")
+def kept(two, root: Path) -> Path:
+    """Runs of two processes, cut within the first epoch and at its end."""
+    folder = root / "kept"
+    for name, left in (("within", 3), ("boundary", 9)):
+        shutil.copytree(root / "two" / "other", folder / name)
+        for state in states(folder / name)[left:]:
+            shutil.rmtree(state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(kept: Path, root: Path) -> dict[str, Any]:
+    """The same continued by one process, and an uninterrupted run of one."""
+    (results,), _ = launch(1, "kept_for_others,of_others", root / "one", str(kept))
+    return results
+
+
+@pytest.mark.parametrize(("name", "updates"), [("within", 3), ("boundary", 8)])
+def test_one_process_goes_on_with_the_images_and_the_schedule_of_two(
+    one: dict[str, Any], name: str, updates: int, tmp_path: Path
+) -> None:
+    reference = train(make_run(tmp_path), train_dataset=Augmented(64), num_epochs=2, per_device_batch_size=8)
+    found = one[f"of others/{name}"]
+    assert found["rates"] == reference.rates[updates:]
+    assert found["updates"] == 16
+    assert all(torch.equal(a, b) for a, b in zip(found["images"], reference.images[updates:], strict=True))
+    (warning,) = found["warnings"]
+    assert "num_processes 2 before, 1 now; batch_size 4 before, 8 now" in warning
+    assert "Updates and schedule stay those of the global batch of 8" in warning
+    assert "dropout, Mixup and BatchNorm's statistics differ" in warning
+
+
+def test_the_mean_loss_of_an_epoch_counts_the_images_of_all_former_processes(one: dict[str, Any], kept: Path) -> None:
+    state = states(kept / "within")[-1]
+    sums = [torch.load(state / f"rank_{rank}.pt", weights_only=True)["running_loss"] for rank in range(2)]
+    assert [part["count"] for part in sums] == [12, 12]
+    rest = one["of others/within"]["loss"][0]
+    total = sum(float(part["total"]) for part in sums)
+    assert 0 < total / 64 < rest < total / 64 + 2  # 24 of 64 images came from the state
+
+
+def wait_for(condition: Any, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+SMALL = ["--model", "test_resnet", "--image_size", "32", "--batch_size", "4", "--num_workers", "0"]
+TRAIN = str(Path(__file__).parents[2] / "examples" / "train.py")
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments, cwd=cwd, env=ENV, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_sigterm_to_torchrun_saves_and_ends_all_in_time(image_folder: Path, tmp_path: Path) -> None:
+    options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000"]
+    launcher = start(*command(2, TRAIN, *options), cwd=tmp_path)
+    run = tmp_path / "runs/train"
+    try:
+        wait_for(lambda: len(state_folders(run / "state")) >= 2)
+        launcher.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        output, _ = launcher.communicate(timeout=30)  # torchrun kills after 30 s
+        assert time.monotonic() - began < 25
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    assert output.count("Interrupted; the state is") == 1
+    newest = state_folders(run / "state")[0]
+    assert str(Path("runs/train/state") / newest.name) in output
+    assert not (run / "lock").exists()
+
+
+def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_folder: Path, tmp_path: Path) -> None:
+    """`accelerate launch` with one process does not hand SIGTERM on."""
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000", "--resume", "auto"]
+    launcher = start(accelerate, "launch", "--cpu", "--num_processes", "1", TRAIN, *options, cwd=tmp_path)
+    run = tmp_path / "runs/train"
+    child = 0
+    try:
+        wait_for(lambda: len(state_folders(run / "state")) >= 1)
+        child = int((run / "lock").read_text().split()[1])
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=20) != 0
+        os.kill(child, 0)  # it lives
+        second = subprocess.run(
+            [sys.executable, TRAIN, *options],
+            cwd=tmp_path,
+            env=ENV,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert f"one run at a time in 'runs/train', but another goes on in it (process {child} on" in second.stderr
+        assert "Traceback" not in second.stderr
+        os.kill(child, signal.SIGTERM)
+        output, _ = launcher.communicate(timeout=30)
+        assert "Interrupted; the state is" in output
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
