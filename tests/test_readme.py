@@ -1,12 +1,16 @@
 """The README's blocks run, and its commands are those that are tested."""
 
+import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from conftest import write_images
 
 import timm_accel.mixins as mixins
+from timm_accel import Recipe
+from timm_accel.callbacks import SaveStateCallback
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -48,3 +52,12 @@ def test_the_two_commands_are_there_and_the_readme_is_short() -> None:
     assert f'pip install -e ".[demo]" && {launch}\n' in README
     assert 'pip install -e ".[test]" && pytest\n' in README
     assert len(README.splitlines()) <= 150
+
+
+def test_the_page_on_resuming_names_every_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "resuming.md").read_text()
+    for option in inspect.signature(SaveStateCallback).parameters:
+        assert f"| `{option}` |" in page
+    recipe = {field.name for field in fields(Recipe)}
+    for option in re.findall(r"`--(\w+)`", page + README):
+        assert option in recipe | {"help", "print_config", "config"}, option

@@ -1,0 +1,90 @@
+"""What it costs to save and to load a state, beside `accelerator.save_state` alone, in turn within one run.
+
+    python benchmarks/state.py --model resnet50d --runs 7
+
+Ours holds the average too, is flushed to the disk, and is checked by SHA-256 before it is loaded; accelerate's does and
+is none of that.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from timm_accel import TimmMixupTrainer, create_classifier
+from timm_accel.callbacks import Callback, SaveStateCallback
+from timm_accel.training.state import newest_state
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Measuring(Callback):
+    """Saves and loads in both ways after the first update, when every part has a state."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs, self.rows = runs, []
+
+    def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+        theirs = trainer.run_dir / "accelerate"
+        for _ in range(self.runs + 1):
+            row = {"save accelerate": seconds(lambda: trainer.accelerator.save_state(theirs))}
+            row["save ours"] = seconds(lambda: trainer._save_state(milestone=False, stopped=None))
+            row["load accelerate"] = seconds(lambda: trainer.accelerator.load_state(theirs))
+            row["load ours"] = seconds(lambda: trainer._restore(newest_state(trainer.run_dir / "state", print)))
+            self.rows.append(row)
+            self.sizes = [sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
+                          for folder in (theirs, newest_state(trainer.run_dir / "state", print).folder)]  # fmt: skip
+        del self.rows[0]  # the first fills the file cache
+
+
+def main(model_name: str, runs: int) -> None:
+    """Train one update and measure."""
+    model, _ = create_classifier(model_name, num_classes=1000)
+    measuring = Measuring(runs)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TimmMixupTrainer(
+            model=model,
+            optimizer=torch.optim.AdamW(model.parameters()),
+            loss_func=nn.CrossEntropyLoss(),
+            num_class=1000,
+            ema_decay=0.0,
+            callbacks=[measuring, SaveStateCallback(every_n_epochs=None)],
+            run_dir=Path(folder, "run"),
+        )
+        data = TensorDataset(torch.randn(2, 3, 64, 64), torch.zeros(2, dtype=torch.int64))
+        trainer.train(data, 1, per_device_batch_size=2, train_dataloader_kwargs={"num_workers": 0})
+        shutil.rmtree(folder, ignore_errors=True)
+    print(
+        f"{model_name}, {runs} runs in turn, {measuring.sizes[0]:.0f} MiB (accelerate) and {measuring.sizes[1]:.0f} MiB"
+    )
+    for what in ("save", "load"):
+        for name in ("accelerate", "ours"):
+            print(f"{what} {name}: {spread([row[f'{what} {name}'] for row in measuring.rows])} s")
+        ratios = [row[f"{what} ours"] / row[f"{what} accelerate"] for row in measuring.rows]
+        print(f"{what}, ours over accelerate: {spread(ratios)}")
+
+
+def spread(values: list[float]) -> str:
+    """Return median, least and most."""
+    return f"median {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50d")
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    main(options.model, options.runs)
