@@ -1,6 +1,5 @@
 """The loop: pytorch-accelerated's `Trainer` with its run, training epoch and evaluation epoch rewritten."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -8,17 +7,16 @@ from typing import Any
 
 import torch
 
-from timm_accel.training.agreement import Agreement, Stop, Wishes, on_main_process
-from timm_accel.training.checkpoints import CheckpointingTrainer
+from timm_accel.training.agreement import on_main_process
+from timm_accel.training.deciding import DecidingTrainer
 from timm_accel.training.randomness import remaining, seed_step, set_epoch
 from timm_accel.training.running_mean import RunningMean, global_means
 from timm_accel.training.saving import Progress
-from timm_accel.training.signals import stop_signals
 from timm_accel.training.surface import metric_prefix
 from timm_accel.training.upstream import DataLoaderSlice, StopTrainingError
 
 
-class LoopTrainer(CheckpointingTrainer):
+class LoopTrainer(DecidingTrainer):
     """pytorch-accelerated's `Trainer` with a loop that is right, and the surface that the mixins stand on.
 
     Upstream's public hooks keep their names, order and meaning. One update is: seed the step, forward, loss, backward,
@@ -249,52 +247,6 @@ class LoopTrainer(CheckpointingTrainer):
     def _record(self, losses: dict[str, RunningMean], name: str) -> None:
         for weights_name, mean in global_means(losses, self._accelerator).items():
             self.run_history.update_metric(f"{metric_prefix(weights_name)}{name}", mean)
-
-    @contextmanager
-    def _agreeing(self) -> Iterator[None]:
-        """Let processes ask to stop and to save; at the end, all leave as was agreed."""
-        self._agreement, self._agreed = Agreement(self._accelerator.num_processes), Wishes()
-        try:
-            yield
-        finally:
-            self._epoch = self._batch_index = self._agreement = None
-        if self._agreed.stop == Stop.FAILED:
-            raise RuntimeError(self._agreed.reason)
-        if self._agreed.stop == Stop.INTERRUPTED:
-            self._leave()
-
-    def _agree(self) -> None:
-        if self._agreement is None:
-            return
-        self._agreed = wishes = self._agreement.reach()
-        stops = wishes.stop == Stop.INTERRUPTED or (wishes.stop == Stop.FINISHED and self.keep_states is not None)
-        self._saved = self._progress is not None and (wishes.save or stops) and wishes.stop != Stop.FAILED
-        if self._saved:
-            self._saved = self._save_state(wishes.milestone, wishes.reason if wishes.stop == Stop.FINISHED else None)
-        if wishes.stop is not None:
-            raise StopTrainingError(wishes.reason)
-
-    @contextmanager
-    def _heeding_signals(self) -> Iterator[None]:
-        """Where states are kept, SIGTERM and SIGINT end the run when the processes agree, with a state."""
-        if self.keep_states is None:
-            yield
-            return
-        with stop_signals(lambda name: self.request_stop(f"Received {name}.", interrupted=True)):
-            yield
-
-    def _leave(self) -> None:
-        if not self._saved:
-            raise RuntimeError(
-                f"Expected a state to be written before leaving ({self._agreed.reason}), but it could not be. "
-                "Make room or mend the run folder."
-            )
-        self.print(
-            f"Interrupted; the state is {str(self._last_state)!r}. Start the same again with resume_from='auto' "
-            "(--resume auto on the command line) to go on."
-        )
-        self._accelerator.end_training()  # gloo aborts at exit otherwise
-        raise SystemExit(os.EX_TEMPFAIL)
 
     def _stopped(self, stop: StopTrainingError) -> None:
         self.print(stop)
