@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, skip_first_batches
 from pytorch_accelerated.callbacks import (
     CallbackMethodNotImplementedError,
     EarlyStoppingCallback,

@@ -1,0 +1,75 @@
+"""From any picture to what the model expects: upright, in the right mode, nothing clipped."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+class PrepareImage:
+    """Turn a picture upright, scale 16-bit and float ones to 8 bits, and convert it to grey or RGB.
+
+    The first transform of our data sets; with timm's own ``ImageDataset`` pass it before the others, and
+    ``input_img_mode=None``. ``convert("RGB")`` alone, as timm does it, turns a 16-bit picture white (Pillow 13).
+
+    Args:
+        channels: 3 for RGB, 1 for grey.
+        draft: The height and width in pixels that are enough: a JPEG may be decoded at half, a quarter or an eighth of
+            its size as long as it keeps that much. Pixels move a little, so for training only. None decodes in full.
+
+    Raises:
+        ValueError: `channels` is neither 1 nor 3.
+        OSError: By calling, at a picture that cannot be decoded.
+
+    Source: ``PIL.ImageOps.exif_transpose``, ``PIL.Image.Image.draft``.
+    """
+
+    def __init__(self, channels: int = 3, draft: tuple[int, int] | None = None) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. Grey is 1, colour 3.")
+        self.mode = "L" if channels == 1 else "RGB"
+        self.draft = draft
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the picture decoded, upright and in mode ``L`` or ``RGB``."""
+        if self.draft is not None and image.format == "JPEG":
+            image.draft(self.mode, self.draft[::-1])
+        image = ImageOps.exif_transpose(image)
+        if image.mode in _WIDE:
+            image = _to_8_bits(image)
+        elif image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow warns of the direct way
+        return image.convert(self.mode) if image.mode != self.mode else image
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(mode={self.mode!r}, draft={self.draft})"
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale whole numbers by the range of their type, and floats by 1, by 255, or by their largest value."""
+    pixels = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        largest = float(np.nanmax(pixels, initial=0.0))
+        full = 1.0 if largest <= 1 else max(255.0, largest)
+    else:
+        full = 65535.0 if pixels.max(initial=0) <= 65535 else 2.0**31 - 1
+    scaled = np.clip(np.nan_to_num(pixels) * (255 / full), 0, 255)
+    return Image.fromarray(np.round(scaled).astype(np.uint8))
+
+
+def read_image(file: Any, prepare: PrepareImage) -> Image.Image:
+    """Decode a picture from an open binary file or from bytes.
+
+    Raises:
+        OSError: It cannot be decoded, whatever Pillow raised.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            prepared = prepare(image)
+            prepared.load()
+            return prepared
+    except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
+        raise OSError(str(error) or type(error).__name__) from error
