@@ -162,9 +162,9 @@ def break_one(root: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["png", "jpg", "text", "nothing"])
-def test_an_unreadable_image_is_named_and_never_replaced(form: str, image_folder: Path) -> None:
+def test_an_unreadable_image_is_named_and_never_replaced_unless_asked_to(form: str, image_folder: Path) -> None:
     path = break_one(image_folder / "train", form)
-    train, _ = read(image_folder)
+    train, _ = read(image_folder, on_error="raise")
     broken = [index for index in range(len(train)) if train.filename(index, absolute=True) == str(path)]
     assert len(train) == 20
     assert len(broken) == 1
@@ -181,7 +181,7 @@ def test_an_unreadable_image_stops_the_run_with_its_name(form: str, workers: int
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     kwargs = {"num_workers": workers}
     with pytest.raises(OSError, match=f"readable image, but got '{path}'.* Repair or remove it"):
-        fit(make_trainer(model=model), read(image_folder)[0], train_dataloader_kwargs=kwargs)
+        fit(make_trainer(model=model), read(image_folder, on_error="raise")[0], train_dataloader_kwargs=kwargs)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -340,7 +340,7 @@ def test_the_command_never_writes_over_a_run(image_folder: Path, monkeypatch: py
 def test_the_command_prints_one_sentence_for_an_unreadable_image(
     workers: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = break_one(image_folder / "train", "png")
+    path = break_one(image_folder / "val", "png")
     options = [*SMALL, "--run_dir", str(image_folder / "run"), "--num_workers", workers, "--ema_decay", "0"]
     message = exit_message(monkeypatch, "--data_dir", str(image_folder), *options)
     assert message.startswith(f"train.py: Expected every file to be a readable image, but got '{path}' (")

@@ -125,6 +125,16 @@ def test_a_compiled_model_stays_under_ddp(one: Any, two: Any) -> None:
     assert equal(one["compiled"]["model"], one["compiled/plain"]["model"])
 
 
+def test_unreadable_images_leave_batches_full_and_counts_exact(one: Any, two: Any) -> None:
+    for processes, ranks in ((1, [one]), (2, two)):
+        for rank in ranks:
+            found = rank["unreadable"]
+            assert found["sizes"] == [8 // processes] * 5
+            assert found["accuracy"][0] == found["accuracy"][1]
+            assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-6)
+            assert found["listed"] == 8
+
+
 def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
     for rank in two:
         assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]

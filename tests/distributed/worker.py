@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from accelerate import Accelerator, PartialState
+from conftest import write_images
 from test_schedules import EPOCHS, SETTINGS
 from test_schedules import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
@@ -21,8 +22,8 @@ from tools import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import distributed, nn
 from torch.profiler import ProfilerActivity, profile
 
-from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.callbacks import Callback
+from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
+from timm_accel.callbacks import Callback, UnreadableImagesCallback
 from timm_accel.mixins import ModelEmaMixin
 from timm_accel.training import DEFAULT_CALLBACKS
 
@@ -134,6 +135,43 @@ def check_batch_norm() -> None:
         trainer = make_trainer(Before, num_class=3, loss_func=nn.CrossEntropyLoss(), ema_decay=0.1, dist_bn=mode)
         fit(trainer, tiny_data(32), num_epochs=1)
         RESULTS[f"batch_norm/{mode}"] = {"before": trainer.before, "after": trainer.after}
+
+
+def check_unreadable_images() -> None:
+    """Training batches stay full, evaluation counts what it saw, and the first process lists all."""
+    root = Path(sys.argv[1]) / f"images_{PartialState().num_processes}"
+    if PartialState().is_main_process:
+        for split, count in (("train", 20), ("val", 8)):
+            write_images(root / split, {"cat": count, "dog": count})
+            for number in range(4):  # in evaluation a whole batch of the first process
+                path = root / split / "cat" / f"{number:03d}.png"
+                path.write_bytes(path.read_bytes()[:60])
+    PartialState().wait_for_everyone()
+    data = create_datasets(8, (0.5,) * 3, (0.5,) * 3, root / "train", root / "val", on_error="skip", auto_augment=None)
+    sizes: list[int] = []
+
+    class Sizes(TimmTrainer):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            sizes.append(len(batch[0]))
+            return super().calculate_train_batch_loss(batch)
+
+    trainer = make_trainer(Sizes, callbacks=[UnreadableImagesCallback], run_dir=root / "run", num_classes=2,
+                           model=tiny_model(num_classes=2))  # fmt: skip
+    fit(trainer, *data, num_epochs=1, per_device_batch_size=share())
+    metrics = trainer.run_history
+    alone = make_trainer(Sizes, model=trainer.unwrapped_model, num_classes=2, optimizer=trainer.unwrapped_optimizer)
+    for number in range(4):
+        if PartialState().is_main_process:
+            (root / "val" / "cat" / f"{number:03d}.png").unlink()
+    PartialState().wait_for_everyone()
+    _, clean = create_datasets(8, (0.5,) * 3, (0.5,) * 3, root / "train", root / "val", auto_augment=None)
+    alone.evaluate(clean, per_device_batch_size=share(), dataloader_kwargs=NO_WORKERS)
+    RESULTS["unreadable"] = {
+        "sizes": sizes,
+        "accuracy": (metrics.get_latest_metric("accuracy"), alone.run_history.get_latest_metric("accuracy")),
+        "loss": (metrics.get_latest_metric("eval_loss_epoch"), alone.run_history.get_latest_metric("evaluation_loss")),
+        "listed": (root / "run" / "bad_images.csv").read_text().count("\n") - 1,
+    }
 
 
 def check_not_finite_on_one_rank() -> None:

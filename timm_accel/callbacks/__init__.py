@@ -5,14 +5,15 @@ from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.save_state import SaveStateCallback
 from timm_accel.callbacks.time_limit import TimeLimitCallback
+from timm_accel.training.callback import Callback
 from timm_accel.training.default_callbacks import (
     DEFAULT_CALLBACKS,
-    Callback,
     MoveModulesToDeviceCallback,
     PrintMetricsCallback,
     ProgressBarCallback,
     StopOnNonFiniteLossCallback,
 )
+from timm_accel.training.unreadable_images import UnreadableImagesCallback
 
 __all__ = [
     "DEFAULT_CALLBACKS",
@@ -26,4 +27,5 @@ __all__ = [
     "SaveStateCallback",
     "StopOnNonFiniteLossCallback",
     "TimeLimitCallback",
+    "UnreadableImagesCallback",
 ]

@@ -3,32 +3,32 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from timm.data import ImageDataset, create_transform
+from timm.data import create_transform
 from timm.data.readers import create_reader
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.image_size import height_and_width
+from timm_accel.data.images import PrepareImage
+from timm_accel.data.labelled_images import LabelledImages
 
 
-class ImageFolderDataset(ImageDataset):
-    """timm's `ImageDataset` over a folder, which stops at an image that it cannot read.
-
-    timm's own (1.0.31) takes the next image instead, with its label, in evaluation too.
+class ImageFolderDataset(LabelledImages):
+    """A folder with one folder of images for each class.
 
     Args:
-        root: A folder with one folder of images for each class.
+        root: The folder.
         transform: What makes an image of the model's input.
+        **options: Those of `LabelledImages`: ``on_error``, ``prepare``, ….
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
         ValueError: An image lies in `root` itself.
         OSError: By indexing, at an image that cannot be read; its name is in the message.
 
-    Source: ``timm.data.ImageDataset``.
+    Source: ``timm.data.readers.ReaderImageFolder``.
     """
 
-    def __init__(self, root: str | Path, transform: Any = None) -> None:
+    def __init__(self, root: str | Path, transform: Any = None, **options: Any) -> None:
         wanted = "Expected a folder with one folder of images for each class, but got"
         if not Path(root).is_dir():
             raise FileNotFoundError(f"{wanted} {str(root)!r}, which is not a folder. Correct the path.")
@@ -36,35 +36,10 @@ class ImageFolderDataset(ImageDataset):
             reader = create_reader("", root=str(root))
         except RuntimeError as error:
             raise FileNotFoundError(f"{wanted} {str(root)!r}, which holds no images. Correct the path.") from error
-        super().__init__(str(root), reader=reader, transform=transform)
-        if "" in self.class_names:  # timm's name for what lies in the root
-            stray = next(path for path, label in reader.samples if self.class_names[label] == "")
+        super().__init__(reader, transform, **options)
+        if "" in reader.class_to_idx:  # timm's name for what lies in the root
+            stray = next(path for path, label in reader.samples if label == reader.class_to_idx[""])
             raise ValueError(f"{wanted} {stray!r} beside the folders. Move it into the folder of its class.")
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes, in the order of their labels."""
-        return sorted(self.reader.class_to_idx, key=self.reader.class_to_idx.__getitem__)
-
-    @property
-    def class_sizes(self) -> dict[str, int]:
-        """The number of images of each class."""
-        sizes = dict.fromkeys(self.class_names, 0)
-        for _, label in self.reader.samples:
-            sizes[self.class_names[label]] += 1
-        return sizes
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        file, label = self.reader[index]
-        try:
-            with file:
-                image = Image.open(file).convert(self.input_img_mode)
-        except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
-            path = self.filename(index, absolute=True)
-            raise OSError(
-                f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
-            ) from error
-        return (image if self.transform is None else self.transform(image)), label
 
 
 def create_datasets(
@@ -79,6 +54,8 @@ def create_datasets(
     eval_interpolation: str = "bilinear",
     crop_pct: float | None = None,
     crop_mode: str | None = None,
+    on_error: str | None = None,
+    max_bad_fraction: float = 0.01,
     **train_transform: Any,
 ) -> tuple[ImageFolderDataset, ImageFolderDataset]:
     """Create the training and the evaluation set, with the article's transforms.
@@ -94,6 +71,9 @@ def create_datasets(
         eval_interpolation: Of the resize in evaluation.
         crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
         crop_mode: How evaluation crops: ``center``, ``squash`` or ``border``; None for timm's ``center``.
+        on_error: What an image that cannot be read does: ``"raise"`` stops the run, ``"skip"`` puts the next one into
+            its place in training, and leaves it out in evaluation. None: skip in training, raise in evaluation.
+        max_bad_fraction: The share of unreadable images above which the run stops, but at least 10 of them.
         **train_transform: Further training options of ``timm.data.create_transform``: ``scale``, ``hflip``, ….
 
     Returns:
@@ -115,10 +95,12 @@ def create_datasets(
             f"Expected auto_augment to be a policy that timm knows, but got {auto_augment!r} ({error}). "
             "Pass one such as 'rand-m7-mstd0.5-inc1', or None."
         ) from error
-    train_dataset = ImageFolderDataset(train_path, transform)
-    eval_dataset = ImageFolderDataset(
-        val_path, create_transform(**shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode)
+    options: dict[str, Any] = {"prepare": PrepareImage(len(data_mean)), "max_bad_fraction": max_bad_fraction}
+    train_dataset = ImageFolderDataset(train_path, transform, on_error=on_error or "skip", is_training=True, **options)
+    eval_transform = create_transform(
+        **shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
     )
+    eval_dataset = ImageFolderDataset(val_path, eval_transform, on_error=on_error or "raise", **options)
     _check_classes(train_dataset, eval_dataset, train_path, val_path)
     return train_dataset, eval_dataset
 

@@ -1,4 +1,4 @@
-"""The base class of our callbacks, and those that a `LoopTrainer` has by default."""
+"""The callbacks that a `LoopTrainer` has by default."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -7,27 +7,12 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
+from timm_accel.training.callback import Callback
 from timm_accel.training.fresh_metrics import FreshMetrics
-from timm_accel.training.upstream import CallbackMethodNotImplementedError, TrainerCallback
+from timm_accel.training.unreadable_images import UnreadableImagesCallback
 
 if TYPE_CHECKING:
     from timm_accel.training.loop import LoopTrainer
-
-
-class Callback(TrainerCallback):
-    """Base class: all of upstream's events, and `on_update_end`.
-
-    Upstream's base turns every missing attribute into "event not implemented", which the handler swallows, so that a
-    misspelt attribute silently ends a hook (pytorch-accelerated 0.1.61). Here it is an `AttributeError`.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("on_"):
-            raise CallbackMethodNotImplementedError
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        """Event called when an optimizer update is complete: weights, average, schedule and gradients."""
 
 
 class MoveModulesToDeviceCallback(Callback):
@@ -159,6 +144,7 @@ def _training_first(name: str) -> tuple[bool, bool, str]:
 DEFAULT_CALLBACKS = (
     MoveModulesToDeviceCallback,
     StopOnNonFiniteLossCallback,
+    UnreadableImagesCallback,
     ProgressBarCallback,
     PrintMetricsCallback,
 )

@@ -217,6 +217,8 @@ class LoopTrainer(DecidingTrainer):
             self._agree()
 
     def _run_eval_batch(self, batch: Any, losses: dict[str, RunningMean]) -> None:
+        if batch is None:  # none of its images could be read
+            return
         self.callback_handler.call_event("on_eval_step_start", self)
         output = self.calculate_eval_batch_loss(batch)
         for name, loss in losses.items():

@@ -186,7 +186,8 @@ class PreparedTrainer(Trainer):
             refused |= {"batch_size", "shuffle", "drop_last"}
         if (defaults | given).get("num_workers") == 0:
             refused |= {"persistent_workers"}
-        return {"collate_fn": self.collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | given
+        collate_fn = self.collate_fn or getattr(dataset, "collate_fn", None)  # ours leaves out what cannot be read
+        return {"collate_fn": collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | given
 
     def before_prepare(self) -> None:
         """Change the plain model before accelerate wraps it. Called by `train` and `evaluate`, so idempotent.

@@ -1,0 +1,143 @@
+"""An image set over any timm reader: class names, upright pictures, and a rule for those that cannot be read."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import ImageDataset
+from torch.utils.data import default_collate
+
+from timm_accel.data.classes import in_label_order
+from timm_accel.data.images import PrepareImage, read_image
+
+_logger = logging.getLogger(__name__)
+
+
+class LabelledImages(ImageDataset):
+    """timm's `ImageDataset` over a reader, which never replaces or drops a picture without saying so.
+
+    timm's own (1.0.31) takes the next picture instead of one that it cannot read, in evaluation too, with a line in a
+    log only.
+
+    With ``on_error="skip"``, in training the next readable picture, with its own label, takes the place, so that
+    batches and updates stay as planned; in evaluation the sample is None, which `collate_fn` leaves out: a batch may be
+    short, or None as a whole. `unreadable` tells which they were, of all loader workers.
+
+    Args:
+        reader: A timm reader: ``reader[index]`` gives an open binary file, or bytes, and a label.
+        transform: What makes an image of the model's input.
+        target_transform: What makes a target of the label.
+        prepare: How a picture is decoded; RGB by default.
+        on_error: ``"raise"`` stops at a picture that cannot be read, ``"skip"`` goes on.
+        is_training: Whether a skipped picture is replaced; else it is left out.
+        max_bad_fraction: The share of unreadable pictures above which a run is to stop, but at least 10 of them.
+
+    Raises:
+        ValueError: `on_error` is neither, or `max_bad_fraction` no share.
+        OSError: By indexing, at a picture that cannot be read, or when none can; its name is in the message.
+
+    Source: ``timm.data.ImageDataset``.
+    """
+
+    def __init__(
+        self,
+        reader: Any,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
+        prepare: PrepareImage | None = None,
+        on_error: str = "raise",
+        is_training: bool = False,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"Expected on_error to be 'raise' or 'skip', but got {on_error!r}. Choose one of them.")
+        if not (isinstance(max_bad_fraction, int | float) and 0 <= max_bad_fraction <= 1):
+            raise ValueError(
+                f"Expected max_bad_fraction to be from 0 to 1, but got {max_bad_fraction!r}. The default is 0.01."
+            )
+        super().__init__("", reader=reader, transform=transform, target_transform=target_transform)
+        self.prepare = prepare or PrepareImage()
+        self.on_error, self.is_training, self.max_bad_fraction = on_error, is_training, max_bad_fraction
+        # one flag a picture, in memory that loader workers share: what they meet, the main process sees
+        self._bad = torch.zeros(len(reader), dtype=torch.uint8).share_memory_()
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes, in the order of their labels; None where the reader has none."""
+        class_to_idx = getattr(self.reader, "class_to_idx", None)
+        return in_label_order(class_to_idx) if class_to_idx else None
+
+    @property
+    def class_sizes(self) -> dict[str, int]:
+        """The number of images of each class."""
+        names = self.class_names or []
+        return dict(zip(names, np.bincount(self.labels, minlength=len(names)).tolist(), strict=True))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label of each image, ``(N,)``."""
+        if (labels := getattr(self.reader, "labels", None)) is None:
+            labels = [label for _, label in self.reader.samples]
+        return np.asarray(labels)
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The numbers of the pictures that could not be read so far, by this process or its loader workers."""
+        return self._bad.nonzero().flatten().tolist()
+
+    @property
+    def max_unreadable(self) -> int:
+        """The number of unreadable pictures above which a run is to stop."""
+        return max(10, int(self.max_bad_fraction * len(self)))
+
+    def why_unreadable(self, index: int) -> str:
+        """Return what is wrong with a picture, by reading it once more; "" when it can be read now."""
+        try:
+            self._read(index)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def __getitem__(self, index: int) -> Any:
+        for candidate in range(index, index + len(self)):
+            number = candidate % len(self)
+            try:
+                image, label = self._read(number)
+            except OSError as error:
+                self._note(number, error)
+                if not self.is_training:
+                    return None
+                continue
+            return self._transformed(image, label)
+        raise OSError(f"Expected a readable image, but got none among {len(self)}. Repair or replace them.")
+
+    def _read(self, number: int) -> tuple[Any, Any]:
+        file, label = self.reader[number]
+        try:
+            return read_image(file, self.prepare), label
+        finally:
+            if hasattr(file, "close"):
+                file.close()
+
+    def _note(self, number: int, error: OSError) -> None:
+        path = self.filename(number, absolute=True)
+        if self.on_error == "raise":
+            raise OSError(
+                f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
+            ) from error
+        if not self._bad.any():
+            _logger.warning("%r cannot be read (%s) and is skipped; further ones are only counted.", path, error)
+        self._bad[number] = 1
+
+    def _transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+        image = image if self.transform is None else self.transform(image)
+        return image, (label if self.target_transform is None else self.target_transform(label))
+
+    @staticmethod
+    def collate_fn(samples: list[Any]) -> Any:
+        """Collate the samples that are there; None when there are none."""
+        readable = [sample for sample in samples if sample is not None]
+        return default_collate(readable) if readable else None

@@ -1,0 +1,24 @@
+"""The base class of our callbacks."""
+
+from typing import TYPE_CHECKING, Any
+
+from timm_accel.training.upstream import CallbackMethodNotImplementedError, TrainerCallback
+
+if TYPE_CHECKING:
+    from timm_accel.training.loop import LoopTrainer
+
+
+class Callback(TrainerCallback):
+    """Base class: all of upstream's events, and `on_update_end`.
+
+    Upstream's base turns every missing attribute into "event not implemented", which the handler swallows, so that a
+    misspelt attribute silently ends a hook (pytorch-accelerated 0.1.61). Here it is an `AttributeError`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            raise CallbackMethodNotImplementedError
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        """Event called when an optimizer update is complete: weights, average, schedule and gradients."""

@@ -1,0 +1,71 @@
+"""Tell which images could not be read, and end the run when they are too many."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from timm_accel.training.callback import Callback
+
+FILE = "bad_images.csv"
+
+
+class UnreadableImagesCallback(Callback):
+    """Write ``bad_images.csv`` (path, error) into the run folder at the end of each epoch that met unreadable images.
+
+    Looks at data sets that count them, as ours do with ``on_error="skip"``: those that any loader worker of any process
+    met. Above ``max_bad_fraction`` of the images, but at least 10, all processes stop together with an error.
+    """
+
+    def __init__(self) -> None:
+        self._errors: dict[str, str] = {}
+
+    def on_training_run_start(self, trainer: Any, **kwargs: Any) -> None:
+        self._errors = {}
+
+    on_evaluation_run_start = on_training_run_start
+
+    def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+        if trainer.num_updates % trainer.agree_every == 0 and hasattr(trainer.train_dataset, "unreadable"):
+            self._stop_if_too_many(trainer, trainer.train_dataset, trainer.train_dataset.unreadable)
+
+    def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+        self._report(trainer, trainer.train_dataset)
+
+    def on_eval_epoch_end(self, trainer: Any, is_intermediate: bool = False, **kwargs: Any) -> None:
+        if not is_intermediate:
+            self._report(trainer, trainer.eval_dataset)
+
+    def _report(self, trainer: Any, dataset: Any) -> None:
+        if not hasattr(dataset, "unreadable"):
+            return
+        numbers = sorted(set(gather_object(dataset.unreadable)))  # of all processes
+        if trainer.accelerator.is_main_process:
+            self._list(trainer, dataset, numbers)
+        self._stop_if_too_many(trainer, dataset, numbers)
+
+    def _list(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:
+        paths = {dataset.filename(number, absolute=True): number for number in numbers}
+        if not (new := [path for path in paths if path not in self._errors]):
+            return
+        self._errors |= {path: dataset.why_unreadable(paths[path]) for path in new}
+        where = ""
+        if trainer.run_dir is not None:
+            self._write(trainer.run_dir / FILE)
+            where = f"; all are listed in {str(trainer.run_dir / FILE)!r}"
+        trainer.print(f"{len(new)} images could not be read and were skipped, such as {new[0]!r}{where}.")
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([("path", "error"), *sorted(self._errors.items())])
+
+    def _stop_if_too_many(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:
+        if len(numbers) > dataset.max_unreadable:
+            trainer.request_stop(
+                f"Expected at most {dataset.max_unreadable} unreadable images among {len(dataset)} "
+                f"(max_bad_fraction={dataset.max_bad_fraction}), but got {len(numbers)}, such as "
+                f"{dataset.filename(numbers[0], absolute=True)!r}. Repair or remove them.",
+                failed=True,
+            )
