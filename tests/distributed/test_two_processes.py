@@ -125,6 +125,18 @@ def test_a_compiled_model_stays_under_ddp(one: Any, two: Any) -> None:
     assert equal(one["compiled"]["model"], one["compiled/plain"]["model"])
 
 
+@pytest.mark.parametrize("name", ["repeated", "balanced"])
+def test_the_processes_share_one_order_of_draws(one: Any, two: Any, name: str) -> None:
+    alone, ranks = one[f"sampler/{name}"], [rank[f"sampler/{name}"] for rank in two]
+    assert len(alone) == 32
+    for step in range(4):  # the global batches are those of one process: nothing is lost or doubled
+        assert [image for rank in ranks for image in rank[4 * step : 4 * step + 4]] == alone[8 * step : 8 * step + 8]
+    if name == "repeated":
+        assert sorted(alone) == sorted([*range(16)] * 2)
+    else:
+        assert 8 <= sum(image >= 12 for image in alone) <= 24  # a quarter of the images, half of the draws
+
+
 def test_unreadable_images_leave_batches_full_and_counts_exact(one: Any, two: Any) -> None:
     for processes, ranks in ((1, [one]), (2, two)):
         for rank in ranks:

@@ -21,9 +21,11 @@ from timm.scheduler import CosineLRScheduler
 from tools import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import distributed, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import Callback, UnreadableImagesCallback
+from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin
 from timm_accel.training import DEFAULT_CALLBACKS
 
@@ -172,6 +174,25 @@ def check_unreadable_images() -> None:
         "loss": (metrics.get_latest_metric("eval_loss_epoch"), alone.run_history.get_latest_metric("evaluation_loss")),
         "listed": (root / "run" / "bad_images.csv").read_text().count("\n") - 1,
     }
+
+
+def check_samplers() -> None:
+    """Which images each process draws from one order of all."""
+
+    class Numbers(LoopTrainer):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            drawn.extend(batch[1].tolist())
+            return super().calculate_train_batch_loss((batch[0], batch[1] % 3))
+
+    for name, sampler in (
+        ("repeated", RepeatedSampler(16, 2)),
+        ("balanced", class_balanced_sampler([0] * 12 + [1] * 4, 32)),
+    ):
+        drawn: list[int] = []
+        data = TensorDataset(tiny_data(16).tensors[0], torch.arange(16))
+        options = {"train_dataloader_kwargs": NO_WORKERS | {"sampler": sampler}, "num_epochs": 1}
+        fit(make_trainer(Numbers), data, per_device_batch_size=share(), **options)
+        RESULTS[f"sampler/{name}"] = drawn
 
 
 def check_not_finite_on_one_rank() -> None:

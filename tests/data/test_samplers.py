@@ -1,0 +1,102 @@
+"""Samplers: right frequencies, nothing lost or doubled, and bit-equal after a resume."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from refusal import refused
+from resuming.runs import Augmented, cut, every_update
+from timm.data.distributed_sampler import RepeatAugSampler
+from tools import fit, make_trainer, same_weights
+from torch.utils.data import WeightedRandomSampler
+
+from timm_accel import LoopTrainer
+from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
+from timm_accel.training.randomness import KeyedSampler
+
+LABELS = np.repeat([0, 1, 2], [200, 40, 10])
+
+
+def test_every_class_comes_equally_often() -> None:
+    counts = np.bincount(LABELS[list(class_balanced_sampler(LABELS, 30_000))])
+    assert np.all(np.abs(counts / 10_000 - 1) < 0.05)
+    assert len(class_balanced_sampler(LABELS)) == 250
+
+
+def test_every_image_is_repeated_equally_often_in_one_order() -> None:
+    order = list(RepeatedSampler(50, 3))
+    assert Counter(order) == dict.fromkeys(range(50), 3)
+    assert order[:50] != order[50:100]
+    assert len(set(order[:50])) < 50
+
+
+def test_timms_repeated_augmentation_leaves_images_out() -> None:
+    order = list(RepeatAugSampler(range(1000), num_replicas=1, rank=0))
+    assert len(order) < 1000 or len(set(order)) < 1000
+    assert len(set(RepeatedSampler(1000, 3))) == 1000
+
+
+@pytest.mark.parametrize("make", [lambda: RepeatedSampler(20, 2), lambda: class_balanced_sampler(LABELS[:220])])
+def test_the_order_depends_on_seed_and_epoch_alone(make: Any) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = KeyedSampler(make(), seed)
+        sampler.set_epoch(epoch)
+        return [key.sample for key in sampler]
+
+    torch.manual_seed(1)
+    first = order(0, 0)
+    torch.manual_seed(2)
+    assert order(0, 0) == first
+    assert order(0, 1) != first
+    assert order(1, 0) != first
+
+
+class Noting(LoopTrainer):
+    """Notes the images of each micro-batch."""
+
+    def training_run_start(self) -> None:
+        self.images: list[torch.Tensor] = []
+        super().training_run_start()
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        self.images.append(batch[0])
+        return super().calculate_train_batch_loss(batch)
+
+
+SAMPLERS = {
+    "repeated": lambda: RepeatedSampler(20, 2),
+    "balanced": lambda: class_balanced_sampler(np.arange(20) % 3, 40),
+    "weighted": lambda: WeightedRandomSampler([1.0] * 10 + [3.0] * 10, 40),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_with_the_same_draws(name: str, workers: int, tmp_path: Path) -> None:
+    def run(run_dir: Path, num_workers: int = 0, **options: Any) -> Any:
+        loader = {"num_workers": num_workers, "sampler": SAMPLERS[name]()}
+        trainer = make_trainer(Noting, run_dir=run_dir, callbacks=[every_update()])
+        return fit(trainer, Augmented(20), train_dataloader_kwargs=loader, **options)
+
+    whole = run(tmp_path / "whole")
+    assert len(whole.images) == 20
+    resumed = run(cut(tmp_path / "whole", 3, tmp_path / "cut"), workers, resume_from="auto")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.images, whole.images[4:], strict=True))
+    assert same_weights(resumed.model, whole.model)
+    if name == "repeated":  # the second draw of an image is augmented otherwise
+        means = torch.cat(whole.images[:10]).mean((1, 2, 3))
+        assert len(set(means.tolist())) == 40
+
+
+def test_bad_numbers_are_refused() -> None:
+    with refused(ValueError, "num_repeats", "at least 1", "got 0"):
+        RepeatedSampler(5, 0)
+    with refused(ValueError, "num_images", "at least 1", "got 0"):
+        RepeatedSampler(0, 5)
+    with refused(ValueError, "labels", "got none", "dataset.labels"):
+        class_balanced_sampler([])
+    with refused(ValueError, "num_samples", "at least 1", "got 0"):
+        class_balanced_sampler([0, 1], 0)

@@ -1,0 +1,63 @@
+"""Samplers for the order of an epoch; with our loop their draws depend on (seed, epoch) alone.
+
+Pass one as ``train_dataloader_kwargs={"sampler": ...}``. It draws the order of all processes together; accelerate deals
+it out to them, so no image is lost or doubled.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler, WeightedRandomSampler
+
+
+def class_balanced_sampler(labels: Sequence[int] | np.ndarray, num_samples: int | None = None) -> WeightedRandomSampler:
+    """Return a sampler that draws every class equally often, with replacement.
+
+    Args:
+        labels: The label of each image, ``(N,)``.
+        num_samples: Draws in an epoch; None for as many as there are images.
+
+    Raises:
+        ValueError: There are no labels, or `num_samples` is below 1.
+
+    Source: ``torch.utils.data.WeightedRandomSampler``.
+    """
+    labels = np.asarray(labels)
+    if len(labels) == 0:
+        raise ValueError("Expected labels to be those of some images, but got none. Pass dataset.labels.")
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"Expected num_samples to be at least 1, but got {num_samples!r}. None is as many as images.")
+    weights = 1 / np.bincount(labels)[labels]
+    return WeightedRandomSampler(weights.tolist(), num_samples or len(labels))
+
+
+class RepeatedSampler(Sampler[int]):
+    """Draw every image several times in an epoch, in one random order; each time it is augmented anew.
+
+    timm's ``RepeatAugSampler`` (1.0.31) gives three quarters of the draws of a small set, is seeded by the epoch alone
+    and shards by itself.
+
+    Args:
+        num_images: The number of images.
+        num_repeats: How often each comes.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    Source: Repeated augmentation, arXiv 1901.09335.
+    """
+
+    def __init__(self, num_images: int, num_repeats: int) -> None:
+        for name, number in (("num_images", num_images), ("num_repeats", num_repeats)):
+            if number < 1:
+                raise ValueError(f"Expected {name} to be at least 1, but got {number!r}. Choose another.")
+        self.num_images, self.num_repeats = num_images, num_repeats
+        self.generator: torch.Generator | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self), generator=self.generator)
+        return iter((order % self.num_images).tolist())
+
+    def __len__(self) -> int:
+        return self.num_images * self.num_repeats

@@ -1,0 +1,103 @@
+"""Split images into training and evaluation: by class, by fraction and seed, groups kept whole."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def split_by_class(
+    labels: Sequence[int] | np.ndarray,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    groups: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the training and of the evaluation images, each in rising order.
+
+    Each class gives `val_fraction` of its images, rounded, but at least one and never all. With `groups` whole groups
+    go to one side: in random order, each to evaluation as long as that brings the counts of the classes nearer to the
+    wanted ones.
+
+    Args:
+        labels: The label of each image, ``(N,)``.
+        val_fraction: The share of the images that is for evaluation.
+        seed: The seed of the draw.
+        groups: What each image belongs to (a patient, a module), ``(N,)``; None where images stand alone.
+        names: The names of the classes, for the messages.
+
+    Raises:
+        ValueError: `val_fraction` is not between 0 and 1, a class has one image only or lies in one group, or an image
+            has no group.
+    """
+    labels = np.asarray(labels)
+    if not (isinstance(val_fraction, int | float) and 0 < val_fraction < 1):
+        raise ValueError(f"Expected val_fraction to be between 0 and 1, but got {val_fraction!r}. The default is 0.2.")
+    draw = np.random.default_rng(seed)
+    sizes = np.bincount(labels)
+    wanted = np.clip(np.round(sizes * val_fraction), 1, np.maximum(sizes - 1, 0))
+    if groups is None:
+        _check_divisible(labels, np.arange(len(labels)), names, "image")
+        chosen = [draw.permutation(np.flatnonzero(labels == label))[: int(n)] for label, n in enumerate(wanted)]
+        val = np.sort(np.concatenate(chosen))
+    else:
+        val = np.flatnonzero(_choose_groups(labels, _numbered(groups, len(labels)), wanted, draw, names))
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _numbered(groups: Sequence[Any], count: int) -> np.ndarray:
+    if len(groups) != count or any(group is None for group in groups):
+        without = sum(group is None for group in groups)
+        raise ValueError(
+            f"Expected a group for each of {count} images, but got {len(groups)}, {without} of them None. "
+            "Give every image one."
+        )
+    return np.unique([str(group) for group in groups], return_inverse=True)[1]
+
+
+def _choose_groups(
+    labels: np.ndarray, groups: np.ndarray, wanted: np.ndarray, draw: np.random.Generator, names: Sequence[str] | None
+) -> np.ndarray:
+    """Return which images are for evaluation."""
+    _check_divisible(labels, groups, names, "group")
+    counts = np.zeros((groups.max() + 1, len(wanted)))
+    np.add.at(counts, (groups, labels), 1)
+    total, have, taken = counts.sum(0), np.zeros(len(wanted)), np.zeros(len(counts), dtype=bool)
+    for group in draw.permutation(len(counts)):
+        more = have + counts[group]
+        exhausts = ((more == total) & (total > 0)).any()  # a class must keep images for training
+        lacks = ((have == 0) & (counts[group] > 0)).any()  # and have some in evaluation
+        if not exhausts and (lacks or np.abs(wanted - more).sum() < np.abs(wanted - have).sum()):
+            have, taken[group] = more, True
+    return taken[groups]
+
+
+def _check_divisible(labels: np.ndarray, parts: np.ndarray, names: Sequence[str] | None, kind: str) -> None:
+    for label in np.unique(labels):
+        if len(np.unique(parts[labels == label])) < 2:
+            name = repr(names[label]) if names is not None else label
+            raise ValueError(
+                f"Expected every class to have at least two {kind}s, since one is for training and one for evaluation, "
+                f"but got class {name} with one. Add images, take the class out, or split the set yourself."
+            )
+
+
+def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> None:
+    """Write which image is in which split, as a manifest: ``path,label,split``.
+
+    Args:
+        path: The CSV file; it appears whole or not at all.
+        splits: The paths and class names of each split.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split"))
+        for split, rows in splits.items():
+            writer.writerows((name, label, split) for name, label in rows)
+    os.replace(unfinished, path)
