@@ -1,12 +1,17 @@
 """Small real data and models for the whole suite."""
 
 import gc
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+_CACHE = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _CACHE.name  # the user's own cache stays as it is
 
 torch.set_num_threads(1)  # two threads that wait for each other are slower than one on small tensors
 

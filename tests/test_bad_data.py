@@ -347,7 +347,7 @@ def test_the_command_prints_one_sentence_for_an_unreadable_image(
     assert message.endswith("Repair or remove it.")
 
 
-@pytest.mark.parametrize("missing", ["sklearn.datasets", "platformdirs"])
+@pytest.mark.parametrize("missing", ["sklearn.datasets"])
 def test_digits_without_their_extra_name_the_command(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

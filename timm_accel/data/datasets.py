@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from timm.data import create_transform
-from timm.data.readers import create_reader
 
 from timm_accel.data.classes import class_names
+from timm_accel.data.folder_index import FolderReader
 from timm_accel.data.image_size import height_and_width
 from timm_accel.data.images import PrepareImage
 from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.sources import Source
 
 
 class ImageFolderDataset(LabelledImages):
@@ -30,15 +32,10 @@ class ImageFolderDataset(LabelledImages):
 
     def __init__(self, root: str | Path, transform: Any = None, **options: Any) -> None:
         wanted = "Expected a folder with one folder of images for each class, but got"
-        if not Path(root).is_dir():
-            raise FileNotFoundError(f"{wanted} {str(root)!r}, which is not a folder. Correct the path.")
-        try:
-            reader = create_reader("", root=str(root))
-        except RuntimeError as error:
-            raise FileNotFoundError(f"{wanted} {str(root)!r}, which holds no images. Correct the path.") from error
+        reader = FolderReader(root)
         super().__init__(reader, transform, **options)
         if "" in reader.class_to_idx:  # timm's name for what lies in the root
-            stray = next(path for path, label in reader.samples if label == reader.class_to_idx[""])
+            stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
             raise ValueError(f"{wanted} {stray!r} beside the folders. Move it into the folder of its class.")
 
 
@@ -46,9 +43,11 @@ def create_datasets(
     image_size: int | tuple[int, int],
     data_mean: tuple[float, ...],
     data_std: tuple[float, ...],
-    train_path: str | Path,
-    val_path: str | Path,
+    train_path: str | Path | None = None,
+    val_path: str | Path | None = None,
     *,
+    data: Any = None,
+    eval_split: str = "val",
     auto_augment: str | None = "rand-m7-mstd0.5-inc1",
     interpolation: str = "random",
     eval_interpolation: str = "bilinear",
@@ -57,7 +56,7 @@ def create_datasets(
     on_error: str | None = None,
     max_bad_fraction: float = 0.01,
     **train_transform: Any,
-) -> tuple[ImageFolderDataset, ImageFolderDataset]:
+) -> tuple[LabelledImages, LabelledImages]:
     """Create the training and the evaluation set, with the article's transforms.
 
     Args:
@@ -66,6 +65,9 @@ def create_datasets(
         data_std: The standard deviation of each channel, on the same scale.
         train_path: A folder with one folder of images for each class.
         val_path: The same for evaluation, with the same classes.
+        data: In place of both any image set: a folder with ``train`` and ``val``, or without; tars; a manifest;
+            ``torch/NAME``, ``hfds/NAME``; readers and data sets of your own: see `Source`, which takes further options.
+        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: Of the random crop in training.
         eval_interpolation: Of the resize in evaluation.
@@ -95,14 +97,29 @@ def create_datasets(
             f"Expected auto_augment to be a policy that timm knows, but got {auto_augment!r} ({error}). "
             "Pass one such as 'rand-m7-mstd0.5-inc1', or None."
         ) from error
-    options: dict[str, Any] = {"prepare": PrepareImage(len(data_mean)), "max_bad_fraction": max_bad_fraction}
-    train_dataset = ImageFolderDataset(train_path, transform, on_error=on_error or "skip", is_training=True, **options)
     eval_transform = create_transform(
         **shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
     )
-    eval_dataset = ImageFolderDataset(val_path, eval_transform, on_error=on_error or "raise", **options)
-    _check_classes(train_dataset, eval_dataset, train_path, val_path)
+    source = _source(data, train_path, val_path)
+    options: dict[str, Any] = {"prepare": PrepareImage(len(data_mean)), "max_bad_fraction": max_bad_fraction}
+    train_dataset = LabelledImages(
+        source.open("train"), transform, on_error=on_error or "skip", is_training=True, **options
+    )
+    eval_dataset = LabelledImages(source.open(eval_split), eval_transform, on_error=on_error or "raise", **options)
+    _check_classes(train_dataset, eval_dataset, train_path or "training", val_path or eval_split)
     return train_dataset, eval_dataset
+
+
+def _source(data: Any, train_path: str | Path | None, val_path: str | Path | None) -> Source:
+    paths = train_path is not None and val_path is not None
+    if (data is None) != paths:
+        raise ValueError(
+            f"Expected data, or train_path and val_path, but got {'both' if paths else 'neither'}. Pass one of them."
+        )
+    if paths:
+        folders = {"train": train_path, "val": val_path}
+        return Source({split: ImageFolderDataset(path).reader for split, path in folders.items() if path is not None})
+    return data if isinstance(data, Source) else Source(data)
 
 
 def _check_classes(train_dataset: Any, eval_dataset: Any, train_path: str | Path, val_path: str | Path) -> None:

@@ -4,6 +4,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 
 def write_digits(folder: str | Path | None = None) -> Path:
     """Write scikit-learn's 1,797 handwritten digits as an image folder, once, and return its path.
@@ -20,7 +22,6 @@ def write_digits(folder: str | Path | None = None) -> Path:
     Source: ``sklearn.datasets.load_digits`` (UCI ML hand-written digits, E. Alpaydin and C. Kaynak, 1998).
     """
     try:
-        from platformdirs import user_cache_dir
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:

@@ -61,12 +61,14 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def read_image(file: Any, prepare: PrepareImage) -> Image.Image:
-    """Decode a picture from an open binary file or from bytes.
+    """Decode a picture from an open binary file or from bytes; one of Pillow's is prepared alone.
 
     Raises:
         OSError: It cannot be decoded, whatever Pillow raised.
     """
     try:
+        if isinstance(file, Image.Image):
+            return prepare(file)
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             prepared = prepare(image)
             prepared.load()

@@ -119,7 +119,7 @@ class LabelledImages(ImageDataset):
         try:
             return read_image(file, self.prepare), label
         finally:
-            if hasattr(file, "close"):
+            if hasattr(file, "read"):  # a file, not a picture that the source keeps
                 file.close()
 
     def _note(self, number: int, error: OSError) -> None:

@@ -1,0 +1,218 @@
+"""A reader of images that a table lists with their labels, and with their split and group if it has them."""
+
+import csv
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from timm.data.readers.reader import Reader
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+from timm_accel.data.filename_reader import check_classes, number_classes
+
+
+class ManifestReader(ReaderImageFolder):
+    """Read the images that a CSV or parquet file lists in the columns ``path`` and ``label``.
+
+    A CSV is UTF-8 text with commas and names its columns in the first row. Other columns are ignored, but for ``split``
+    and ``group``. Labels are text, numbers too: the classes are numbered in natural order over the whole file, so that
+    its splits agree. If any row of the file has several labels, separated by ``;``, every target is a list of numbers,
+    for ``target_transform=timm.data.MultiLabelTarget(len(reader.class_to_idx))`` of timm's ``ImageDataset``.
+
+    Every image of the split must be there; the whole check lists each folder once.
+
+    Args:
+        path: The file; its name ends in ``.csv``, ``.parquet`` or ``.pq``.
+        split: The rows to read, by their column ``split``; None for all. ``train`` and ``training`` are the same, and
+            so are ``val``, ``valid``, ``validation``, ``eval`` and ``evaluation``, in capitals too.
+        root: The folder that relative paths start from; None for that of the file.
+        class_to_idx: The number of each class, such as another reader's ``class_to_idx``; None to number the labels
+            that occur.
+
+    Attributes:
+        class_to_idx: The number of each class.
+        labels: The target of each image: a number, or a list of them.
+        groups: The text in the column ``group`` of each image, None in place of an empty one; None without the column.
+        has_splits: Whether the file has the column ``split``.
+
+    Raises:
+        FileNotFoundError: `path` or `root` is missing, or images are.
+        ModuleNotFoundError: The extra ``parquet`` is not installed, and the file is one.
+        TypeError: `class_to_idx` is no map from text.
+        ValueError: The file cannot be read, is empty, lacks a column or the split, or has a row without path or label,
+            or with a label that is not in `class_to_idx`.
+
+    Source: ``timm.data.dataset_factory`` (the synonyms of splits).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str | None = None,
+        root: str | Path | None = None,
+        class_to_idx: Mapping[str, int] | None = None,
+    ) -> None:
+        Reader.__init__(self)  # not that of ReaderImageFolder, which searches a folder
+        columns, rows = _read(path)
+        chosen = rows if split is None else _rows_of(split, rows, columns, path)
+        _check_filled(chosen, path)
+        if class_to_idx is None:
+            class_to_idx = number_classes(label for row in rows for label in row.labels if label)
+        check_classes(((label, f"row {row.number}") for row in chosen for label in row.labels), class_to_idx)
+        self.class_to_idx = dict(class_to_idx)
+        self.root = os.path.abspath(Path(path).parent if root is None else root)
+        paths = [os.path.join(self.root, row.path) for row in chosen]
+        self._check_exist(paths)
+        targets = [[class_to_idx[label] for label in row.labels] for row in chosen]
+        multi_label = any(len(row.labels) > 1 for row in rows)
+        self.labels: list[int] | list[list[int]] = targets if multi_label else [target for (target,) in targets]
+        self.groups = [row.group or None for row in chosen] if "group" in columns else None
+        self.has_splits = "split" in columns
+        self.samples = list(zip(paths, self.labels, strict=True))
+
+    def _check_exist(self, paths: list[str]) -> None:
+        if not os.path.isdir(self.root):
+            raise FileNotFoundError(
+                f"Expected root to be a folder, but got {self.root!r}, which is not one. Correct the path."
+            )
+        if missing := _missing(paths):
+            first = ", ".join(repr(path) for path in missing[:3])
+            raise FileNotFoundError(
+                f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
+                f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
+                "start from."
+            )
+
+
+class _Row(NamedTuple):
+    number: int  # as a spreadsheet counts: the first image is in row 2 of a CSV, in row 1 of a parquet file
+    path: str
+    labels: list[str]
+    split: str
+    group: str
+
+
+def _row(number: int, cells: Mapping[str, str | None]) -> _Row:
+    path, label, split, group = ((cells.get(name) or "").strip() for name in _COLUMNS)
+    return _Row(number, path, [name.strip() for name in label.split(";")], split, group)
+
+
+_COLUMNS = ("path", "label", "split", "group")
+
+
+def _read(path: str | Path) -> tuple[list[str], list[_Row]]:
+    """Return the names of the columns, and the rows."""
+    ending = Path(path).suffix.lower()
+    if ending not in (".csv", ".parquet", ".pq"):
+        raise ValueError(
+            f"Expected path to be a manifest that ends in .csv, .parquet or .pq, but got {str(path)!r}. Save it as one."
+        )
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"Expected path to be a manifest, but got {str(path)!r}, which is not a file. Correct the path."
+        )
+    columns, rows = _read_csv(path) if ending == ".csv" else _read_parquet(path)
+    if columns and not columns.count("path") == columns.count("label") == 1:
+        raise ValueError(
+            f"Expected the manifest to have a column 'path' and a column 'label', but got {str(path)!r} with "
+            f"{columns}. Name its columns; in a CSV the first row does, with commas."
+        )
+    if not rows:
+        raise ValueError(
+            f"Expected the manifest to list images, but got {str(path)!r}, which has no rows. Name the columns 'path' "
+            "and 'label' and write a row for each image."
+        )
+    return columns, rows
+
+
+def _read_csv(path: str | Path) -> tuple[list[str], list[_Row]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.reader(file, strict=True)
+            columns = [name.strip() for name in next(filter(None, table), [])]
+            return columns, [_row(table.line_num, dict(zip(columns, cells, strict=False))) for cells in table if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"Expected the manifest to be a CSV in UTF-8, but got {str(path)!r} ({error}). Save it as one."
+        ) from error
+
+
+def _read_parquet(path: str | Path) -> tuple[list[str], list[_Row]]:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"Expected the extra 'parquet' to be installed for {str(path)!r}, but {error.name!r} is missing. "
+            'Run pip install "timm_accel[parquet]", or save the manifest as a CSV.',
+            name=error.name,
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            table = file.read([name for name in _COLUMNS if name in columns])
+        texts = {
+            name: column.cast("string").to_pylist()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    except (ValueError, NotImplementedError) as error:  # pyarrow's own are of these kinds
+        raise ValueError(
+            f"Expected the manifest to be a parquet file of texts and numbers, but got {str(path)!r} "
+            f"({' '.join(str(error).split())}). Save it as one."
+        ) from error
+    cells = zip(*texts.values(), strict=True)
+    return columns, [_row(number, dict(zip(texts, row, strict=True))) for number, row in enumerate(cells, start=1)]
+
+
+def _rows_of(split: str, rows: list[_Row], columns: list[str], path: str | Path) -> list[_Row]:
+    if "split" not in columns:
+        raise ValueError(
+            f"Expected the manifest to have a column 'split', since split is {split!r}, but got {str(path)!r} with "
+            f"{columns}. Add the column, or leave split out to read every row."
+        )
+    if without := [row.number for row in rows if not row.split]:
+        raise ValueError(
+            f"Expected every row to have a split, but got {len(without)} of {str(path)!r} that have none, row "
+            f"{without[0]} first. Fill them in."
+        )
+    wanted = _one_name(split)
+    chosen = [row for row in rows if _one_name(row.split) == wanted]
+    if not chosen:
+        known = ", ".join(repr(name) for name in sorted({row.split for row in rows}))
+        raise ValueError(
+            f"Expected split to be one that {str(path)!r} has, {known}, but got {split!r}. Pass one of them."
+        )
+    return chosen
+
+
+def _one_name(split: str) -> str:
+    """Return the same name for every synonym of a split."""
+    name = split.strip().lower()
+    return next((min(synonyms) for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), name)
+
+
+def _check_filled(rows: list[_Row], path: str | Path) -> None:
+    for row in rows:
+        for column, filled in (("path", row.path), ("label", all(row.labels))):
+            if not filled:
+                raise ValueError(
+                    f"Expected every row to have a path and a label, but got an empty {column} in row {row.number} of "
+                    f"{str(path)!r}. Fill it in, or remove the row."
+                )
+
+
+def _missing(paths: list[str]) -> list[str]:
+    """Return the paths that are no files, by one listing of each folder."""
+    places = [os.path.split(path) for path in paths]
+    files = {folder: _files(folder) for folder in {folder for folder, _ in places}}
+    return [path for path, (folder, name) in zip(paths, places, strict=True) if name not in files[folder]]
+
+
+def _files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
