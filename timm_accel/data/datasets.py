@@ -12,6 +12,7 @@ from timm_accel.data.image_size import height_and_width
 from timm_accel.data.images import PrepareImage
 from timm_accel.data.labelled_images import LabelledImages
 from timm_accel.data.sources import Source
+from timm_accel.data.transforms import create_training_transform
 
 
 class ImageFolderDataset(LabelledImages):
@@ -88,15 +89,7 @@ def create_datasets(
     Source: ``timm.data.create_transform``.
     """
     shared = {"input_size": height_and_width(image_size), "mean": data_mean, "std": data_std}
-    try:
-        transform = create_transform(
-            **shared, is_training=True, auto_augment=auto_augment, interpolation=interpolation, **train_transform
-        )
-    except AssertionError as error:
-        raise ValueError(
-            f"Expected auto_augment to be a policy that timm knows, but got {auto_augment!r} ({error}). "
-            "Pass one such as 'rand-m7-mstd0.5-inc1', or None."
-        ) from error
+    transform = create_training_transform(auto_augment, **shared, interpolation=interpolation, **train_transform)
     eval_transform = create_transform(
         **shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
     )

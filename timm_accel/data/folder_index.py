@@ -12,7 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import timm
@@ -168,6 +168,12 @@ def _check_loop(folder: str, real: dict[str, str], root: str) -> None:
             )
 
 
+def _digest(about: str, content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(about.encode())
+    digest.update(content)
+    return digest.digest()
+
+
 def _read(file: Path, about: str) -> _Index | None:
     """Return what was written, or None where that is missing, damaged or of something else."""
     try:
@@ -175,11 +181,9 @@ def _read(file: Path, about: str) -> _Index | None:
             digest, content = opened.read(_DIGEST_SIZE), opened.read()
     except OSError:
         return None
-    if hashlib.sha256(content).digest() != digest:
+    if _digest(about, content) != digest:
         return None
     with np.load(io.BytesIO(content)) as arrays:
-        if arrays["about"].item() != about:
-            return None
         return _Index(
             folders=os.fsdecode(arrays["folders"].tobytes()).split("\0"),
             times=arrays["times"],
@@ -190,22 +194,21 @@ def _read(file: Path, about: str) -> _Index | None:
 
 
 def _write(file: Path, about: str, index: _Index) -> None:
-    arrays: dict[str, Any] = {
-        "about": about,
-        "folders": np.frombuffer(os.fsencode("\0".join(index.folders)), dtype=np.uint8),
-        "times": index.times,
-        "folder_of": index.folder_of,
-        "names": np.frombuffer(index.names, dtype=np.uint8),
-        "bounds": index.bounds,
-    }
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(
+        content,
+        folders=np.frombuffer(os.fsencode("\0".join(index.folders)), dtype=np.uint8),
+        times=index.times,
+        folder_of=index.folder_of,
+        names=np.frombuffer(index.names, dtype=np.uint8),
+        bounds=index.bounds,
+    )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
             new = Path(unfinished, file.name)
             with open(new, "wb") as opened:
-                opened.write(hashlib.sha256(content.getbuffer()).digest())
+                opened.write(_digest(about, content.getbuffer()))
                 opened.write(content.getbuffer())
             os.replace(new, file)
     except OSError:

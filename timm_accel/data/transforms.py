@@ -1,0 +1,78 @@
+"""timm's transforms, with the part of a policy that is wrong named, and one operation mended."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
+
+from timm_accel.suggestions import nearest
+
+_NUMBERS = {
+    "rand": ("m", "n", "p", "mstd", "mmax", "inc"),
+    "augmix": ("m", "w", "d", "a", "b", "mstd"),
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), ("mstd",)),
+}
+_SETS = ("weights", "3a", "3aw")  # of operations, after "t"
+
+
+def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
+    """Create timm's training transform.
+
+    Args:
+        auto_augment: timm's name of a policy, such as ``rand-m9-mstd0.5-inc1``; None for none.
+        **options: Those of ``timm.data.create_transform``.
+
+    Raises:
+        ValueError: A part of the policy is unknown.
+
+    Source: ``timm.data.create_transform``.
+    """
+    if auto_augment is not None:
+        check_policy(auto_augment)
+    transform = create_transform(is_training=True, auto_augment=auto_augment, **options)
+    for operation in _operations(transform):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = posterize_any
+    return transform
+
+
+def check_policy(policy: str) -> None:
+    """Raise a `ValueError` that names the part of an augmentation policy that timm does not know."""
+    family, *parts = str(policy).split("-")
+    remedy = "Pass one such as 'rand-m7-mstd0.5-inc1', or None."
+    if family not in _NUMBERS:
+        raise ValueError(
+            f"Expected auto_augment to begin with {', '.join(_NUMBERS)}, but got {policy!r}. "
+            f"{nearest(family, _NUMBERS)} {remedy}"
+        )
+    for part in parts:
+        key = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        named_set = family == "rand" and part[:1] == "t" and part[1:] in _SETS
+        if not named_set and (key is None or key[1] not in _NUMBERS[family]):
+            known = ", ".join(_NUMBERS[family]) + (", t" if family == "rand" else "")
+            raise ValueError(
+                f"Expected each part of auto_augment to be a letter code and a number, but got {policy!r}, whose part "
+                f"{part!r} is none. Parts of {family}: {known}. {remedy}"
+            )
+
+
+def posterize_any(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
+    """Posterize down to no bits at all, which is black.
+
+    The strongest level of timm's operation (1.0.31) keeps none; Pillow 13 refuses that, so that a run with
+    ``rand-m9-mstd0.5-inc1`` ends at some image.
+    """
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    return posterize(image, bits_to_keep, **options)
+
+
+def _operations(transform: Any) -> Iterator[AugmentOp]:
+    for part in getattr(transform, "transforms", []):
+        if isinstance(part, RandAugment | AugMixAugment):
+            yield from part.ops
+        elif isinstance(part, AutoAugment):
+            yield from (operation for line in part.policy for operation in line)
