@@ -107,7 +107,7 @@ class _Index:
 
 def _open_index(root: str, cache_folder: Path) -> _Index:
     place = os.path.abspath(root)
-    about = json.dumps([_FORMAT, timm.__version__, place, sorted(get_img_extensions())])
+    about = json.dumps([_FORMAT, timm.__version__, sorted(get_img_extensions())])
     file = cache_folder / f"{hashlib.sha256(os.fsencode(place)).hexdigest()}.index"
     index = _read(file, about)
     if index is not None and np.array_equal(index.times, [_times(os.path.join(root, name)) for name in index.folders]):

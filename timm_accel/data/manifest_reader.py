@@ -3,7 +3,6 @@
 import csv
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +141,7 @@ def _read_csv(path: str | Path) -> tuple[list[str], list[_Row]]:
 
 def _read_parquet(path: str | Path) -> tuple[list[str], list[_Row]]:
     try:
-        parquet = import_module("pyarrow.parquet")
+        from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"Expected the extra 'parquet' to be installed for {str(path)!r}, but {error.name!r} is missing. "
