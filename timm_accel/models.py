@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from timm_accel.suggestions import nearest
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+UNFINISHED = ".unfinished"
 
 
 def check_model_name(name: Any) -> None:
@@ -100,29 +101,35 @@ def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str]
     Source: ``timm.models.save_for_hf``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    label_names = {} if class_names is None else {"label_names": class_names}
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        if hasattr(model, "pretrained_cfg"):
-            plain = deepcopy(model).to(memory_format=torch.contiguous_format)  # safetensors takes no channels_last
-            save_for_hf(plain, unfinished, model_config={**label_names, **about}, safe_serialization=True)
-            _note_if_changed(model, Path(unfinished))
-        else:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-                Path(unfinished, WEIGHTS_FILE),
-            )
-            config = {
-                "architecture": None,
-                "note": f"timm cannot rebuild {type(model).__name__}",
-                **label_names,
-                **about,
-            }
-            Path(unfinished, CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    remove_unfinished(folder)
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(parents=True)
+    named = about if class_names is None else {"label_names": class_names, **about}
+    try:
+        _write_classifier(model, unfinished, named)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
-            with open(Path(unfinished, name), "rb") as written:
+            with open(unfinished / name, "rb") as written:
                 os.fsync(written.fileno())
-            os.replace(Path(unfinished, name), folder / name)
+            os.replace(unfinished / name, folder / name)
+    finally:
+        remove_unfinished(folder)
+
+
+def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> None:
+    if hasattr(model, "pretrained_cfg"):
+        plain = deepcopy(model).to(memory_format=torch.contiguous_format)  # safetensors takes no channels_last
+        save_for_hf(plain, folder, model_config=about, safe_serialization=True)
+        _note_if_changed(model, folder)
+        return
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    config = {"architecture": None, "note": f"timm cannot rebuild {type(model).__name__}", **about}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed `save_classifier` has left in a folder."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def _note_if_changed(model: nn.Module, folder: Path) -> None:

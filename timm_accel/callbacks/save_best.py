@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from timm_accel.callbacks.watch import is_better
 from timm_accel.data.classes import class_names
-from timm_accel.models import CONFIG_FILE, save_classifier
+from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
 from timm_accel.training.agreement import on_main_process
 from timm_accel.training.surface import metric_prefix
@@ -65,6 +65,7 @@ class SaveBestCallback(Callback):
         """Return what the folders say of their weights: a resumed run never replaces better ones."""
         kept = {}
         for name in self.FOLDERS:
+            remove_unfinished(self._folder(name))
             config, metric = self._folder(name) / CONFIG_FILE, metric_prefix(name) + self.watch_metric
             best = json.loads(config.read_text()).get("best") if config.is_file() else None
             if best is None:

@@ -1,0 +1,74 @@
+"""Kill a run many times by SIGKILL, resume it each time, and compare it with one that was not, bit by bit.
+
+    python benchmarks/kill_test.py [--kills 100] [--processes 1] [--seed 0] [--folder DIR]
+
+Needs the packages of the tests. Prints a line for each kill and a summary; exits with 1 when a bit differs. Of ten
+kills four come at a random time after one to three updates, two inside the writing of a state, one after a row of the
+history and one while the run starts; two hit one process alone. A state is written after every update, so that the run
+gets on.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in ("kill", ".")]
+
+from comparison import contents, differences  # noqa: E402
+from harness import UPDATES_PER_EPOCH, Kill, Run, kill_and_resume, write_data  # noqa: E402
+
+UPDATES_PER_KILL = 5  # at the most, as a rule
+KINDS = ["update"] * 4 + ["write"] * 2 + ["alone"] * 2 + ["row", "start"]
+
+
+def kill_and_compare(whole: Run, killed: Run, num_kills: int, seed: int) -> tuple[list[Kill], list[str]]:
+    """Run the first as it is, kill the second; return the kills and where the two differ."""
+    draw, kills = random.Random(seed), []
+    kinds = (KINDS * num_kills)[:num_kills]
+    draw.shuffle(kinds)
+
+    def report(kill: Kill) -> None:
+        kills.append(kill)
+        print(
+            f"kill {len(kills)} ({kill.kind}): after {kill.updates} updates since the start, "
+            f"{kill.left or 'between writes'}; newest state {kill.newest or 'none'}",
+            flush=True,
+        )
+
+    whole.finish(resume=False)
+    kill_and_resume(killed, kinds, draw, report)
+    places = differences(contents(whole), contents(killed))
+    expected = ["epoch", *map(str, range(1, whole.epochs + 1))]
+    return kills, places if whole.rows() == killed.rows() == expected else [*places, "the rows of the history"]
+
+
+def main() -> bool:
+    """Print what happened, and return whether every bit is the same."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="a new folder to keep; None for one that is deleted")
+    options = parser.parse_args()
+    started = time.monotonic()
+    epochs = 1 + options.kills * UPDATES_PER_KILL // UPDATES_PER_EPOCH
+    with tempfile.TemporaryDirectory() as unkept:
+        folder = options.folder or Path(unkept)
+        whole = Run(folder / "whole", write_data(folder / "data"), options.processes, epochs, every_n_updates=1)
+        kills, places = kill_and_compare(whole, replace(whole, folder=folder / "killed"), options.kills, options.seed)
+    for place in places[:20]:
+        print(f"differs: {place}")
+    print(
+        f"{len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} inside a "
+        f"write, {len(kills)} restarts, {epochs} epochs, bit-equal: {'no' if places else 'yes'}, "
+        f"{time.monotonic() - started:.0f} s"
+    )
+    return not places and len(kills) >= options.kills
+
+
+if __name__ == "__main__":
+    sys.exit(not main())
