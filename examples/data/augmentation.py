@@ -1,0 +1,59 @@
+"""See what augmentations do to an image.
+
+    python examples/data/augmentation.py
+
+The random crop at its default scale and at a narrower one, and RandAugment at three magnitudes, on a photo that
+scikit-learn ships. The draws are seeded alike, so down a column RandAugment does the same at a growing magnitude.
+Needs the extras demo and plots.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch.utils.data import Dataset
+
+from timm_accel.plots import plot_augmentations
+
+
+class Photos(Dataset):
+    """Two photos, each a class."""
+
+    classes = ("china", "flower")
+
+    def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
+        self.photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self.photos[index]), index
+
+
+def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
+    """Write the figure, and return its path."""
+    fill = {"img_mean": (124, 116, 104)}  # ImageNet's mean colour, for what lies beyond the border
+    transforms = {
+        "random crop of 8 to 100 % of the area (the default)": RandomResizedCropAndInterpolation(
+            224, interpolation="random"
+        ),
+        "random crop of 80 to 100 %": RandomResizedCropAndInterpolation(224, scale=(0.8, 1.0)),
+    } | {f"RandAugment at magnitude {m} of 10": rand_augment_transform(f"rand-m{m}-inc1", fill) for m in (3, 6, 9)}
+    figure = Figure(figsize=(12, 9.2), dpi=120, layout="constrained")
+    rows = figure.subfigures(len(transforms), 1, height_ratios=[4, 4, 3, 3, 3])  # crops are square
+    for row, (title, transform) in zip(rows, transforms.items(), strict=True):
+        plot_augmentations(Photos(transform), index=0, count=6, seed=seed, columns=7, figure=row)
+        row.suptitle(title, fontsize=11, fontweight="bold")
+    figure.savefig(out)
+    return Path(out)
+
+
+if __name__ == "__main__":
+    print(main())

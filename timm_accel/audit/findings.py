@@ -1,0 +1,180 @@
+"""What an audit found, in words: a sentence for each kind of fault, the worst first."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from timm_accel.audit.report import Audit, Group, Split
+
+_TINY_CLASS = 10  # images
+_IMBALANCED = 10  # times the smallest class
+_SHIFTED = 0.5  # of the model's standard deviation
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+def findings(audit: "Audit") -> list[str]:
+    """Return the sentences, the worst first.
+
+    Args:
+        audit: What was found.
+    """
+    equal, near = audit.duplicates, audit.near_duplicates
+    return [
+        *_unreadable(audit),
+        *_other_classes(audit.splits),
+        *_groups(
+            [group for group in equal if _splits(group) > 1],
+            "equal pictures",
+            "are in several splits, so that evaluation measures what was trained on",
+        ),
+        *_groups(
+            [group for group in equal if _splits(group) == 1 and _labels(group) > 1],
+            "equal pictures",
+            "have different labels, of which one at most is right",
+        ),
+        *_groups(
+            [group for group in near if _splits(group) > 1],
+            "near-duplicates",
+            "are in several splits, so that evaluation may measure what was trained on",
+        ),
+        *_groups(
+            [group for group in near if _splits(group) == 1 and _labels(group) > 1],
+            "near-duplicates",
+            "have different labels, of which some may be wrong",
+        ),
+        *_wide_modes(audit.splits),
+        *_empty_classes(audit.splits),
+        *_unread_files(audit.splits),
+        *_tiny_classes(audit.splits),
+        *_turned(audit.splits),
+        *_groups([group for group in equal if _is_plain(group)], "equal pictures", "count more than once"),
+        *_groups([group for group in near if _is_plain(group)], "near-duplicates", "count more than once"),
+        *_imbalance(audit.splits),
+        *_colours(audit),
+    ]
+
+
+def _splits(group: "Group") -> int:
+    return len({picture.split for picture in group})
+
+
+def _labels(group: "Group") -> int:
+    return len({picture.label for picture in group})
+
+
+def _is_plain(group: "Group") -> bool:
+    return _splits(group) == _labels(group) == 1
+
+
+def _unreadable(audit: "Audit") -> Iterator[str]:
+    for name, split in audit.splits.items():
+        if files := [file for file in audit.unreadable if file.split == name]:
+            yield (
+                f"{name}: {len(files)} of {_count(split.num_files, 'file')} cannot be read, such as "
+                f"{files[0].path!r} ({files[0].error}): repair or remove."
+            )
+
+
+def _other_classes(splits: dict[str, "Split"]) -> Iterator[str]:
+    (first, reference), *others = splits.items()
+    names = list(reference.class_sizes)
+    for name, split in others:
+        missing = [one for one in names if one not in split.class_sizes]
+        extra = [one for one in split.class_sizes if one not in names]
+        parts = [f"lacks {_list(missing)}"] * bool(missing) + [f"has {_list(extra)} besides"] * bool(extra)
+        if parts:
+            yield f"{name}: {' and '.join(parts)}, so that its labels are not those of {first}."
+        elif names != list(split.class_sizes):
+            yield f"{name}: numbers its classes otherwise than {first}."
+
+
+def _groups(groups: "list[Group]", kind: str, what: str) -> Iterator[str]:
+    if groups:
+        contrary = sum(_labels(group) > 1 for group in groups) if "label" not in what else 0
+        first = groups[0]
+        other = next((one for one in first if one.split != first[0].split), None)
+        other = other or next((one for one in first if one.label != first[0].label), first[1])
+        yield (
+            f"{sum(map(len, groups)):,} {kind} in {_count(len(groups), 'group')} {what}"
+            f"{f', {contrary:,} of the groups with different labels' if contrary else ''}, such as "
+            f"{first[0].path!r} and {other.path!r}."
+        )
+
+
+def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        wide = {mode: count for mode, count in split.modes.items() if mode in _WIDE_MODES}
+        if wide and not split.is_prepared:
+            yield (
+                f"{name}: {_count(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this data set "
+                "clips all above 255: give it PrepareImage."
+            )
+
+
+def _empty_classes(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        empty = sorted({one for one, size in split.class_sizes.items() if size == 0} | set(split.empty_folders))
+        if empty:
+            yield f"{name}: {_list(empty)} hold{'s' * (len(empty) == 1)} no readable image."
+
+
+def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        if split.unread_files:
+            endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
+            yield (
+                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are passed over for their ending "
+                f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
+            )
+
+
+def _tiny_classes(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        tiny = [f"{one} {size}" for one, size in split.class_sizes.items() if 0 < size < _TINY_CLASS]
+        if tiny:
+            yield f"{name}: {_count(len(tiny), 'class')} of fewer than {_TINY_CLASS} images: {_list(tiny)}."
+
+
+def _turned(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        if split.num_turned and not split.is_prepared:
+            yield (
+                f"{name}: {_count(split.num_turned, 'image')} lie on their side, since this data set ignores EXIF: "
+                "give it PrepareImage."
+            )
+
+
+def _imbalance(splits: dict[str, "Split"]) -> Iterator[str]:
+    for name, split in splits.items():
+        sizes = sorted((size, one) for one, size in split.class_sizes.items() if size)
+        if sizes and sizes[-1][0] > _IMBALANCED * sizes[0][0]:
+            (low, smallest), (high, largest) = sizes[0], sizes[-1]
+            yield f"{name}: {largest} has {high / low:.0f} times as many images as {smallest}, {high} to {low}."
+
+
+def _colours(audit: "Audit") -> Iterator[str]:
+    name = "train" if "train" in audit.splits else next(iter(audit.splits))
+    split = audit.splits[name]
+    if split.mean is None or split.std is None or audit.model_mean is None or audit.model_std is None:
+        return
+    shift = max(abs(a - b) / s for a, b, s in zip(split.mean, audit.model_mean, audit.model_std, strict=True))
+    scales = [a / b for a, b in zip(split.std, audit.model_std, strict=True)]
+    if shift > _SHIFTED or min(scales) < 0.5 or max(scales) > 2:
+        yield (
+            f"{name}: mean {_numbers(split.mean)} and std {_numbers(split.std)} are far from the model's "
+            f"{_numbers(audit.model_mean)} and {_numbers(audit.model_std)}, which go with "
+            "pretrained weights: without them, take those of the data."
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def _list(names: "list[str] | dict[str, int]") -> str:
+    shown = ", ".join(list(names)[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _numbers(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.2f}" for number in numbers) + ")"

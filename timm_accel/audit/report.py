@@ -1,0 +1,149 @@
+"""What an audit found: plain numbers and names, a table and the findings in words."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from timm_accel.audit.findings import findings
+
+Group = tuple["Picture", ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One readable file.
+
+    Args:
+        split: The split that it is in.
+        label: The name of its class; several are joined by ``;``.
+        path: The file, or its name in an archive.
+    """
+
+    split: str
+    label: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """One file that cannot be decoded.
+
+    Args:
+        split: The split that it is in.
+        path: The file, or its name in an archive.
+        error: Why.
+    """
+
+    split: str
+    path: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is in one split.
+
+    Args:
+        num_files: The files, with the unreadable ones.
+        class_sizes: The readable images of each class, in the order of the labels.
+        width: The smallest, the median and the largest, in pixels, of the upright pictures; None where there are none.
+        height: The same.
+        modes: How many pictures have which of Pillow's modes: ``RGB``, ``L``, ``P``, ``CMYK``, ``I;16``, ….
+        num_turned: The pictures that are stored turned or mirrored, with the way back in EXIF.
+        mean: Of the red, green and blue of all pixels, on a scale from 0 to 1; every picture weighs the same.
+        std: The same, of the standard deviation.
+        is_prepared: Whether the data set turns pictures upright and scales 16-bit ones, as ours do.
+        empty_folders: Folders of classes without a file that timm would read.
+        unread_files: How many files of each ending timm passes over, though Pillow could read them.
+    """
+
+    num_files: int
+    class_sizes: dict[str, int]
+    width: tuple[int, int, int] | None
+    height: tuple[int, int, int] | None
+    modes: dict[str, int]
+    num_turned: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    is_prepared: bool
+    empty_folders: tuple[str, ...]
+    unread_files: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is wrong with an image set; ``print`` it.
+
+    Args:
+        splits: What is in each.
+        unreadable: The files that cannot be decoded.
+        duplicates: Groups of pictures that are equal to the pixel.
+        near_duplicates: Groups of pictures that look the same, and are not all equal.
+        model_mean: What the model expects; None where nobody said.
+        model_std: The same.
+    """
+
+    splits: dict[str, Split]
+    unreadable: tuple[Unreadable, ...]
+    duplicates: tuple[Group, ...]
+    near_duplicates: tuple[Group, ...]
+    model_mean: tuple[float, ...] | None = None
+    model_std: tuple[float, ...] | None = None
+
+    def problems(self) -> list[str]:
+        """Return the findings, a sentence each, the worst first; an empty list where all is well."""
+        return findings(self)
+
+    def table(self) -> str:
+        """Return the numbers of each split as a table, with the findings below."""
+        columns = [("", *_ROWS), *((name, *_cells(split)) for name, split in self.splits.items())]
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in zip(*columns, strict=True)
+        ]
+        problems = self.problems()
+        lines += ["", *(f"{number}. {text}" for number, text in enumerate(problems, start=1))]
+        return "\n".join(lines if problems else [*lines, "No problems found."])
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return everything, with every group of duplicates, as JSON.
+
+        Args:
+            path: Where to write it too; None for nowhere.
+        """
+        text = json.dumps({"problems": self.problems()} | asdict(self), indent=2, ensure_ascii=False)
+        if path is not None:
+            Path(path).write_text(f"{text}\n", encoding="utf-8")
+        return text
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+_ROWS = [
+    "files",
+    "classes",
+    "largest class",
+    "smallest class",
+    "width",
+    "height",
+    "modes",
+    "turned by EXIF",
+    "mean",
+    "std",
+]
+
+
+def _cells(split: Split) -> list[str]:
+    sizes = sorted(split.class_sizes.items(), key=lambda item: item[1])
+    modes = ", ".join(f"{mode} {count}" for mode, count in split.modes.items())
+    return [
+        str(split.num_files),
+        str(len(sizes)),
+        *(f"{name} {count}" for name, count in (sizes[-1], sizes[0])),
+        *(f"{side[0]} … {side[1]} … {side[2]}" if side else "" for side in (split.width, split.height)),
+        modes,
+        str(split.num_turned),
+        *(" ".join(f"{number:.3f}" for number in numbers or ()) for numbers in (split.mean, split.std)),
+    ]

@@ -1,0 +1,118 @@
+"""The audit from one end to the other: every file is read once, and what was seen is summed up."""
+
+from collections import Counter
+from collections.abc import Mapping
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+
+from timm_accel.audit.duplicates import equal_groups, near_groups
+from timm_accel.audit.report import Audit, Picture, Split, Unreadable
+from timm_accel.audit.scan import Scanned, scan
+from timm_accel.audit.splits import empty_folders, open_splits, unread_files
+
+Numbers = tuple[float, ...]
+
+
+def audit(
+    data: Any, *, num_workers: int | None = None, progress: bool = True, model_config: Mapping[str, Any] | None = None
+) -> Audit:
+    """Read every file of an image set once and tell what is wrong with it.
+
+    Pictures are decoded in full, without the transform, and compared as our data sets decode them: upright, in RGB.
+    Those with equal pixels are duplicates, whatever their files. Near-duplicates agree in all but 3 bits of a
+    perceptual hash of 64, and in a thumbnail of 16 by 16 pixels: the same picture compressed again, resized, or a
+    little brighter or noisier. One that was mirrored, turned or cropped is not found, and pictures that differ in fine
+    detail alone may be. Neighbours of neighbours are in one group.
+
+    Args:
+        data: Data sets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
+            reader of files; or a folder with ``train``, ``val``, … below it; or a folder with one folder a class.
+        num_workers: The processes that read; None for one a core, 0 for none besides this one.
+        progress: Whether to show a bar.
+        model_config: What the model expects, with ``mean`` and ``std`` on a scale from 0 to 1, such as
+            ``model.pretrained_cfg``; the pixels of ``train``, or else of the first split, are compared with it.
+
+    Raises:
+        FileNotFoundError: `data` is a path without images.
+        TypeError: `data` is no path and no map of data sets over readers of files.
+        ValueError: There are no images, `num_workers` is no number of processes, or `model_config` has no mean and std.
+
+    Source: The hash is that of ``imagehash.phash``.
+    """
+    if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
+        raise ValueError(
+            f"Expected num_workers to be a number of processes of at least 0, but got {num_workers!r}. "
+            "None is one a core."
+        )
+    model_mean, model_std = _mean_and_std(model_config)
+    datasets = open_splits(data)
+    scanned = {name: scan(name, dataset, num_workers, progress) for name, dataset in datasets.items()}
+    readable = [(name, image) for name, images in scanned.items() for image in images if not image.error]
+    pictures = [Picture(name, ";".join(image.classes), image.path) for name, image in readable]
+    equal = equal_groups([image.digest for _, image in readable])
+    near = near_groups([image.hash for _, image in readable], [image.thumbnail for _, image in readable], equal)
+    return Audit(
+        splits={name: _summary(dataset, scanned[name]) for name, dataset in datasets.items()},
+        unreadable=tuple(
+            Unreadable(name, image.path, image.error)
+            for name, images in scanned.items()
+            for image in images
+            if image.error
+        ),
+        duplicates=tuple(tuple(pictures[index] for index in group) for group in equal),
+        near_duplicates=tuple(tuple(pictures[index] for index in group) for group in near),
+        model_mean=model_mean,
+        model_std=model_std,
+    )
+
+
+def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, None]:
+    if model_config is None:
+        return None, None
+    given = [model_config.get(name) if isinstance(model_config, Mapping) else None for name in ("mean", "std")]
+    if any(not isinstance(numbers, list | tuple) or len(numbers) not in (1, 3) for numbers in given):
+        raise ValueError(
+            f"Expected model_config to have a mean and a std of one or three channels, but got {model_config!r}. "
+            "Pass model.pretrained_cfg, or {'mean': (0.5, 0.5, 0.5), 'std': (0.2, 0.2, 0.2)}."
+        )
+    mean, std = (tuple(numbers) * (3 // len(numbers)) for numbers in given if numbers)
+    return mean, std
+
+
+def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
+    from timm_accel.data.classes import class_names
+    from timm_accel.data.images import PrepareImage
+
+    images = [image for image in scanned if not image.error]
+    sizes = Counter(dict.fromkeys(class_names(dataset) or sorted({name for one in scanned for name in one.classes}), 0))
+    sizes.update(name for image in images for name in image.classes)
+    mean, std = _mean_and_std_of(images)
+    return Split(
+        num_files=len(scanned),
+        class_sizes=dict(sizes),
+        width=_spread([image.width for image in images]),
+        height=_spread([image.height for image in images]),
+        modes=dict(sorted(Counter(image.mode for image in images).items())),
+        num_turned=sum(image.is_turned for image in images),
+        mean=mean,
+        std=std,
+        is_prepared=isinstance(getattr(dataset, "prepare", None), PrepareImage),
+        empty_folders=empty_folders(dataset.reader),
+        unread_files=unread_files(dataset.reader),
+    )
+
+
+def _spread(numbers: list[int]) -> tuple[int, int, int] | None:
+    return (min(numbers), median_low(numbers), max(numbers)) if numbers else None
+
+
+def _mean_and_std_of(images: list[Scanned]) -> tuple[Numbers, Numbers] | tuple[None, None]:
+    """Return both of all pixels; every image weighs the same, as in training, where all get one size."""
+    if not images:
+        return None, None
+    mean = np.mean([image.mean for image in images], axis=0)
+    square = np.mean([image.square for image in images], axis=0)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())

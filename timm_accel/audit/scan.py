@@ -1,0 +1,159 @@
+"""One look at every file of a data set: what it is, and what tells its picture from others."""
+
+import hashlib
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+_FILES_AT_A_TIME = 16
+_SIDE = 32
+_COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(8), np.arange(_SIDE) + 0.5))  # the 8 lowest frequencies
+
+
+class Scanned(NamedTuple):
+    """What is known of one file; where `error` is not empty, only the path and perhaps the classes."""
+
+    path: str
+    classes: tuple[str, ...]
+    error: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    is_turned: bool = False
+    digest: bytes = b""
+    hash: int = 0
+    thumbnail: bytes = b""
+    mean: tuple[float, ...] = ()
+    square: tuple[float, ...] = ()
+
+
+def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> list[Scanned]:
+    """Look at every file of a data set, in its order.
+
+    Args:
+        split: The name on the bar.
+        dataset: Has a timm reader.
+        num_workers: The processes; None for one a core, 0 for none besides this one.
+        progress: Whether to show a bar.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+
+    from timm_accel.data.classes import class_names
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    files: Any = _Files(dataset.reader, class_names(dataset) or [])
+    loader = DataLoader(
+        files,
+        batch_size=_FILES_AT_A_TIME,
+        num_workers=cores if num_workers is None else num_workers,
+        collate_fn=list,
+        worker_init_fn=files.own_archives,
+        generator=torch.Generator(),  # the loader draws a seed: not from the generator that training uses
+    )
+    scanned: list[Scanned] = []
+    with tqdm(total=len(dataset.reader), desc=f"audit of {split}", unit="image", disable=not progress) as bar:
+        for batch in loader:
+            scanned += batch
+            bar.update(len(batch))
+    return scanned
+
+
+class _Files:
+    """What the workers index: the files of a reader, each looked at."""
+
+    def __init__(self, reader: Any, names: list[str]) -> None:
+        self.reader, self.names = reader, names
+
+    def own_archives(self, worker: int) -> None:
+        """Let a worker open tar files itself: what timm's reader (1.0.31) opened before is shared with all of them."""
+        if hasattr(self.reader, "cache_tarfiles"):
+            self.reader.cache_tarfiles = False
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Scanned:
+        path: str = self.reader.filename(index, absolute=True)
+        classes: tuple[str, ...] = ()
+        try:
+            file, label, *_ = self.reader[index]
+            classes = self._classes(label)
+            with _strict_pillow():
+                return Scanned(path, classes, **look(file))
+        except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
+            return Scanned(path, classes, error=_reason(error))
+
+    def _classes(self, label: Any) -> tuple[str, ...]:
+        labels = [] if label is None else label if isinstance(label, list | tuple) else [label]
+        return tuple(self.names[one] if 0 <= one < len(self.names) else str(one) for one in labels)
+
+
+def look(file: Any) -> dict[str, Any]:
+    """Decode a picture and return the fields of `Scanned` that it gives.
+
+    Args:
+        file: An open binary file, which is closed, or bytes.
+
+    Raises:
+        Exception: It cannot be decoded.
+    """
+    from timm_accel.data.images import PrepareImage
+
+    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
+        mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+        picture = PrepareImage()(image)
+        picture.load()
+    counts = np.array(picture.histogram()).reshape(3, 256) / (picture.width * picture.height)
+    levels = np.arange(256) / 255
+    small = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "mode": mode,
+        "is_turned": is_turned,
+        "digest": hashlib.blake2b(picture.tobytes(), digest_size=16, salt=struct.pack("QQ", *picture.size)).digest(),
+        "hash": perceptual_hash(np.asarray(small, dtype=np.float64)),
+        "thumbnail": small.reduce(2).tobytes(),
+        "mean": tuple((counts @ levels).tolist()),
+        "square": tuple((counts @ levels**2).tolist()),
+    }
+
+
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """Return which low frequencies of a grey picture are above their median, in 64 bits.
+
+    Args:
+        pixels: ``(32, 32)``.
+
+    Source: ``imagehash.phash``.
+    """
+    waves = _COSINES @ pixels @ _COSINES.T
+    return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes(), "big")
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Find truncated files even where the program lets Pillow fill them, and keep its warnings off the bar."""
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a kind that Pillow knows"  # its own words hold an address in memory
+    return " ".join(str(error).split()) or type(error).__name__

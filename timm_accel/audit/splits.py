@@ -1,0 +1,99 @@
+"""What the audit is of: data sets by the name of their split, and what lies beside their images."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "eval", "evaluation", "test"}
+
+
+def open_splits(data: Any) -> dict[str, Any]:
+    """Return the data sets by the name of their split, whether they were given or their folder was.
+
+    Args:
+        data: A map of data sets, or a path.
+
+    Raises:
+        FileNotFoundError: The path has no images.
+        TypeError: It is neither, or a data set has no reader of files.
+        ValueError: There is no data set, or one is empty.
+    """
+    if isinstance(data, str | Path):
+        return _open_folder(Path(data))
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            "Expected data to be a folder, or data sets by the name of their split, but got "
+            f"{type(data).__name__}. Pass {{'train': train_set, 'val': val_set}}."
+        )
+    if not data:
+        raise ValueError("Expected data to hold a data set, but got none. Pass {'train': train_set}.")
+    for name, dataset in data.items():
+        reader: Any = getattr(dataset, "reader", None)
+        if not all(hasattr(reader, method) for method in ("__getitem__", "__len__", "filename")):
+            raise TypeError(
+                f"Expected every data set to have a reader of files, as timm's ImageDataset has, but got {name!r}, a "
+                f"{type(dataset).__name__}. Pass an ImageFolderDataset."
+            )
+        if len(reader) == 0:
+            raise ValueError(f"Expected every data set to hold images, but got {name!r} with none. Leave it out.")
+    return {str(name): dataset for name, dataset in data.items()}
+
+
+def _open_folder(root: Path) -> dict[str, Any]:
+    from timm_accel.data.datasets import ImageFolderDataset
+
+    below = _folders(root)
+    if any(folder.name in _SPLIT_NAMES and _folders(folder) for folder in below):
+        below.sort(key=lambda folder: (not folder.name.startswith("train"), folder.name))
+        return {folder.name: ImageFolderDataset(folder) for folder in below}
+    return {root.resolve().name: ImageFolderDataset(root)}
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def empty_folders(reader: Any) -> tuple[str, ...]:
+    """Return the names of the folders of classes that hold no file that timm would read.
+
+    Args:
+        reader: A timm reader; those of other things than folders of classes have none.
+    """
+    from timm.data.readers import get_img_extensions
+
+    if (root := _root(reader)) is None:
+        return ()
+    known = get_img_extensions(as_set=True)
+    return tuple(folder.name for folder in _folders(root) if not known & _endings(folder).keys())
+
+
+def unread_files(reader: Any) -> dict[str, int]:
+    """Return how many files of each ending Pillow could read and timm's readers pass over.
+
+    Args:
+        reader: A timm reader; those of other things than folders of classes have none.
+    """
+    from timm.data.readers import get_img_extensions
+
+    if (root := _root(reader)) is None:
+        return {}
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    passed_over = readable - get_img_extensions(as_set=True)
+    return {ending: count for ending, count in sorted(_endings(root).items()) if ending in passed_over}
+
+
+def _root(reader: Any) -> Path | None:
+    """Return the folder of the classes, where the reader takes them from folders; other readers leave files out."""
+    by_folder = type(reader).__name__ in ("ReaderImageFolder", "FolderReader")
+    return Path(reader.root) if by_folder else None
+
+
+def _endings(folder: Path) -> Counter[str]:
+    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return Counter(os.path.splitext(name)[1].lower() for name in files)
