@@ -131,7 +131,7 @@ def test_titles_stay_inside_the_figure_and_apart() -> None:
         assert all(figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in boxes)
         assert all(figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1 for box in boxes)
         assert not any(box.overlaps(axes.bbox) for box in boxes for axes in shown(figure))
-        assert all(axes.bbox.width > 0.9 * figure.bbox.width / columns(figure) for axes in shown(figure))
+        assert all(axes.bbox.width > 0.94 * figure.bbox.width / columns(figure) for axes in shown(figure))
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 32), (32, 8)])
