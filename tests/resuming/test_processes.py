@@ -183,7 +183,7 @@ def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_
     child = 0
     try:
         wait_for(lambda: len(state_folders(run / "state")) >= 1)
-        child = int((run / "lock").read_text().split()[1])
+        child = int((run / "lock").read_text().split()[0])
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=20) != 0
         os.kill(child, 0)  # it lives

@@ -346,3 +346,60 @@ def test_other_loaders_are_read_up_to_where_the_run_stood(kind: type, dataset: A
     resumed = run(resumed_dir, resume_from="auto")
     assert ends_alike(reference.images, resumed.images)
     assert same_outcome(tmp_path / "whole", resumed_dir) is None
+
+
+class Unordered:
+    """A batch sampler of the user's that draws its own order."""
+
+    def __iter__(self):
+        order = torch.randperm(28).tolist()
+        return iter([order[start : start + 4] for start in range(0, 28, 4)])
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_a_users_own_order_goes_on(tmp_path: Path) -> None:
+    def run(run_dir: Path, **options: Any) -> Any:
+        loader = {"num_workers": 0, "batch_sampler": Unordered()}
+        return train(
+            make_run(run_dir), train_dataset=tiny_data(28), num_epochs=2, train_dataloader_kwargs=loader, **options
+        )
+
+    reference = run(tmp_path / "whole")
+    torch.manual_seed(77)
+    resumed = run(cut(tmp_path / "whole", 9, tmp_path / "cut"), resume_from="auto")
+    assert ends_alike(reference.images, resumed.images)
+    assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
+
+
+def test_what_a_user_changed_in_the_optimizer_goes_on(tmp_path: Path) -> None:
+    class Calmer(Callback):
+        def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+            for group in trainer.optimizer.param_groups:
+                group["momentum"] = 0.5
+
+    def run(run_dir: Path, **options: Any) -> Any:
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        callbacks = [every_update(), Calmer]
+        return train(make_run(run_dir, model=model, optimizer=optimizer, callbacks=callbacks), **options)
+
+    run(tmp_path / "whole")
+    run(cut(tmp_path / "whole", 10, tmp_path / "cut"), resume_from="auto")
+    assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
+
+
+def test_one_trainer_may_go_on_with_its_own_run(tmp_path: Path) -> None:
+    def linear(length: int) -> Any:
+        return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7 * length)
+
+    def make(run_dir: Path) -> Any:
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return make_run(run_dir, model=model, optimizer=optimizer, scheduler_args=None)
+
+    trainer = train(make(tmp_path / "one"), num_epochs=2, create_scheduler_fn=linear(2))
+    train(trainer, num_epochs=4, create_scheduler_fn=linear(4), resume_from="auto")
+    reference = train(make(tmp_path / "other"), num_epochs=4, create_scheduler_fn=linear(4))
+    assert trainer.rates[14:] == reference.rates[14:]

@@ -36,7 +36,9 @@ class CsvHistoryCallback(Callback):
 
     def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         assert self._file is not None
-        check_run_dir(self._file.parent, [] if trainer.resumes else [self._file.name], argument="the folder of path")
+        check_run_dir(
+            self._file.parent, [] if trainer.owns(self._file) else [self._file.name], argument="the folder of path"
+        )
         self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
         self._writes = trainer.accelerator.is_main_process
 

@@ -57,8 +57,9 @@ class SaveBestCallback(Callback):
         assert self._root is not None
         self.best = {}
         trainer.check_metric("watch_metric", self.watch_metric)
-        check_run_dir(self._root, () if trainer.resumes else self.FOLDERS.values(), argument="save_dir")
-        if trainer.resumes:
+        owns = all(trainer.owns(self._folder(name)) for name in self.FOLDERS)
+        check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
+        if owns:
             self.best = on_main_process(trainer.accelerator, self._kept)
 
     def _kept(self) -> dict[str, dict[str, Any]]:

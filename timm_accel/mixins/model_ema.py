@@ -10,24 +10,21 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from timm_accel.training import LoopTrainer
+from timm_accel.training.randomness import mix_seed
 from timm_accel.training.upstream import ModelEmaCallback, TrainerCallback
 
 
 class _EmaProgress:
-    """What timm's ``ModelEmaV3`` (1.0.31) leaves out of its state; its step is the number of updates."""
+    """Whether the average has moved; its step is the number of updates."""
 
     def __init__(self, trainer: "ModelEmaMixin") -> None:
         self.trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:
-        assert self.trainer.ema_model is not None
-        rounding = self.trainer.ema_model._sr_generator.get_state()  # rounds averages of bfloat16 weights
-        return {"updated": self.trainer._ema_updated, "rounding": rounding}
+        return {"updated": self.trainer._ema_updated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        assert self.trainer.ema_model is not None
         self.trainer._ema_updated = state_dict["updated"]
-        self.trainer.ema_model._sr_generator.set_state(state_dict["rounding"])
 
 
 class ModelEmaMixin(LoopTrainer):
@@ -122,6 +119,8 @@ class ModelEmaMixin(LoopTrainer):
 
     def _update_average(self) -> None:
         assert self.ema_model is not None
+        # averages of bfloat16 weights are rounded at random; the generator is in no state (timm 1.0.31)
+        self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, self.num_updates))
         self.ema_model.update(self.unwrapped_model, step=self.num_updates)
         self._ema_updated = True
 

@@ -123,6 +123,8 @@ class TimmSchedulerMixin(LoopTrainer):
             return False
         if not isinstance(self.scheduler, Scheduler):
             return super().restore_scheduler(state, same_length)
+        if same_length:  # the saved rates are its own
+            return False
         epochs, updates = self.epochs_done, self.num_updates
         if epochs:  # at 0 the rates are those that the scheduler was made with
             self.scheduler.step(epochs)

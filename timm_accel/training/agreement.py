@@ -22,8 +22,8 @@ def _host_group(everyone: Any) -> Any:
 class Stop(IntEnum):
     """Why a run ends before its last epoch; of several wishes the gravest stands."""
 
-    FINISHED = 1
-    INTERRUPTED = 2
+    INTERRUPTED = 1  # of a run that is over anyway nothing is left to go on with
+    FINISHED = 2
     FAILED = 3
 
 
@@ -44,39 +44,42 @@ class Agreement:
 
     def __init__(self, num_processes: int) -> None:
         self.num_processes = num_processes
-        self._wishes = Wishes()
-        self._shared = False
+        self._stop: tuple[Stop, str] | None = None  # apart from the others: a signal sets it at any moment
+        self._save = self._milestone = self._shared = False
         self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def ask_to_stop(self, stop: Stop, reason: str) -> None:
         """Remember this process's wish until the next agreement. The first stands, but before a graver one."""
-        if self._wishes.stop is None or stop > self._wishes.stop:
-            self._wishes = self._wishes._replace(stop=stop, reason=reason)
+        if self._stop is None or stop > self._stop[0]:
+            self._stop = stop, reason
 
     def ask_to_save(self, milestone: bool, shared: bool) -> None:
         """Remember this process's wish; `shared`: every process has it at this same moment."""
-        self._wishes = self._wishes._replace(save=True, milestone=milestone or self._wishes.milestone)
+        self._save = True
+        self._milestone |= milestone
         self._shared |= shared
 
     def due(self) -> bool:
         """Whether all processes know without asking that there is something to agree on."""
-        return self._shared or (self.num_processes == 1 and self._wishes != Wishes())
+        return self._shared or (self.num_processes == 1 and (self._save or self._stop is not None))
 
     def reach(self) -> Wishes:
         """Return what any process wishes, the same on all, and forget it. Collective."""
-        none = Wishes()  # made before: a signal's wish between the two halves of the exchange would be lost
-        wishes, self._wishes, self._shared = self._wishes, none, False
+        asked, self._stop = self._stop, None
+        stop, reason = asked or (None, "")
+        wishes = Wishes(stop, reason, self._save, self._milestone)
+        self._save = self._milestone = self._shared = False
         if self.num_processes == 1:
             return wishes
         flags = torch.tensor([wishes.stop or 0, wishes.save, wishes.milestone], dtype=torch.int32)
         distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._group)
-        stop, save, milestone = flags.tolist()
+        gravest, save, milestone = flags.tolist()
         reason = ""
-        if stop:
+        if gravest:
             everyone: list[tuple[int, str]] = [(0, "")] * self.num_processes
             distributed.all_gather_object(everyone, (wishes.stop or 0, wishes.reason), group=self._group)
-            reason = next(text for kind, text in everyone if kind == stop)
-        return Wishes(Stop(stop) if stop else None, reason, bool(save), bool(milestone))
+            reason = next(text for kind, text in everyone if kind == gravest)
+        return Wishes(Stop(gravest) if gravest else None, reason, bool(save), bool(milestone))
 
     def gather(self, value: T) -> list[T]:
         """Return every process's value on the first process, and nothing on the others. Collective."""

@@ -34,7 +34,8 @@ class CheckpointingTrainer(ResumingTrainer):
 
     def _forget_registered(self) -> None:
         """Upstream registers the scheduler at every call, so that the second state cannot be loaded (0.1.61)."""
-        self._accelerator._custom_objects.clear()
+        others = [each for each in self._accelerator._custom_objects if each is not self.scheduler]
+        self._accelerator._custom_objects[:] = others
 
     def _with_components(self, given: dict[str, Any] | None) -> dict[str, Any]:
         states = {name: plain(part.state_dict(), f"components()[{name!r}]") for name, part in self.components().items()}

@@ -33,8 +33,9 @@ class DecidingTrainer(CheckpointingTrainer):
         if self._agreement is None:
             return
         self._agreed = wishes = self._agreement.reach()
+        may_save = self._progress is not None and self.run_dir is not None and wishes.stop != Stop.FAILED
         stops = wishes.stop == Stop.INTERRUPTED or (wishes.stop == Stop.FINISHED and self.keep_states is not None)
-        self._saved = self._progress is not None and (wishes.save or stops) and wishes.stop != Stop.FAILED
+        self._saved = may_save and (wishes.save or stops)
         if self._saved:
             self._saved = self._save_state(wishes.milestone, wishes.reason if wishes.stop == Stop.FINISHED else None)
         if wishes.stop is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from timm_accel.training.agreement import on_main_process
 from timm_accel.training.deciding import DecidingTrainer
-from timm_accel.training.randomness import remaining, seed_step, set_epoch
+from timm_accel.training.randomness import remaining, seed_order, seed_step, set_epoch
 from timm_accel.training.running_mean import RunningMean, global_means
 from timm_accel.training.saving import Progress
 from timm_accel.training.surface import metric_prefix
@@ -73,6 +74,8 @@ class LoopTrainer(DecidingTrainer):
                 self._run_epochs()
             except StopTrainingError as stop:
                 self._stopped(stop)
+                if self._agreed.stop is None and self._batch_index is None and self.keep_states is not None:
+                    self._save_state(False, str(stop))  # a callback of upstream's ended the run by itself
             self._epoch = self._batch_index = None
             self.training_run_end()
             self.callback_handler.call_event("on_training_run_end", self)
@@ -120,6 +123,7 @@ class LoopTrainer(DecidingTrainer):
 
     def _run_train_epoch(self, train_dl: Iterable) -> None:
         set_epoch(train_dl, self._epoch or 0)
+        seed_order(self.seed, self._epoch or 0)  # for hooks that draw
         self.train_epoch_start()
         self._loss_tracker, self._resumed_loss = self._resumed_loss or RunningMean(self.device), None
         self.callback_handler.call_event("on_train_epoch_start", self)
@@ -127,6 +131,7 @@ class LoopTrainer(DecidingTrainer):
         group = self.run_config.gradient_accumulation_steps
         num_batches = _count(train_dl)
         tail_start = num_batches - num_batches % group
+        seed_order(self.seed, self._epoch or 0)
         batches = () if self._reached_max_steps() or start >= num_batches else remaining(train_dl, start)
         for index, batch in enumerate(batches, start):
             self._batch_index = index
@@ -154,11 +159,12 @@ class LoopTrainer(DecidingTrainer):
         (torch 2.14): the first update of a resumed run would differ in its last bits.
         """
         self._needs_rehearsal = False
-        buffers = [(buffer, buffer.clone()) for buffer in self.unwrapped_model.buffers()]
-        self.backward_step(self.calculate_train_batch_loss(batch)["loss"])
+        modules = self._modules()
+        kept = {name: deepcopy(module.state_dict()) for name, module in modules.items()}
+        self.backward_step(self.calculate_train_batch_loss(deepcopy(batch))["loss"])
         self.optimizer_zero_grad()
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
+        for name, module in modules.items():
+            module.load_state_dict(kept[name])
 
     def _run_micro_batch(self, batch: Any, group: int) -> None:
         """Run one forward and backward pass; `group` micro-batches share the update."""

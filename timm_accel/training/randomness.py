@@ -77,7 +77,7 @@ class KeyedSampler(Sampler[SampleKey]):
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
         seed = mix_seed(self.seed, _ORDER, epoch)
-        _seed_host(seed)  # for samplers that draw from the global state
+        seed_order(self.seed, epoch)  # for samplers that draw from the global state
         if hasattr(self.sampler, "generator"):
             self.sampler.generator = torch.Generator()
             self.sampler.generator.manual_seed(seed)
@@ -130,6 +130,11 @@ def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
     batch_sampler: Any = getattr(loader, "batch_sampler", None)
     if isinstance(getattr(loader, "dataset", None), SeededDataset) and hasattr(batch_sampler, "sampler"):
         batch_sampler.sampler = KeyedSampler(batch_sampler.sampler, seed, fixed_epoch)
+
+
+def seed_order(seed: int, epoch: int) -> None:
+    """Seed the host before an epoch's loader starts, for one that draws its order by itself."""
+    _seed_host(mix_seed(seed, _ORDER, epoch))
 
 
 def remaining(loader: Any, start: int) -> Iterable[Any]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from timm_accel.training.agreement import on_main_process
@@ -30,10 +32,15 @@ class ResumingTrainer(SavingTrainer):
     _resumed_loss: RunningMean | None = None
     _lock: Any = None
 
-    @property
-    def resumes(self) -> bool:
-        """Whether this run goes on with what is in the run folder, so that nothing there is refused."""
-        return self._resume_from is not None
+    def owns(self, path: Path) -> bool:
+        """Whether a file that is there is this run's own to go on with: it resumes, or began in this folder before.
+
+        Args:
+            path: The file or folder.
+        """
+        if self._resumed is not None:
+            return True
+        return self._resume_from is not None and self.run_dir is not None and self.run_dir in path.parents
 
     @property
     def epochs_done(self) -> int:
@@ -85,6 +92,10 @@ class ResumingTrainer(SavingTrainer):
     @contextmanager
     def _run_folder(self, train_dataset: Any, resume_from: str | Path | None, num_epochs: int) -> Iterator[None]:
         """Hold the run folder, and look for the state to go on from, before any work."""
+        if not (resume_from is None or isinstance(resume_from, str | Path)):
+            raise TypeError(
+                f"Expected resume_from to be 'auto' or the path of a state, but got {resume_from!r}. Pass 'auto'."
+            )
         self._resume_from, self._resumed, self._last_state = resume_from, None, None
         if resume_from == "auto" and self.run_dir is None:
             raise ValueError(
@@ -103,6 +114,8 @@ class ResumingTrainer(SavingTrainer):
             )
             if self._resumed is not None:
                 self._check_resumed(self._resumed, num_epochs)
+                for group in self.unwrapped_optimizer.param_groups:  # of a former run of this trainer
+                    group["lr"] = group.get("initial_lr", group["lr"])
             yield
         except Exception as error:
             if self._last_state is not None:
@@ -132,7 +145,11 @@ class ResumingTrainer(SavingTrainer):
         return state
 
     def _check_resumed(self, state: SavedState, num_epochs: int) -> None:
-        if others := differences(state.manifest["run"], self._identity):
+        saved, present = dict(state.manifest["run"]), dict(self._identity)
+        for part in ("optimizer", "recipe"):  # other versions of torch and of ours know other options
+            both = saved[part].keys() & present[part].keys()
+            saved[part], present[part] = ({name: run[part][name] for name in sorted(both)} for run in (saved, present))
+        if others := differences(saved, present):
             raise ValueError(
                 f"Expected the state {str(state.folder)!r} to be of this run, but got another: {'; '.join(others)}. "
                 "Choose the same again, or start a new run in another folder."
@@ -149,6 +166,11 @@ class ResumingTrainer(SavingTrainer):
         """Take up everything that was saved; called after the callbacks' start, which resets upstream's."""
         common, saved = state.load(COMMON), state.manifest
         self._check_parts(common["components"])
+        if saved["scheduler"] != (present := type(self.scheduler).__name__):
+            raise ValueError(
+                f"Expected the schedule of the state {str(state.folder)!r}, {saved['scheduler']}, but got {present}. "
+                "Choose the same again, or start a new run in another folder."
+            )
         self._progress, self._num_updates = self._position(saved)
         same_length = all(saved[name] == self._shape()[name] for name in _LENGTH)
         self.unwrapped_model.load_state_dict(common["model"])
@@ -184,12 +206,10 @@ class ResumingTrainer(SavingTrainer):
             (shape["batch_size"] * shape["num_processes"], shape["accumulation"]) for shape in (saved, present)
         )
         if before != now:
-            groups = progress.batch * before[0] // (now[0] * now[1])
-            progress = replace(progress, batch=groups * now[1])
-            if before[0] * before[1] != now[0] * now[1]:
-                num_updates = progress.epoch * self.updates_per_epoch + groups
-                if progress.stage != "train":
-                    num_updates += self.updates_per_epoch
+            progress = replace(progress, batch=progress.batch * before[0] // (now[0] * now[1]) * now[1])
+        if saved["updates_per_epoch"] != self.updates_per_epoch:  # the same place in an epoch of another length
+            within = self.updates_per_epoch if progress.stage != "train" else ceil(progress.batch / now[1])
+            num_updates = progress.epoch * self.updates_per_epoch + within
         return progress, num_updates
 
     def _restore_optimizer(self, common: Mapping[str, Any], same_length: bool) -> None:
@@ -198,6 +218,7 @@ class ResumingTrainer(SavingTrainer):
             scheduled = self.restore_scheduler(common["scheduler"], same_length)
         rates = [{name: group[name] for name in _SCHEDULED if name in group} for group in self.optimizer.param_groups]
         self.unwrapped_optimizer.load_state_dict(common["optimizer"])
+        _put_back_types(self.unwrapped_optimizer, common["optimizer"]["state"])
         if scheduled:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group.update(rate)
@@ -235,6 +256,17 @@ class ResumingTrainer(SavingTrainer):
         versions = {package: version(package) for package in PACKAGES}
         if changes := _changes(PACKAGES, saved["versions"], versions):
             self.print(f"Other versions may round otherwise: {changes}.")
+
+
+def _put_back_types(optimizer: Any, saved: Mapping[int, Mapping[str, Any]]) -> None:
+    """Give each state its saved type: torch's ``load_state_dict`` (2.14) turns it into that of its parameter."""
+    states = getattr(optimizer, "_base_optimizer", optimizer).state  # timm's Lookahead keeps its own elsewhere
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, kept in saved.items():
+        for name, value in kept.items():
+            present = states[parameters[number]].get(name)
+            if isinstance(value, torch.Tensor) and isinstance(present, torch.Tensor) and present.dtype != value.dtype:
+                states[parameters[number]][name] = value.to(present.device)
 
 
 def _changes(names: tuple[str, ...], saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:

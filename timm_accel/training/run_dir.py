@@ -57,11 +57,15 @@ def lock_run_dir(folder: Path) -> FileLock:
         lock.acquire()
     except (Timeout, RuntimeError) as error:  # RuntimeError: held by this very process
         raise BlockingIOError(
-            f"Expected one run at a time in {str(folder)!r}, but another goes on in it ({path.read_text().strip()}). "
+            f"Expected one run at a time in {str(folder)!r}, but another goes on in it (process {_holder(path)}). "
             "Wait for it or end it, or name another folder."
         ) from error
-    path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    path.write_text(f"{os.getpid()}\n{platform.node()}\n")  # as filelock writes it where a file system knows no locks
     return lock
+
+
+def _holder(path: Path) -> str:
+    return " on ".join(path.read_text().split()[:2])
 
 
 def unlock_run_dir(lock: FileLock) -> None:

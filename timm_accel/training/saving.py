@@ -86,11 +86,11 @@ class SavingTrainer(SurfaceTrainer):
         parts = self._agreement.gather(self._rank_part())
         try:
             self._last_state = on_main_process(self._accelerator, lambda: self._write(parts, milestone, stopped))
-        except OSError as error:
+        except (OSError, ArithmeticError) as error:
             last = "none was written yet" if self._last_state is None else f"the last one is {str(self._last_state)!r}"
             self.print(
                 f"Expected a state to be written to {str(self.run_dir)!r}, but it was not ({error}); {last}. "
-                "Make room or mend the folder; the next one is tried when it is due."
+                "Make room, or mend what is wrong; the next one is tried when it is due."
             )
             return False
         return True
@@ -98,11 +98,14 @@ class SavingTrainer(SurfaceTrainer):
     def _write(self, parts: list[dict[str, Any]], milestone: bool, stopped: str | None) -> Path:
         assert self.run_dir is not None
         assert self._progress is not None
+        if not all(part["finite"] for part in parts):
+            raise ArithmeticError("the loss is not finite, and older states would go for this one")
         files = {COMMON: self._common_part()} | {rank_file(rank): part for rank, part in enumerate(parts)}
         about = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {package: version(package) for package in PACKAGES},
             "milestone": milestone,
+            "scheduler": type(self.scheduler).__name__,
             "stopped": stopped,
             "progress": asdict(self._progress),
             "num_updates": self.num_updates,
@@ -171,7 +174,7 @@ class SavingTrainer(SurfaceTrainer):
     def _rank_part(self) -> dict[str, Any]:
         """Return what differs between processes: the running loss, and buffers, which DDP does not keep equal."""
         loss = self.running_loss if self._progress.batch else RunningMean(self.device)  # between epochs it says nothing
-        part: dict[str, Any] = {"running_loss": loss.state_dict(), "buffers": {}}
+        part: dict[str, Any] = {"running_loss": loss.state_dict(), "finite": self.running_loss.finite(), "buffers": {}}
         if self._accelerator.num_processes > 1:
             for name, module in self._modules().items():
                 kept = module.state_dict().keys()

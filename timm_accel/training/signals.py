@@ -1,6 +1,5 @@
 """Signals that end a run: the processes agree, save and leave; loader workers live on until then."""
 
-import atexit
 import os
 import signal
 import threading
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from ctypes import c_bool
 from functools import cache, partial
 from multiprocessing import RawValue
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -45,10 +45,11 @@ def stop_signals(ask: Callable[[str], None]) -> Iterator[None]:
 
 
 @cache
-def _leaving() -> Any:
-    """Return a flag that workers share, and that is set when this process exits: then it ends them by SIGTERM."""
+def _leaving(process: int) -> Any:
+    """Return a flag that a process's workers share, and that is set when it exits: then it ends them by SIGTERM."""
     flag = RawValue(c_bool, False)
-    atexit.register(setattr, flag, "value", True)  # before multiprocessing's own, which would wait for ever
+    # multiprocessing's own exit would wait for ever; unlike atexit this runs before it in its child processes too
+    Finalize(None, setattr, (flag, "value", True), exitpriority=100)
     return flag
 
 
@@ -57,7 +58,7 @@ def shield_workers(loader: Any) -> None:
     if isinstance(loader, DataLoader) and loader.num_workers > 0:
         inner: Any = loader.worker_init_fn
         if not (isinstance(inner, partial) and inner.func is _shielded):
-            loader.worker_init_fn = partial(_shielded, _leaving(), inner)
+            loader.worker_init_fn = partial(_shielded, _leaving(os.getpid()), inner)
 
 
 def _shielded(leaving: Any, worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, dict):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((plain(key, where), plain(item, f"{where}[{key!r}]")) for key, item in value.items())
+        copied: Any = kind((plain(key, where), plain(item, f"{where}[{key!r}]")) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # the versions of a module's own format
+            copied._metadata = value._metadata
+        return copied
     if type(value) in (list, tuple, set):
         return type(value)(plain(item, where) for item in value)
     raise TypeError(
@@ -106,7 +110,7 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
         OSError: The disk is full, or the folder cannot be written to.
     """
     for left in root.glob(f"*{UNFINISHED}"):
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
     serial = 1 + max((int(folder.name.split("_")[0]) for folder in state_folders(root)), default=0)
     folder = root / f"{serial:06d}_{name}"
     unfinished = folder.with_name(folder.name + UNFINISHED)
@@ -128,8 +132,9 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    flush_folder(root)
-    _write_latest(root, folder.name)
+    with suppress(OSError):  # the state is there: what follows is no reason to say that it is not
+        flush_folder(root)
+        _write_latest(root, folder.name)
     return SavedState(folder, manifest)
 
 
@@ -247,5 +252,6 @@ def prune_states(root: Path, keep: int) -> None:
             ordinary.append(folder)
     for folder in ordinary[keep:]:
         doomed = folder.with_name(folder.name + UNFINISHED)  # whole or gone, never half a state
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        with suppress(OSError):  # in use, or on a disk that allows no change: the new state counts
+            folder.rename(doomed)
+            shutil.rmtree(doomed)

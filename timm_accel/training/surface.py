@@ -84,8 +84,9 @@ class SurfaceTrainer(PreparedTrainer):
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the optimizer's first parameter group."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The rate of the optimizer's first parameter group; NaN where the optimizer finds its own."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        return float("nan") if rate is None else float(rate)
 
     def weights(self) -> dict[str, nn.Module]:
         """Return every set of weights that may be evaluated and kept: the model, and what mixins add."""
