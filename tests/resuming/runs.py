@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import CsvHistoryCallback, EarlyStoppingCallback, SaveBestCallback, SaveStateCallback
+from timm_accel.training.run_dir import LOCK
 from timm_accel.training.state import open_state, state_folders
 
 EPOCHS, BATCH_SIZE = 3, 4
@@ -110,7 +111,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         "files": {
             path.relative_to(run_dir).as_posix(): path.read_bytes()
             for path in sorted(run_dir.rglob("*"))
-            if path.is_file() and "state" not in path.relative_to(run_dir).parts
+            if path.is_file() and path.name != LOCK and "state" not in path.relative_to(run_dir).parts
         },
     }
 
