@@ -89,6 +89,26 @@ def test_sigterm_to_one_process_of_two_saves_and_ends_both(two, root: Path) -> N
     assert "exitcode  : 75" in result.stderr  # torchrun's report; it may end the second on its way out
 
 
+def test_an_exception_on_one_process_ends_both_and_writes_nothing_more(root: Path) -> None:
+    folder = root / "failing"
+    folder.mkdir()
+    result = subprocess.run(
+        command(2, str(WORKER), "exception_on_one", str(folder)),
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert [state.name.split("_", 1)[1] for state in states(folder / "exception")] == [
+        "epoch_0_batch_1",
+        "epoch_0_batch_2",
+    ]
+    assert "a bug of the user's" in result.stderr
+    assert not list((folder / "exception" / "state").glob("*.unfinished"))
+
+
 def test_sums_over_three_processes_are_rounded_as_before_the_cut(root: Path) -> None:
     ranks, _ = launch(3, "rehearsal", root / "three")
     for rank in ranks:

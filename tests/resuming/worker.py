@@ -151,6 +151,18 @@ def share() -> int:
     return 8 // PartialState().num_processes
 
 
+def check_exception_on_one() -> None:
+    """The last process fails while the first waits for its gradients: the group ends, and nothing more is written."""
+
+    class Failing(Noting):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            if len(self.images) == 2 and self.rank == self.accelerator.num_processes - 1:
+                raise KeyError("a bug of the user's")
+            return super().calculate_train_batch_loss(batch)
+
+    train(make_run(ROOT / "exception", Failing), train_dataset=Augmented(62))
+
+
 def check_signal_to_one() -> None:
     """The last scenario: all processes leave."""
     trainer = make_run(ROOT / "signal", Interrupted, callbacks=[SaveStateCallback()], agree_every=4)
