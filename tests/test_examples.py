@@ -110,4 +110,4 @@ def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Pat
 
 
 def test_the_script_is_short() -> None:
-    assert len(TRAIN.read_text().splitlines()) <= 130
+    assert len(TRAIN.read_text().splitlines()) <= 140  # 130 before it could resume
