@@ -863,3 +863,15 @@ def test_optimizer_states_keep_their_own_type(tmp_path: Path) -> None:
     run(tmp_path / "whole")
     run(cut(tmp_path / "whole", 4, tmp_path / "cut"), resume_from="auto")
     assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
+
+
+def test_a_resume_mends_what_a_kill_at_the_end_has_left(tmp_path: Path) -> None:
+    train(make_run(tmp_path), num_epochs=1)
+    root = tmp_path / "state"
+    newest = states(tmp_path)[-1].name
+    (root / "latest").write_text("000001_epoch_0_batch_1\n")  # killed between the state's rename and this
+    (root / "000000_epoch_0_batch_0.unfinished").mkdir()  # killed while an old state was deleted
+    train(make_run(tmp_path), num_epochs=1, resume_from="auto")  # already finished: nothing is written
+    assert states(tmp_path)[-1].name == newest
+    assert (root / "latest").read_text() == f"{newest}\n"
+    assert not list(root.glob("*.unfinished"))

@@ -17,7 +17,7 @@ from timm_accel.training.identity import describe_run, differences
 from timm_accel.training.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.training.running_mean import RunningMean
 from timm_accel.training.saving import PACKAGES, Progress, SavingTrainer
-from timm_accel.training.state import COMMON, STATES, SavedState, newest_state, open_state, rank_file
+from timm_accel.training.state import COMMON, STATES, SavedState, newest_state, open_state, rank_file, tidy_states
 
 _SCHEDULED = ("lr", "momentum", "betas")  # what torch's schedulers change in a parameter group
 _LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")
@@ -136,7 +136,10 @@ class ResumingTrainer(SavingTrainer):
 
     def _newest_state(self) -> SavedState | None:
         assert self.run_dir is not None
-        return newest_state(self.run_dir / STATES, self.print)
+        state = newest_state(self.run_dir / STATES, self.print)
+        if state is not None:
+            tidy_states(self.run_dir / STATES, state)
+        return state
 
     def _open_state(self) -> SavedState:
         assert self._resume_from is not None

@@ -109,8 +109,7 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
     Raises:
         OSError: The disk is full, or the folder cannot be written to.
     """
-    for left in root.glob(f"*{UNFINISHED}"):
-        shutil.rmtree(left, ignore_errors=True)
+    _remove_unfinished(root)
     serial = 1 + max((int(folder.name.split("_")[0]) for folder in state_folders(root)), default=0)
     folder = root / f"{serial:06d}_{name}"
     unfinished = folder.with_name(folder.name + UNFINISHED)
@@ -136,6 +135,25 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
         flush_folder(root)
         _write_latest(root, folder.name)
     return SavedState(folder, manifest)
+
+
+def tidy_states(root: Path, newest: SavedState) -> None:
+    """Mend what a kill after the last state was written or while an old one was deleted has left: for its holder alone.
+
+    Args:
+        root: The folder of states.
+        newest: The one that ``latest`` is to name.
+    """
+    _remove_unfinished(root)
+    with suppress(OSError):  # a folder that cannot be written to can still be read from
+        latest = root / LATEST
+        if not latest.is_file() or latest.read_text().strip() != newest.folder.name:
+            _write_latest(root, newest.folder.name)
+
+
+def _remove_unfinished(root: Path) -> None:
+    for left in root.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _save(content: Any, file: Any) -> None:
