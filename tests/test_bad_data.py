@@ -1,6 +1,5 @@
 """Bad input to the data, model and recipe builders and to the example: one sentence, and nothing written over."""
 
-import importlib.util
 import runpy
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import write_images
 from refusal import contents, refused
-from tools import fit, make_trainer
+from tools import fit, load_example, make_trainer
 from torch import nn
 
 from timm_accel import Recipe, create_classifier, create_datasets
@@ -25,12 +24,7 @@ CLASSES = {"cat": 4, "dog": 4}
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_example", TRAIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(TRAIN)
 
 
 def read(data_dir: Path, size: Any = 8, **options: Any) -> tuple[ImageFolderDataset, ImageFolderDataset]:

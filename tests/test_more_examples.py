@@ -1,11 +1,11 @@
 """The shorter examples."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from timm.optim import Lookahead
+from tools import load_example
 
 from timm_accel.mixins import ClassificationMetricsMixin, MixupMixin
 
@@ -13,12 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(EXAMPLES / f"{name}.py")
 
 
 @pytest.fixture(autouse=True)

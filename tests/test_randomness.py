@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from timm.loss import SoftTargetCrossEntropy
-from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
+from tools import Seen, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, WeightedRandomSampler
 
-from timm_accel import LoopTrainer, TimmMixupTrainer
+from timm_accel import TimmMixupTrainer
 from timm_accel.training.randomness import KeyedSampler, SampleKey, SeededDataset, mix_seed, seed_step, seeded
 
 
@@ -60,18 +60,6 @@ def test_workers_change_no_bit(reference: Any, num_workers: int, persistent: boo
 
 def test_another_seed_changes_the_run(reference: Any) -> None:
     assert not same_weights(train(0, seed=1).model, reference.model)
-
-
-class Seen(LoopTrainer):
-    """Remembers every training image."""
-
-    def training_run_start(self) -> None:
-        self.images: list[torch.Tensor] = []
-        super().training_run_start()
-
-    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        self.images.append(batch[0])
-        return super().calculate_train_batch_loss(batch)
 
 
 def test_epochs_differ_in_order_and_draws_and_repeat_with_the_seed() -> None:

@@ -1,5 +1,8 @@
 """What many tests build: a small model, data in memory, and a trainer that prints nothing."""
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,24 +54,48 @@ def fit(trainer: Any, train_dataset: Any = None, eval_dataset: Any = None, **opt
     return trainer
 
 
-def difference(first: Any, second: Any, where: str = "it") -> str | None:
-    """Where two nested values differ, bit by bit; None where they do not."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        if first.keys() != second.keys():
-            return f"{where}: {sorted(map(str, first.keys() ^ second.keys()))} in one alone"
-        found = (difference(first[key], second[key], f"{where}[{key!r}]") for key in first)
-    elif isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        if len(first) != len(second):
-            return f"{where}: {len(first)} and {len(second)} items"
-        found = (difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(first, second, strict=True)))
-    elif isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-        return None if torch.equal(first, second) and first.dtype == second.dtype else f"{where}: tensors differ"
-    else:
-        return None if first == second or first is second else f"{where}: {first!r} and {second!r}"
-    return next((text for text in found if text), None)
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Return where two values differ, down to the last bit and the sign of zero."""
+    if type(first) is not type(second):
+        return [where]
+    if isinstance(first, dict):
+        shared = [key for key in first if key in second]
+        missing = [f"{where}/{key}" for key in first.keys() ^ second.keys()]
+        return missing + [place for key in shared for place in differences(first[key], second[key], f"{where}/{key}")]
+    if isinstance(first, list | tuple):
+        return differences(dict(enumerate(first)), dict(enumerate(second)), where)
+    return [] if _bits(first) == _bits(second) else [where]
+
+
+def _bits(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return value.hex() if isinstance(value, float) else value
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether every tensor of the two state dicts is bit-equal."""
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Seen(LoopTrainer):
+    """Remembers every training image."""
+
+    def training_run_start(self) -> None:
+        self.images: list[torch.Tensor] = []
+        super().training_run_start()
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        self.images.append(batch[0])
+        return super().calculate_train_batch_loss(batch)
+
+
+def load_example(path: Path) -> ModuleType:
+    """Import an example by its path, without running it."""
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """The example of a reader of one's own."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from timm.data import ImageDataset
+from tools import load_example
 
 from timm_accel.data import class_names
 
@@ -17,12 +17,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "data" / "custom_re
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("custom_reader", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(EXAMPLE)
 
 
 def test_it_learns_in_one_epoch(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,12 @@
 """The examples that write figures of data."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
+from tools import load_example
 
 figures = pytest.importorskip("matplotlib.figure")
 pytest.importorskip("sklearn")
@@ -15,12 +15,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "data"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"looking_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(EXAMPLES / f"{name}.py")
 
 
 def rows_of(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:

@@ -10,10 +10,9 @@ import torch
 from refusal import refused
 from resuming.runs import Augmented, cut, every_update
 from timm.data.distributed_sampler import RepeatAugSampler
-from tools import fit, make_trainer, same_weights
+from tools import Seen, fit, make_trainer, same_weights
 from torch.utils.data import WeightedRandomSampler
 
-from timm_accel import LoopTrainer
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.training.randomness import KeyedSampler
 
@@ -54,18 +53,6 @@ def test_the_order_depends_on_seed_and_epoch_alone(make: Any) -> None:
     assert order(1, 0) != first
 
 
-class Noting(LoopTrainer):
-    """Notes the images of each micro-batch."""
-
-    def training_run_start(self) -> None:
-        self.images: list[torch.Tensor] = []
-        super().training_run_start()
-
-    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        self.images.append(batch[0])
-        return super().calculate_train_batch_loss(batch)
-
-
 SAMPLERS = {
     "repeated": lambda: RepeatedSampler(20, 2),
     "balanced": lambda: class_balanced_sampler(np.arange(20) % 3, 40),
@@ -78,7 +65,7 @@ SAMPLERS = {
 def test_a_run_goes_on_with_the_same_draws(name: str, workers: int, tmp_path: Path) -> None:
     def run(run_dir: Path, num_workers: int = 0, **options: Any) -> Any:
         loader = {"num_workers": num_workers, "sampler": SAMPLERS[name]()}
-        trainer = make_trainer(Noting, run_dir=run_dir, callbacks=[every_update()])
+        trainer = make_trainer(Seen, run_dir=run_dir, callbacks=[every_update()])
         return fit(trainer, Augmented(20), train_dataloader_kwargs=loader, **options)
 
     whole = run(tmp_path / "whole")

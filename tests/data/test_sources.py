@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import TimmMixupTrainer, create_datasets
 from timm_accel.data import ImageFolderDataset, Source
-from timm_accel.data.sources import ReaderPart, TarReader
+from timm_accel.data.sources import ReaderPart
+from timm_accel.data.tar_reader import TarReader
 
 COUNTS = {"cat": 8, "dog": 8, "owl": 8}
 HALF = (0.5,) * 3
@@ -241,6 +242,7 @@ def test_hugging_face_sets_are_read_from_folders_and_from_parquet(
         train_set, val_set = read(Source(f"hfds/{path}", root=cache))
         assert (len(train_set), len(val_set)) == (24, 6)
         assert train_set.class_names == list(COUNTS)
+        assert train_set.class_sizes == dict.fromkeys(COUNTS, 8)
         trains(train_set, val_set)
         assert colours_fit(train_set)
     with refused(ValueError, "a split 'test'", "['train', 'validation'] alone"):
@@ -337,3 +339,23 @@ def test_either_data_or_paths_are_given(tmp_path: Path) -> None:
         create_datasets(8, HALF, HALF)
     with refused(ValueError, "data, or train_path and val_path", "got both"):
         create_datasets(8, HALF, HALF, tmp_path, tmp_path, data=tmp_path)
+
+
+def test_an_unlabelled_test_row_does_not_stop_training(tmp_path: Path) -> None:
+    path = manifest(tmp_path)
+    with open(path, "a", newline="") as file:
+        csv.writer(file).writerow(["images/unknown.png", "", "test"])
+    assert [len(part) for part in read(path)] == [24, 6]
+
+
+def test_a_picture_beside_the_folders_of_classes_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    write_images(root / "train", {".": 1})
+    with refused(ValueError, "one folder of images for each class", "train/000.png", "Move it"):
+        read(root)
+
+
+def test_a_whole_without_splits_is_opened_once(tmp_path: Path) -> None:
+    for data in (Pictures(30), undivided_tar(tmp_path), undivided_manifest(tmp_path / "table")):
+        source = Source(data)
+        assert source.open("train").reader is source.open("val").reader

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from accelerate import Accelerator, PartialState
 from conftest import write_images
+from resuming.runs import Noting
 from test_schedules import EPOCHS, SETTINGS
 from test_schedules import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
@@ -47,23 +48,6 @@ def plain_model() -> nn.Sequential:
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-class Noting(TimmMixupTrainer):
-    """Notes the rate of each update, and what the first batch of each epoch looked like."""
-
-    def training_run_start(self) -> None:
-        self.rates: list[float] = []
-        self.images: list[torch.Tensor] = []
-        super().training_run_start()
-
-    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        self.images.append(batch[0].clone())
-        return super().calculate_train_batch_loss(batch)
-
-    def optimizer_step(self) -> None:
-        self.rates.append(self.learning_rate)
-        super().optimizer_step()
 
 
 def check_same_weights() -> None:

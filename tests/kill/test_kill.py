@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from comparison import contents, differences
+from comparison import contents
 from harness import Kill, Launch, Run, kill_and_resume, write_data
+from tools import differences
 
 from timm_accel.training.run_dir import lock_run_dir, unlock_run_dir
 

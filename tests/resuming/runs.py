@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
-from tools import NO_WORKERS, difference, fit, make_trainer, tiny_data, tiny_model
+from tools import NO_WORKERS, differences, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -118,4 +118,4 @@ def outcome(run_dir: Path) -> dict[str, Any]:
 
 def same_outcome(first: Path, second: Path) -> str | None:
     """Where the outcomes of two runs differ; None where they do not."""
-    return difference(outcome(first), outcome(second))
+    return next(iter(differences(outcome(first), outcome(second))), None)

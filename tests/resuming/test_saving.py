@@ -44,6 +44,20 @@ def run_with(callback: Any, run_dir: Path, **options: Any) -> Any:
     return fit(make_trainer(run_dir=run_dir, callbacks=[callback]), tiny_data(20), **({"num_epochs": 4} | options))
 
 
+def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run python in a process of its own; its argument is the run folder ``run`` in `folder`."""
+    (folder / "run.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, str(folder / "run.py"), str(folder / "run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        check=False,
+        **options,
+    )
+
+
 # When
 
 
@@ -319,15 +333,15 @@ def test_a_time_limit_saves_and_leaves_with_code_75(tmp_path: Path, monkeypatch:
 
 
 def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
+    result = run_script(
+        tmp_path,
         """
 import os, signal, sys
-from resuming.runs import Interrupting, make_run, train
+from resuming.runs import Noting, make_run, train
 from pathlib import Path
 import torch
 
-class Group(Interrupting):
+class Group(Noting):
     def calculate_train_batch_loss(self, batch):
         if len(self.images) == 2:
             os.killpg(0, signal.SIGTERM)
@@ -336,16 +350,8 @@ class Group(Interrupting):
 
 torch.set_num_threads(1)
 train(make_run(Path(sys.argv[1]), Group), train_dataloader_kwargs={"num_workers": 2, "prefetch_factor": 1})
-""".replace("Interrupting", "Noting")
-    )
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        timeout=120,
+""",
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
-        check=False,
     )
     assert result.returncode == 75, result.stderr
     assert "Traceback" not in result.stderr
@@ -354,16 +360,14 @@ train(make_run(Path(sys.argv[1]), Group), train_dataloader_kwargs={"num_workers"
 
 def test_a_process_with_workers_ends(tmp_path: Path) -> None:
     """Workers that only ignore SIGTERM would be waited for at exit for ever."""
-    script = tmp_path / "run.py"
-    script.write_text(
+    result = run_script(
+        tmp_path,
         """
 from resuming.runs import make_run, train
 trainer = train(make_run(None, callbacks=()), train_dataloader_kwargs={"num_workers": 2, "persistent_workers": True})
 raise SystemExit(3)
-"""
+""",
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    result = subprocess.run([sys.executable, str(script)], timeout=120, env=env, check=False)
     assert result.returncode == 3
 
 
@@ -536,8 +540,8 @@ def test_one_folder_holds_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_with_workers_leaves_the_folder_free(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
+    result = run_script(
+        tmp_path,
         """
 import os, signal, sys
 from resuming.runs import Noting, make_run, train
@@ -550,10 +554,8 @@ class Killed(Noting):
         return super().calculate_train_batch_loss(batch)
 
 train(make_run(Path(sys.argv[1]), Killed), train_dataloader_kwargs={"num_workers": 2})
-"""
+""",
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    result = subprocess.run([sys.executable, str(script), str(tmp_path / "run")], timeout=120, env=env, check=False)
     assert result.returncode == -signal.SIGKILL
     resumed = train(make_run(tmp_path / "run"), resume_from="auto")  # at once, while its workers may still be there
     assert len(resumed.rates) == 21 - 9
@@ -789,8 +791,8 @@ def test_a_model_without_running_loss_or_buffers_is_saved_too(tmp_path: Path) ->
 
 
 def test_a_training_process_of_multiprocessing_ends(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
+    result = run_script(
+        tmp_path,
         """
 import multiprocessing
 from resuming.runs import make_run, train
@@ -806,10 +808,8 @@ if __name__ == "__main__":
     child.start()
     child.join(60)
     raise SystemExit(0 if child.exitcode == 1 else 9)
-"""
+""",
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    result = subprocess.run([sys.executable, str(script)], timeout=120, env=env, check=False, stderr=subprocess.DEVNULL)
     assert result.returncode == 0
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "eval", "evaluation", "test"}
-
 
 def open_splits(data: Any) -> dict[str, Any]:
     """Return the data sets by the name of their split, whether they were given or their folder was.
@@ -45,9 +43,10 @@ def open_splits(data: Any) -> dict[str, Any]:
 
 def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.datasets import ImageFolderDataset
+    from timm_accel.data.splitting import SPLITS, split_name
 
     below = _folders(root)
-    if any(folder.name in _SPLIT_NAMES and _folders(folder) for folder in below):
+    if any(split_name(folder.name) in SPLITS and _folders(folder) for folder in below):
         below.sort(key=lambda folder: (not folder.name.startswith("train"), folder.name))
         return {folder.name: ImageFolderDataset(folder) for folder in below}
     return {root.resolve().name: ImageFolderDataset(root)}

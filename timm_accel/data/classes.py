@@ -1,11 +1,22 @@
-"""The class names of a data set, wherever it keeps them."""
+"""The class names and labels of a data set, wherever it keeps them."""
 
 from typing import Any
+
+import numpy as np
 
 
 def in_label_order(class_to_idx: dict[str, int]) -> list[str]:
     """Return the names in the order of their labels."""
     return sorted(class_to_idx, key=class_to_idx.__getitem__)
+
+
+def labels_of(reader: Any) -> np.ndarray:
+    """Return the label of each image of a timm reader, ``(N,)``."""
+    if (labels := getattr(reader, "labels", None)) is None:
+        labels = (
+            list(reader.iter_targets()) if hasattr(reader, "iter_targets") else [each for _, each in reader.samples]
+        )
+    return np.asarray(labels)
 
 
 def class_names(dataset: Any) -> list[str] | None:

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from timm.data import create_transform
 
 from timm_accel.data.classes import class_names
-from timm_accel.data.folder_index import FolderReader
 from timm_accel.data.image_size import height_and_width
 from timm_accel.data.images import PrepareImage
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.sources import Source
+from timm_accel.data.sources import Source, open_class_folder
 from timm_accel.data.transforms import create_training_transform
 
 
@@ -32,12 +30,7 @@ class ImageFolderDataset(LabelledImages):
     """
 
     def __init__(self, root: str | Path, transform: Any = None, **options: Any) -> None:
-        wanted = "Expected a folder with one folder of images for each class, but got"
-        reader = FolderReader(root)
-        super().__init__(reader, transform, **options)
-        if "" in reader.class_to_idx:  # timm's name for what lies in the root
-            stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
-            raise ValueError(f"{wanted} {stray!r} beside the folders. Move it into the folder of its class.")
+        super().__init__(open_class_folder(root), transform, **options)
 
 
 def create_datasets(
@@ -111,7 +104,7 @@ def _source(data: Any, train_path: str | Path | None, val_path: str | Path | Non
         )
     if paths:
         folders = {"train": train_path, "val": val_path}
-        return Source({split: ImageFolderDataset(path).reader for split, path in folders.items() if path is not None})
+        return Source({split: open_class_folder(path) for split, path in folders.items() if path is not None})
     return data if isinstance(data, Source) else Source(data)
 
 

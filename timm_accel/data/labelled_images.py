@@ -9,7 +9,7 @@ import torch
 from timm.data import ImageDataset
 from torch.utils.data import default_collate
 
-from timm_accel.data.classes import in_label_order
+from timm_accel.data.classes import in_label_order, labels_of
 from timm_accel.data.images import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
@@ -79,9 +79,7 @@ class LabelledImages(ImageDataset):
     @property
     def labels(self) -> np.ndarray:
         """The label of each image, ``(N,)``."""
-        if (labels := getattr(self.reader, "labels", None)) is None:
-            labels = [label for _, label in self.reader.samples]
-        return np.asarray(labels)
+        return labels_of(self.reader)
 
     @property
     def unreadable(self) -> list[int]:

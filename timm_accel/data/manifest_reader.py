@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from timm_accel.data.filename_reader import check_classes, number_classes
+from timm_accel.data.splitting import split_name
 
 
 class ManifestReader(ReaderImageFolder):
@@ -35,7 +35,6 @@ class ManifestReader(ReaderImageFolder):
         class_to_idx: The number of each class.
         labels: The target of each image: a number, or a list of them.
         groups: The text in the column ``group`` of each image, None in place of an empty one; None without the column.
-        has_splits: Whether the file has the column ``split``.
 
     Raises:
         FileNotFoundError: `path` or `root` is missing, or images are.
@@ -69,7 +68,6 @@ class ManifestReader(ReaderImageFolder):
         multi_label = any(len(row.labels) > 1 for row in rows)
         self.labels: list[int] | list[list[int]] = targets if multi_label else [target for (target,) in targets]
         self.groups = [row.group or None for row in chosen] if "group" in columns else None
-        self.has_splits = "split" in columns
         self.samples = list(zip(paths, self.labels, strict=True))
 
     def _check_exist(self, paths: list[str]) -> None:
@@ -84,6 +82,19 @@ class ManifestReader(ReaderImageFolder):
                 f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
                 "start from."
             )
+
+
+def manifest_columns(path: str | Path) -> list[str]:
+    """Return the names of a manifest's columns, whatever its rows hold.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It cannot be read, is empty, or lacks a column.
+    """
+    return _read(path)[0]
 
 
 class _Row(NamedTuple):
@@ -176,20 +187,14 @@ def _rows_of(split: str, rows: list[_Row], columns: list[str], path: str | Path)
             f"Expected every row to have a split, but got {len(without)} of {str(path)!r} that have none, row "
             f"{without[0]} first. Fill them in."
         )
-    wanted = _one_name(split)
-    chosen = [row for row in rows if _one_name(row.split) == wanted]
+    wanted = split_name(split)
+    chosen = [row for row in rows if split_name(row.split) == wanted]
     if not chosen:
         known = ", ".join(repr(name) for name in sorted({row.split for row in rows}))
         raise ValueError(
             f"Expected split to be one that {str(path)!r} has, {known}, but got {split!r}. Pass one of them."
         )
     return chosen
-
-
-def _one_name(split: str) -> str:
-    """Return the same name for every synonym of a split."""
-    name = split.strip().lower()
-    return next((min(synonyms) for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), name)
 
 
 def _check_filled(rows: list[_Row], path: str | Path) -> None:

@@ -7,6 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+
+SPLITS = {"train": tuple(_TRAIN_SYNONYM), "val": tuple(_EVAL_SYNONYM), "test": ("test", "testing")}
+
+
+def split_name(name: str) -> str:
+    """Return the one name of a split for all its synonyms, ``train``, ``val`` or ``test``; others as they are.
+
+    Source: ``timm.data.dataset_factory``.
+    """
+    name = str(name).strip().lower()
+    return next((one for one, synonyms in SPLITS.items() if name in synonyms), name)
 
 
 def split_by_class(
@@ -101,3 +113,24 @@ def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> N
         for split, rows in splits.items():
             writer.writerows((name, label, split) for name, label in rows)
     os.replace(unfinished, path)
+
+
+def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the training and of the evaluation images, as `write_split` wrote them.
+
+    Args:
+        path: The CSV file.
+        paths: The path of each image.
+
+    Raises:
+        ValueError: The file does not list one of them.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    if unknown := [name for name in paths if name not in sides]:
+        raise ValueError(
+            f"Expected split_file to list every image, but got {str(path)!r}, which lacks {len(unknown)} of "
+            f"{len(paths)}, such as {unknown[0]!r}. Divide anew into another file."
+        )
+    split = np.array([sides[name] for name in paths])
+    return np.flatnonzero(split == "train"), np.flatnonzero(split == "val")

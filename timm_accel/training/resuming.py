@@ -175,7 +175,8 @@ class ResumingTrainer(SavingTrainer):
                 "Choose the same again, or start a new run in another folder."
             )
         self._progress, self._num_updates = self._position(saved)
-        same_length = all(saved[name] == self._shape()[name] for name in _LENGTH)
+        shape = self._shape()
+        same_length = all(saved[name] == shape[name] for name in _LENGTH)
         self.unwrapped_model.load_state_dict(common["model"])
         self._restore_optimizer(common, same_length)
         if self._accelerator.scaler is not None and common["scaler"] is not None:

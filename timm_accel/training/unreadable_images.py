@@ -27,8 +27,10 @@ class UnreadableImagesCallback(Callback):
     on_evaluation_run_start = on_training_run_start
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
-        if trainer.num_updates % trainer.agree_every == 0 and hasattr(trainer.train_dataset, "unreadable"):
-            self._stop_if_too_many(trainer, trainer.train_dataset, trainer.train_dataset.unreadable)
+        if trainer.num_updates % trainer.agree_every == 0:
+            numbers = getattr(trainer.train_dataset, "unreadable", [])
+            if numbers:
+                self._stop_if_too_many(trainer, trainer.train_dataset, numbers)
 
     def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
         self._report(trainer, trainer.train_dataset)
@@ -38,9 +40,9 @@ class UnreadableImagesCallback(Callback):
             self._report(trainer, trainer.eval_dataset)
 
     def _report(self, trainer: Any, dataset: Any) -> None:
-        if not hasattr(dataset, "unreadable"):
+        if (mine := getattr(dataset, "unreadable", None)) is None:
             return
-        numbers = sorted(set(gather_object(dataset.unreadable)))  # of all processes
+        numbers = sorted(set(gather_object(mine)))  # of all processes
         if trainer.accelerator.is_main_process:
             self._list(trainer, dataset, numbers)
         self._stop_if_too_many(trainer, dataset, numbers)
