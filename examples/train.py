@@ -9,7 +9,6 @@ as YAML, and --config FILE.yaml reads them. If it stops, run the same command wi
 import sys
 from argparse import ArgumentError
 from dataclasses import asdict
-from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
@@ -27,7 +26,7 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
 )
-from timm_accel.data import ImageFolderDataset, write_digits
+from timm_accel.data import LabelledImages, Source, write_digits
 from timm_accel.recipes import DEMO, explain
 from timm_accel.training import RUN_CONTENTS, check_run_dir
 
@@ -48,11 +47,11 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
     return Recipe(**options)
 
 
-def create_model_and_data(recipe: Recipe, data_dir: Path) -> tuple[nn.Module, ImageFolderDataset, ImageFolderDataset]:
+def create_model_and_data(recipe: Recipe, source: Source) -> tuple[nn.Module, LabelledImages, LabelledImages]:
     """Create the model, and the training and evaluation sets as it wants them."""
     model, data_config = create_classifier(
         recipe.model,
-        max(2, len(ImageFolderDataset(data_dir / "train").class_names)),
+        max(2, len(source.open("train").class_to_idx)),
         pretrained=recipe.pretrained,
         image_size=recipe.image_size,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
@@ -61,8 +60,7 @@ def create_model_and_data(recipe: Recipe, data_dir: Path) -> tuple[nn.Module, Im
         image_size=recipe.image_size,
         data_mean=data_config["mean"],
         data_std=data_config["std"],
-        train_path=data_dir / "train",
-        val_path=data_dir / "val",
+        data=source,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
         eval_interpolation=data_config["interpolation"],
@@ -78,10 +76,11 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     accelerator = Accelerator()
     with accelerator.local_main_process_first():
-        data_dir = write_digits() if recipe.data_dir is None else Path(recipe.data_dir)
+        data = write_digits() if recipe.data_dir is None else recipe.data_dir
+    source = Source(data, split_file=run_dir / "split.csv")
 
     set_seed(recipe.seed)
-    model, train_dataset, eval_dataset = create_model_and_data(recipe, data_dir)
+    model, train_dataset, eval_dataset = create_model_and_data(recipe, source)
     optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )

@@ -105,11 +105,19 @@ def test_a_bad_data_folder_is_refused(
         read(tmp_path / "data")
 
 
+BAD_SOURCES: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] = {  # where the example says more
+    nothing: (FileNotFoundError, (FOLDER, "got '{}'", "not a folder", "Correct the path")),
+    without_train: (ValueError, ("a split 'train' in '{}'", "got ['val'] alone")),
+    without_val: (ValueError, ("a split 'val' in '{}'", "got ['train'] alone")),
+}
+
+
 @pytest.mark.parametrize(("make", "error", "words"), BAD_FOLDERS)
 def test_the_example_refuses_a_bad_data_folder_and_writes_nothing(
     make: Callable[[Path], None], error: type[Exception], words: tuple[str, ...], tmp_path: Path, example: ModuleType
 ) -> None:
     make(tmp_path / "data")
+    error, words = BAD_SOURCES.get(make, (error, words))
     before = contents(tmp_path)
     recipe = example.parse_recipe(["--data_dir", str(tmp_path / "data"), "--run_dir", str(tmp_path / "run"), *SMALL])
     with refused(error, *(word.format(tmp_path / "data") for word in words)):

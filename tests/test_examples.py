@@ -84,11 +84,11 @@ def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path
     assert "Traceback" not in again.stderr
 
 
-def test_it_runs_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
+def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {"ACCELERATE_USE_CPU": "true", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     result = subprocess.run(
-        [*torchrun, str(TRAIN), "--data_dir", str(image_folder), *SMALL],
+        [*torchrun, str(TRAIN), "--data_dir", str(image_folder / "train"), *SMALL],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -99,6 +99,9 @@ def test_it_runs_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 2/2") == 1
     assert "destroy_process_group" not in result.stderr
+    split = (tmp_path / "runs/train/split.csv").read_text().splitlines()
+    assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
+    assert [path.name for path in (tmp_path / "runs/train").glob("*.unfinished")] == []
 
 
 def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Path) -> None:

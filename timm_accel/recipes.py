@@ -24,7 +24,8 @@ class Recipe:
     """The options of a run; the defaults are those of the article's last script.
 
     Args:
-        data_dir: A folder with train/CLASS/ and val/CLASS/. None: handwritten digits, with the settings of `DEMO`.
+        data_dir: Any image set of `create_datasets`: a folder with train/CLASS/ and val/CLASS/, one without splits, a
+            tar, a manifest, torch/NAME, …. None: handwritten digits, with the settings of `DEMO`.
         run_dir: A new folder for weights, history and the resolved recipe.
         model: A name of timm.list_models().
         pretrained: Whether to start from timm's weights.

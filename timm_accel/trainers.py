@@ -10,6 +10,7 @@ from timm_accel.mixins import (
     LookaheadMixin,
     MixupMixin,
     ModelEmaMixin,
+    ScheduledResolutionMixin,
     SecondOrderMixin,
     SyncBatchNormMixin,
     TimmSchedulerMixin,
@@ -25,6 +26,7 @@ class TimmTrainer(
     SyncBatchNormMixin,
     GradientClippingMixin,
     SecondOrderMixin,
+    ScheduledResolutionMixin,
 ):
     """Every mixin but Mixup and the average, each inert until asked for; their options are the keywords."""
 

@@ -87,14 +87,6 @@ def test_a_rotated_picture_is_turned_upright(orientation: int) -> None:
     assert np.array_equal(turned, flips[orientation])
 
 
-def test_a_draft_is_smaller_but_large_enough_and_for_jpeg_alone() -> None:
-    large = Image.fromarray(COLOURS).resize((640, 480), Image.Resampling.BICUBIC)
-    assert read(encoded(large, "JPEG"), draft=(100, 100)).shape == (120, 160, 3)
-    assert read(encoded(large, "JPEG"), draft=(400, 100)).shape == (480, 640, 3)
-    assert read(encoded(large, "JPEG")).shape == (480, 640, 3)
-    assert read(encoded(large, "PNG"), draft=(100, 100)).shape == (480, 640, 3)
-
-
 def test_it_serves_timms_own_data_set(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "cat" / "grey.png")

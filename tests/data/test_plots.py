@@ -259,7 +259,7 @@ def test_the_original_is_first_and_the_draws_are_those_of_a_run(train_set: Any, 
     assert (original - torch.tensor(file) / 255).abs().max() <= 1 / 255
     samples = SeededDataset(train_set, 3)
     for epoch, draw in enumerate(draws):
-        image, _ = samples[SampleKey(epoch, 8, 8)]
+        image = train_set.device_transform(samples[SampleKey(epoch, 8, 8)][0])
         back = image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
         assert (draw - back.clamp(0, 1).permute(1, 2, 0)).abs().max() <= 1 / 255
     assert titles(figure) == ["original: dog", "draw 0", "draw 1", "draw 2", "draw 3", "draw 4"]

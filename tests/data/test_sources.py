@@ -328,12 +328,6 @@ def test_a_source_that_does_not_exist_is_refused(name: str, tmp_path: Path) -> N
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", ["wds", "hfids", "tfds"])
-def test_streams_are_refused_with_what_to_do(kind: str) -> None:
-    with refused(ValueError, "read at any place", f"got '{kind}/some'", "IterableImageDataset"):
-        read(f"{kind}/some")
-
-
 def test_either_data_or_paths_are_given(tmp_path: Path) -> None:
     with refused(ValueError, "data, or train_path and val_path", "got neither"):
         create_datasets(8, HALF, HALF)

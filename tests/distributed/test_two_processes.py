@@ -147,6 +147,19 @@ def test_unreadable_images_leave_batches_full_and_counts_exact(one: Any, two: An
             assert found["listed"] == 8
 
 
+def test_scheduled_sizes_are_equal_on_both_ranks_and_no_image_is_lost_or_doubled(one: Any, two: Any) -> None:
+    alone, ranks = one["scheduled"], [rank["scheduled"] for rank in two]
+    assert ranks[0]["sizes"] == ranks[1]["sizes"] == alone["sizes"]
+    assert len(alone["sizes"]) == 12
+    assert set(alone["sizes"]) == {8, 16}
+    assert alone["indices"][:24] != alone["indices"][24:]
+    assert not torch.equal(ranks[0]["erased"], ranks[1]["erased"])
+    for epoch in range(2):
+        shares = [rank["indices"][epoch * 12 : (epoch + 1) * 12] for rank in ranks]
+        assert not set(shares[0]) & set(shares[1])
+        assert sorted(shares[0] + shares[1]) == sorted(alone["indices"][epoch * 24 : (epoch + 1) * 24])
+
+
 def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
     for rank in two:
         assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]

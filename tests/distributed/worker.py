@@ -6,7 +6,7 @@ Also run on one process, for the values that two must agree with.
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -26,8 +26,9 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import Callback, UnreadableImagesCallback
+from timm_accel.data import LabelledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
-from timm_accel.mixins import ModelEmaMixin
+from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
 from timm_accel.training import DEFAULT_CALLBACKS
 
 GLOBAL_BATCH = 8
@@ -177,6 +178,40 @@ def check_samplers() -> None:
         options = {"train_dataloader_kwargs": NO_WORKERS | {"sampler": sampler}, "num_epochs": 1}
         fit(make_trainer(Numbers), data, per_device_batch_size=share(), **options)
         RESULTS[f"sampler/{name}"] = drawn
+
+
+class Indexed(LabelledImages):
+    """Notes which images are loaded."""
+
+    indices: ClassVar[list[int]] = []
+
+    def load(self, index: int) -> Any:
+        self.indices.append(index)
+        return super().load(index)
+
+
+def check_scheduled_sizes() -> None:
+    """One size on all processes at the same step, no image lost or doubled, erased otherwise on each."""
+    root = Path(sys.argv[1]) / f"scheduled_{PartialState().num_processes}"
+    if PartialState().is_main_process:
+        for split in ("train", "val"):
+            write_images(root / split, {"cat": 13, "dog": 13})
+    PartialState().wait_for_everyone()
+    train_set, _ = create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=root, re_prob=1.0, re_mode="pixel")
+    train_set.__class__ = Indexed
+    train_set.transform_of_size = lambda input_size: lambda image: torch.zeros(3, *input_size, dtype=torch.uint8)
+    sizes: list[int] = []
+    erased: list[torch.Tensor] = []
+
+    class Sizes(ScheduledResolutionMixin):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            sizes.append(batch[0].shape[2])
+            erased.append(batch[0][:2])
+            return super().calculate_train_batch_loss(batch)
+
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    fit(make_trainer(Sizes, model, resolutions=[8, 16]), train_set, num_epochs=2, per_device_batch_size=share(4))
+    RESULTS["scheduled"] = {"sizes": sizes, "indices": list(Indexed.indices), "erased": erased[0]}
 
 
 def check_not_finite_on_one_rank() -> None:

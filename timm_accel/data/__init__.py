@@ -11,6 +11,7 @@ from timm_accel.data.manifest_reader import ManifestReader
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.data.sources import Source
 from timm_accel.data.splitting import split_by_class
+from timm_accel.data.streams import StreamedImages
 
 __all__ = [
     "FilenameReader",
@@ -21,6 +22,7 @@ __all__ = [
     "PrepareImage",
     "RepeatedSampler",
     "Source",
+    "StreamedImages",
     "class_balanced_sampler",
     "class_names",
     "create_datasets",

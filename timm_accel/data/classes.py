@@ -11,12 +11,25 @@ def in_label_order(class_to_idx: dict[str, int]) -> list[str]:
 
 
 def labels_of(reader: Any) -> np.ndarray:
-    """Return the label of each image of a timm reader, ``(N,)``."""
+    """Return the label of each image of a timm reader, ``(N,)``; of multi-label ones an array of lists."""
     if (labels := getattr(reader, "labels", None)) is None:
         labels = (
             list(reader.iter_targets()) if hasattr(reader, "iter_targets") else [each for _, each in reader.samples]
         )
+    if _are_lists(labels):
+        lists = np.empty(len(labels), dtype=object)
+        lists[:] = labels
+        return lists
     return np.asarray(labels)
+
+
+def is_multi_label(reader: Any) -> bool:
+    """Whether each image of a timm reader, or of a part of one, has a list of labels."""
+    return _are_lists(getattr(reader, "labels", ()))
+
+
+def _are_lists(labels: Any) -> bool:
+    return len(labels) > 0 and isinstance(labels[0], list)
 
 
 def class_names(dataset: Any) -> list[str] | None:

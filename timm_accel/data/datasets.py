@@ -1,15 +1,20 @@
-"""Training and evaluation sets from two folders of images, one folder a class."""
+"""Training and evaluation sets from any source of images, with timm's transforms."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from timm.data import create_transform
 
 from timm_accel.data.classes import class_names
+from timm_accel.data.device_transform import DeviceTransform
+from timm_accel.data.drafted_crop import take_crop
 from timm_accel.data.image_size import height_and_width
 from timm_accel.data.images import PrepareImage
 from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.memory_cache import MemoryCache
 from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.streams import create_image_set, refuse_streams
 from timm_accel.data.transforms import create_training_transform
 
 
@@ -49,6 +54,11 @@ def create_datasets(
     crop_mode: str | None = None,
     on_error: str | None = None,
     max_bad_fraction: float = 0.01,
+    cache: str | None = None,
+    draft: bool = False,
+    re_prob: float = 0.0,
+    re_mode: str = "const",
+    re_count: int = 1,
     **train_transform: Any,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Create the training and the evaluation set, with the article's transforms.
@@ -61,6 +71,7 @@ def create_datasets(
         val_path: The same for evaluation, with the same classes.
         data: In place of both any image set: a folder with ``train`` and ``val``, or without; tars; a manifest;
             ``torch/NAME``, ``hfds/NAME``; readers and data sets of your own: see `Source`, which takes further options.
+            ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` are streams: `StreamedImages` in place of `LabelledImages`.
         eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: Of the random crop in training.
@@ -70,30 +81,73 @@ def create_datasets(
         on_error: What an image that cannot be read does: ``"raise"`` stops the run, ``"skip"`` puts the next one into
             its place in training, and leaves it out in evaluation. None: skip in training, raise in evaluation.
         max_bad_fraction: The share of unreadable images above which the run stops, but at least 10 of them.
+        cache: ``"memory"`` decodes every picture once, at the start, and keeps it in memory that loader workers share.
+        draft: Whether training may decode a JPEG at a reduced scale where the random crop allows: faster for large
+            ones, by pixels that differ by about 1/255.
+        re_prob: The probability that training erases a part of an image.
+        re_mode: What fills it: ``const`` (0), ``rand`` (a random colour), ``pixel`` (random pixels).
+        re_count: The largest number of erased parts.
         **train_transform: Further training options of ``timm.data.create_transform``: ``scale``, ``hflip``, ….
 
     Returns:
-        Two data sets of (image ``(C, H, W)``, label) with ``class_names`` and ``class_sizes``.
+        Two data sets of (image ``(C, H, W)``, label) with ``class_names`` and ``class_sizes``. Images are float32 and
+        normalised; a trainer of ours gets them as whole numbers, and normalises and erases whole batches on the device.
+        With several labels an image, targets are ``(num_classes,)`` of 0 and 1.
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is one class only, or the two folders have different ones; or the size or the policy is none.
+        ValueError: There is one class only, or the two folders have different ones; or an option is out of range.
+        MemoryError: The decoded pictures do not fit into memory.
 
     Source: ``timm.data.create_transform``.
     """
-    shared = {"input_size": height_and_width(image_size), "mean": data_mean, "std": data_std}
-    transform = create_training_transform(auto_augment, **shared, interpolation=interpolation, **train_transform)
+    size = height_and_width(image_size)
+    colours: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
+    transform_of_size = partial(
+        create_training_transform, auto_augment, **colours, interpolation=interpolation, **train_transform
+    )
+    transform = transform_of_size(input_size=size)
     eval_transform = create_transform(
-        **shared, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        size, **colours, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
     )
+    prepare = PrepareImage(len(data_mean))
+    train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    options: dict[str, Any] = {"prepare": PrepareImage(len(data_mean)), "max_bad_fraction": max_bad_fraction}
-    train_dataset = LabelledImages(
-        source.open("train"), transform, on_error=on_error or "skip", is_training=True, **options
+    readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
+    train_dataset = create_image_set(
+        readers[0],
+        transform,
+        prepare=train_prepare,
+        device_transform=DeviceTransform(data_mean, data_std, re_prob, re_mode, re_count),
+        on_error=on_error or "skip",
+        is_training=True,
+        max_bad_fraction=max_bad_fraction,
     )
-    eval_dataset = LabelledImages(source.open(eval_split), eval_transform, on_error=on_error or "raise", **options)
-    _check_classes(train_dataset, eval_dataset, train_path or "training", val_path or eval_split)
+    eval_dataset = create_image_set(
+        readers[1],
+        eval_transform,
+        prepare=prepare,
+        device_transform=DeviceTransform(data_mean, data_std),
+        on_error=on_error or "raise",
+        max_bad_fraction=max_bad_fraction,
+    )
+    if not draft:
+        train_dataset.transform_of_size = transform_of_size
+    where = source.data if isinstance(source.data, str | Path) else "data"
+    _check_classes(train_dataset, eval_dataset, train_path or f"{where}/train", val_path or f"{where}/{eval_split}")
     return train_dataset, eval_dataset
+
+
+def _cached(cache: str | None, draft: bool, prepare: PrepareImage, *readers: Any) -> tuple[Any, ...]:
+    if cache not in (None, "memory"):
+        raise ValueError(f"Expected cache to be 'memory' or None, but got {cache!r}. None reads files in each epoch.")
+    if cache is not None and draft:
+        raise ValueError(
+            "Expected cache or draft, since cached pictures are decoded once and whole, but got both. Leave draft out."
+        )
+    if cache is not None:
+        refuse_streams(readers)
+    return readers if cache is None else tuple(MemoryCache(reader, prepare) for reader in readers)
 
 
 def _source(data: Any, train_path: str | Path | None, val_path: str | Path | None) -> Source:

@@ -1,6 +1,7 @@
 """From any picture to what the model expects: upright, in the right mode, nothing clipped."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,21 @@ class PrepareImage:
 
     Args:
         channels: 3 for RGB, 1 for grey.
-        draft: The height and width in pixels that are enough: a JPEG may be decoded at half, a quarter or an eighth of
-            its size as long as it keeps that much. Pixels move a little, so for training only. None decodes in full.
 
     Raises:
         ValueError: `channels` is neither 1 nor 3.
         OSError: By calling, at a picture that cannot be decoded.
 
-    Source: ``PIL.ImageOps.exif_transpose``, ``PIL.Image.Image.draft``.
+    Source: ``PIL.ImageOps.exif_transpose``.
     """
 
-    def __init__(self, channels: int = 3, draft: tuple[int, int] | None = None) -> None:
+    def __init__(self, channels: int = 3) -> None:
         if channels not in (1, 3):
             raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. Grey is 1, colour 3.")
         self.mode = "L" if channels == 1 else "RGB"
-        self.draft = draft
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the picture decoded, upright and in mode ``L`` or ``RGB``."""
-        if self.draft is not None and image.format == "JPEG":
-            image.draft(self.mode, self.draft[::-1])
         image = ImageOps.exif_transpose(image)
         if image.mode in _WIDE:
             image = _to_8_bits(image)
@@ -45,7 +41,7 @@ class PrepareImage:
         return image.convert(self.mode) if image.mode != self.mode else image
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(mode={self.mode!r}, draft={self.draft})"
+        return f"{type(self).__name__}(mode={self.mode!r})"
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -60,7 +56,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
-def read_image(file: Any, prepare: PrepareImage) -> Image.Image:
+def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decode a picture from an open binary file or from bytes; one of Pillow's is prepared alone.
 
     Raises:

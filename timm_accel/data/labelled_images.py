@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data import ImageDataset
+from timm.data import ImageDataset, MultiLabelTarget
 from torch.utils.data import default_collate
 
-from timm_accel.data.classes import in_label_order, labels_of
+from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.images import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
@@ -28,8 +28,11 @@ class LabelledImages(ImageDataset):
     Args:
         reader: A timm reader: ``reader[index]`` gives an open binary file, or bytes, and a label.
         transform: What makes an image of the model's input.
-        target_transform: What makes a target of the label.
+        target_transform: What makes a target of the label; None: for a reader with lists of labels timm's
+            `MultiLabelTarget`, else nothing.
         prepare: How a picture is decoded; RGB by default.
+        device_transform: What ends the way of an image. `LoopTrainer` applies it to whole batches on the device; who
+            reads the set otherwise gets it applied to each image.
         on_error: ``"raise"`` stops at a picture that cannot be read, ``"skip"`` goes on.
         is_training: Whether a skipped picture is replaced; else it is left out.
         max_bad_fraction: The share of unreadable pictures above which a run is to stop, but at least 10 of them.
@@ -47,7 +50,8 @@ class LabelledImages(ImageDataset):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         *,
-        prepare: PrepareImage | None = None,
+        prepare: Callable[[Any], Any] | None = None,
+        device_transform: Callable[[Any], Any] | None = None,
         on_error: str = "raise",
         is_training: bool = False,
         max_bad_fraction: float = 0.01,
@@ -58,11 +62,16 @@ class LabelledImages(ImageDataset):
             raise ValueError(
                 f"Expected max_bad_fraction to be from 0 to 1, but got {max_bad_fraction!r}. The default is 0.01."
             )
+        if target_transform is None and is_multi_label(reader):
+            target_transform = MultiLabelTarget(len(reader.class_to_idx))
         super().__init__("", reader=reader, transform=transform, target_transform=target_transform)
-        self.prepare = prepare or PrepareImage()
+        self.prepare, self.device_transform = prepare or PrepareImage(), device_transform
         self.on_error, self.is_training, self.max_bad_fraction = on_error, is_training, max_bad_fraction
         # one flag a picture, in memory that loader workers share: what they meet, the main process sees
         self._bad = torch.zeros(len(reader), dtype=torch.uint8).share_memory_()
+
+    transform_of_size: Callable[..., Any] | None = None
+    """Makes the transform for another ``input_size`` (height, width) in pixels, where the set knows how."""
 
     @property
     def class_names(self) -> list[str] | None:
@@ -74,11 +83,12 @@ class LabelledImages(ImageDataset):
     def class_sizes(self) -> dict[str, int]:
         """The number of images of each class."""
         names = self.class_names or []
-        return dict(zip(names, np.bincount(self.labels, minlength=len(names)).tolist(), strict=True))
+        labels = np.concatenate(self.labels) if is_multi_label(self.reader) else self.labels
+        return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
 
     @property
     def labels(self) -> np.ndarray:
-        """The label of each image, ``(N,)``."""
+        """The label of each image, ``(N,)``, or the list of its labels."""
         return labels_of(self.reader)
 
     @property
@@ -100,6 +110,13 @@ class LabelledImages(ImageDataset):
         return ""
 
     def __getitem__(self, index: int) -> Any:
+        sample = self.load(index)
+        if sample is None or self.device_transform is None:
+            return sample
+        return self.device_transform(sample[0]), *sample[1:]
+
+    def load(self, index: int) -> Any:
+        """Return a sample (image, label) without its `device_transform`, None where it was left out."""
         for candidate in range(index, index + len(self)):
             number = candidate % len(self)
             try:

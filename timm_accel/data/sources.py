@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-from timm_accel.data.classes import in_label_order, labels_of
+from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.dataset_reader import DatasetReader
 from timm_accel.data.folder_index import FolderReader
 from timm_accel.data.manifest_reader import ManifestReader, manifest_columns
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
 from timm_accel.data.tar_reader import open_tar, tar_splits
 
-_STREAMS = ("hfids", "wds", "tfds")
+_STREAMS = {  # the extra and the packages of each
+    "hfids": ("hf", ("datasets",)),
+    "wds": ("wds", ("webdataset",)),
+    "tfds": ("tfds", ("tensorflow", "tensorflow_datasets")),
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,18 @@ class Source:
     """A set of images and how it is divided.
 
     Args:
-        data: A folder, a tar or a folder of tars, a manifest (``.csv``, ``.parquet``), ``torch/NAME``, ``hfds/NAME``, a
-            timm `Reader`, a torch `Dataset` of (picture, label), or a mapping of ``train``, ``val`` and ``test`` to
-            such.
-        root: Where ``torch/…`` and ``hfds/…`` keep their files, or the paths of a manifest start.
-        download: Whether ``torch/…`` may download.
+        data: A folder, a tar or a folder of tars, a manifest (``.csv``, ``.parquet``), ``torch/NAME``, ``hfds/NAME``; a
+            stream, ``wds/FOLDER``, ``hfids/NAME`` or ``tfds/NAME``; a timm `Reader`, a torch `Dataset` of (picture,
+            label); or a mapping of ``train``, ``val`` and ``test`` to any of these but streams.
+        root: Where libraries keep their sets, or the paths of a manifest and of ``wds/…`` start.
+        download: Whether ``torch/…`` and ``tfds/…`` may download, and ``hfids/…`` does so before it starts.
         val_fraction: The share for evaluation of a set without splits.
         split_seed: The seed of that division.
         group: A regular expression with one group that finds in an image's path what must not be on both sides (a
             patient, a module); None: a manifest's column ``group``, or images stand alone.
         split_file: Where that division is written, as a manifest, and taken up from when it is there.
+        class_map: The names of a stream's classes where it has none, as of webdataset: name to label, or a file with
+            one name a line. None: the names are '0', '1', ….
     """
 
     data: Any
@@ -47,6 +54,7 @@ class Source:
     split_seed: int = 0
     group: str | None = None
     split_file: str | Path | None = None
+    class_map: str | Path | Mapping[str, int] | None = None
     _divided: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, split: str) -> Any:
@@ -60,6 +68,11 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
+            raise ValueError(
+                f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
+                "Leave it out: the data have class names."
+            )
         if isinstance(self.data, Mapping):
             return self._of_mapping(split)
         if isinstance(self.data, Reader | Dataset):
@@ -78,10 +91,7 @@ class Source:
 
     def _of_library(self, kind: str, name: str, split: str) -> Any:
         if kind in _STREAMS:
-            raise ValueError(
-                f"Expected data that can be read at any place, but got {self.data!r}, which is a stream. Create timm's "
-                "IterableImageDataset and pass it to train(), or use hfds/, tar or folder sources."
-            )
+            return self._of_stream(kind, name, split)
         if kind == "torch":
             options = {"split": {"val": "validation"}.get(split, split), "download": self.download}
             try:
@@ -104,6 +114,32 @@ class Source:
                 'Run pip install "timm_accel[hf]".',
                 name=error.name,
             ) from error
+
+    def _of_stream(self, kind: str, name: str, split: str) -> Any:
+        if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
+            raise ValueError(
+                f"Expected no val_fraction, group or split_file beside {self.data!r}, since a stream is read from "
+                "front to back and not divided, but got some. Leave them out, or use a source that is no stream."
+            )
+        extra, packages = _STREAMS[kind]
+        if missing := [package for package in packages if find_spec(package) is None]:
+            raise ModuleNotFoundError(
+                f"Expected the extra {extra!r} to be installed for {self.data!r}, but {missing[0]!r} is missing. "
+                f'Run pip install "timm_accel[{extra}]".',
+                name=missing[0],
+            )
+        root = None if self.root is None else str(self.root)
+        if kind == "wds":
+            from timm_accel.data.wds_stream import open_wds
+
+            return open_wds(os.path.join(root or "", name), split, self.class_map)
+        if kind == "hfids":
+            from timm_accel.data.hfids_stream import open_hfids
+
+            return open_hfids(name, split, root, self.download, self.class_map)
+        from timm_accel.data.tfds_stream import open_tfds
+
+        return open_tfds(name, split, root, self.download, self.class_map)
 
     def _hf_split(self, name: str, split: str) -> str:
         from datasets import get_dataset_split_names
@@ -151,10 +187,12 @@ class Source:
         if self.split_file is not None and Path(self.split_file).exists():
             return read_split(self.split_file, paths)
         groups = getattr(reader, "groups", None) if self.group is None else [_group(self.group, path) for path in paths]
-        train, val = split_by_class(labels, self.val_fraction, self.split_seed, groups, names)
+        strata = np.zeros(len(labels), dtype=int) if is_multi_label(reader) else labels
+        train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names)
         if self.split_file is not None:
             sides = {"train": train, "val": val}
-            rows = {side: [(paths[i], names[labels[i]]) for i in numbers] for side, numbers in sides.items()}
+            words = [";".join(names[label] for label in np.atleast_1d(each)) for each in labels]
+            rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in sides.items()}
             write_split(self.split_file, rows)
         return train, val
 

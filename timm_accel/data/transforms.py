@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 from PIL import Image
@@ -26,10 +27,13 @@ def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
         **options: Those of ``timm.data.create_transform``.
 
     Raises:
-        ValueError: A part of the policy is unknown.
+        ValueError: An option or a part of the policy is unknown.
 
     Source: ``timm.data.create_transform``.
     """
+    for name in options:
+        if name not in (known := signature(create_transform).parameters):
+            raise ValueError(f"Expected options of timm's create_transform, but got {name!r}. {nearest(name, known)}")
     if auto_augment is not None:
         check_policy(auto_augment)
     transform = create_transform(is_training=True, auto_augment=auto_augment, **options)

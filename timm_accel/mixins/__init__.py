@@ -12,6 +12,7 @@ from timm_accel.mixins.lookahead import LookaheadMixin
 from timm_accel.mixins.metrics import ClassificationMetricsMixin
 from timm_accel.mixins.mixup import MixupMixin
 from timm_accel.mixins.model_ema import ModelEmaMixin
+from timm_accel.mixins.scheduled_resolution import ScheduledResolutionMixin
 from timm_accel.mixins.scheduler import TimmSchedulerMixin
 from timm_accel.mixins.second_order import SecondOrderMixin
 
@@ -23,6 +24,7 @@ __all__ = [
     "LookaheadMixin",
     "MixupMixin",
     "ModelEmaMixin",
+    "ScheduledResolutionMixin",
     "SecondOrderMixin",
     "SyncBatchNormMixin",
     "TimmSchedulerMixin",

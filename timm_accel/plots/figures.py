@@ -18,6 +18,7 @@ from timm.data import FastCollateMixup, Mixup
 
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.plots.pictures import (
+    _check_has_transform,
     _check_mixup,
     _image_and_label,
     _normalisation,
@@ -25,7 +26,6 @@ from timm_accel.plots.pictures import (
     _titles,
     _to_pictures,
     _to_tensor,
-    _transform_of,
     _untransformed,
 )
 from timm_accel.training.randomness import SampleKey, seed_step, seeded
@@ -99,7 +99,7 @@ def plot_augmentations(
         TypeError: The data set cannot be indexed, has no transform, or yields no images.
         ValueError: `count` is below 1, or the images' values do not fit `mean` and `std`.
     """
-    transform = _transform_of(dataset)
+    _check_has_transform(dataset)
     if not 0 <= index < len(dataset):
         raise IndexError(
             f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the data set, but got {index}. "
@@ -108,11 +108,12 @@ def plot_augmentations(
     if count < 1:
         raise ValueError(f"Expected count to be at least 1, but got {count}. Ask for one draw or more.")
     if mean is None and std is None:
-        mean, std = _normalisation(transform)
+        mean, std = _normalisation(dataset)
+    finish = getattr(dataset, "device_transform", None) or (lambda image: image)
     samples = seeded(dataset, seed)
     with _random_state_put_back():
         original, label = _image_and_label(_untransformed(samples.dataset)[index])
-        draws = [_image_and_label(samples[SampleKey(epoch, index, index)])[0] for epoch in range(count)]
+        draws = [finish(_image_and_label(samples[SampleKey(epoch, index, index)])[0]) for epoch in range(count)]
     pictures = [
         _to_pictures(_to_tensor(original), None, None),
         *(_to_pictures(_to_tensor(d), mean, std) for d in draws),

@@ -12,6 +12,8 @@ from torch.utils.data import IterableDataset
 from torchvision.transforms import Normalize, v2
 from torchvision.transforms.functional import pil_to_tensor
 
+from timm_accel.data.device_transform import DeviceTransform
+
 TITLE_LETTERS = 24  # that fit above an image
 
 
@@ -120,24 +122,23 @@ def _check_mixup(mixup: Mixup, targets: torch.Tensor, count: int) -> None:
         )
 
 
-def _transform_of(dataset: Any) -> Any:
+def _check_has_transform(dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(
             f"Expected dataset to be map-style, since one image is drawn often, but got {type(dataset).__name__}. "
             "Use plot_batch for a batch of it."
         )
-    transform = getattr(dataset, "transform", None)
-    if transform is None:
+    if getattr(dataset, "transform", None) is None:
         raise TypeError(
             "Expected dataset to have a transform, since its draws are shown, but got "
             f"{type(dataset).__name__} without one. Pass the data set that holds it: of a Subset its .dataset."
         )
-    return transform
 
 
-def _normalisation(transform: Any) -> tuple[Any, Any]:
-    for step in getattr(transform, "transforms", ()):
-        if isinstance(step, Normalize | v2.Normalize):
+def _normalisation(dataset: Any) -> tuple[Any, Any]:
+    steps = (*getattr(dataset.transform, "transforms", ()), getattr(dataset, "device_transform", None))
+    for step in steps:
+        if isinstance(step, Normalize | v2.Normalize | DeviceTransform):
             return step.mean, step.std
     return None, None
 

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
 
 from timm_accel.training.agreement import on_main_process
 from timm_accel.training.deciding import DecidingTrainer
-from timm_accel.training.randomness import remaining, seed_order, seed_step, set_epoch
+from timm_accel.training.feeding import feed
+from timm_accel.training.randomness import remaining, seed_feed, seed_order, seed_step, set_epoch
 from timm_accel.training.running_mean import RunningMean, global_means
 from timm_accel.training.saving import Progress
 from timm_accel.training.surface import metric_prefix
@@ -133,7 +135,7 @@ class LoopTrainer(DecidingTrainer):
         tail_start = num_batches - num_batches % group
         seed_order(self.seed, self._epoch or 0)
         batches = () if self._reached_max_steps() or start >= num_batches else remaining(train_dl, start)
-        for index, batch in enumerate(batches, start):
+        for index, batch in enumerate(self._fed(batches, self.train_dataset, start), start):
             self._batch_index = index
             if index == start and self._needs_rehearsal:
                 self._rehearse(batch)
@@ -151,6 +153,28 @@ class LoopTrainer(DecidingTrainer):
         self.callback_handler.call_event("on_train_epoch_end", self)
         self._progress = replace(self._progress, batch=0, stage="evaluate")
         self._agree()
+
+    def _fed(self, batches: Iterable, dataset: Any, start: int | None = None) -> Iterator[Any]:
+        """Yield the batches with the end of their images' way done on the device; in training it may draw.
+
+        Args:
+            batches: What the loader gives.
+            dataset: What it is over.
+            start: The number of the first batch in the training epoch; None in evaluation.
+        """
+        transform = getattr(dataset, "device_transform", None)
+        numbers = count(start or 0)
+
+        def make_ready(batch: Any) -> Any:
+            number = next(numbers)
+            if transform is None or batch is None:
+                return batch
+            if start is not None and transform.is_random:
+                seed_feed(self.seed, self._epoch or 0, number, self.rank, self.device)
+            images, *rest = batch
+            return [transform(images), *rest]
+
+        return feed(batches, make_ready, self.device)
 
     def _rehearse(self, batch: Any) -> None:
         """Run a batch for nothing, so that DDP groups the gradients as it did before the run was cut.
@@ -211,7 +235,8 @@ class LoopTrainer(DecidingTrainer):
             self.callback_handler.call_event("on_eval_epoch_start", self, is_intermediate=is_intermediate)
             limited = self._eval_dataloader is not unlimited
             with torch.no_grad():
-                for batch in self._eval_dataloader if limited else valid_dl:
+                batches = self._eval_dataloader if limited else valid_dl
+                for batch in self._fed(batches, self.eval_dataset):
                     self._run_eval_batch(batch, losses)
             self.eval_epoch_end()
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"

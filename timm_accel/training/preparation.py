@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.data_loader import prepare_data_loader
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedDataParallelKwargs, extract_model_from_parallel
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, extract_model_from_parallel
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
@@ -24,6 +25,7 @@ from timm_accel.training.default_callbacks import (
 )
 from timm_accel.training.randomness import key_samples, seeded
 from timm_accel.training.signals import shield_workers
+from timm_accel.training.streaming import is_stream, share_stream
 from timm_accel.training.upstream import (
     ConvertSyncBatchNormCallback,
     Trainer,
@@ -105,7 +107,10 @@ class PreparedTrainer(Trainer):
                 f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
                 f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
             )
-        accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(**self.ddp_kwargs())])
+        accelerator = Accelerator(
+            dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
+            kwargs_handlers=[DistributedDataParallelKwargs(**self.ddp_kwargs())],
+        )
         refuse_sharding(accelerator.distributed_type)
         return accelerator
 
@@ -205,8 +210,12 @@ class PreparedTrainer(Trainer):
         self.before_prepare()
         for loader in (self._train_dataloader, self._eval_dataloader):
             shield_workers(loader)
+            share_stream(loader, self._accelerator, self.seed)
         key_samples(self._train_dataloader, self.seed)
         key_samples(self._eval_dataloader, self.seed, fixed_epoch=0)
+        self._train_dataloader, self._eval_dataloader = map(
+            self._prepare_alone, (self._train_dataloader, self._eval_dataloader)
+        )
         with warnings.catch_warnings():  # torch 2.14 deprecates the one name of the option that accelerate 1.15 knows
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
@@ -220,6 +229,24 @@ class PreparedTrainer(Trainer):
         if hasattr(getattr(self._eval_dataloader, "batch_sampler", None), "even_batches"):
             self._eval_dataloader.batch_sampler.even_batches = False
 
+    def _prepare_alone(self, loader: Any) -> Any:
+        """Prepare a loader that deals out the images to the processes by itself, so that accelerate does not again."""
+        if not any(
+            getattr(getattr(loader, name, None), "shards_itself", False) for name in ("dataset", "batch_sampler")
+        ):
+            return loader
+        prepared = prepare_data_loader(
+            loader,
+            self.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,  # True for any iterable data set otherwise (accelerate 1.15)
+            non_blocking=self._accelerator.non_blocking,
+        )
+        prepared._is_accelerate_prepared = True
+        return prepared
+
     def _strip_model(self) -> None:
         plain = self.unwrapped_model
         if plain is not self.model and (forward := plain.__dict__.pop("_original_forward", None)) is not None:
@@ -230,7 +257,7 @@ class PreparedTrainer(Trainer):
 
     def _check_loaders(self) -> None:
         for name, loader in (("train", self._train_dataloader), ("eval", self._eval_dataloader)):
-            if loader is None:
+            if loader is None or is_stream(loader):  # evaluation on one process has none on the others
                 continue
             batch_size = getattr(loader, "batch_size", None)
             sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)

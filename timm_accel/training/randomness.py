@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from timm_accel.training.upstream import DataLoaderSlice
 
 _MASK = (1 << 64) - 1
-_ORDER, _IMAGE, _STEP = range(3)  # one stream for each kind of draw
+_ORDER, _IMAGE, _STEP, _FEED = range(4)  # one stream for each kind of draw
 
 
 def mix_seed(*numbers: int) -> int:
@@ -41,10 +41,23 @@ def _seed_host(seed: int) -> None:
 
 def seed_step(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
     """Seed python, numpy, torch's CPU generator and the device's for one micro-batch."""
-    mixed = mix_seed(seed, _STEP, epoch, batch_index, rank)
-    _seed_host(mixed)
+    _seed_host_and_device(mix_seed(seed, _STEP, epoch, batch_index, rank), device)
+
+
+def seed_feed(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
+    """Seed the same for what is drawn when a micro-batch is made ready, which may be a step before it is used."""
+    _seed_host_and_device(mix_seed(seed, _FEED, epoch, batch_index, rank), device)
+
+
+def _seed_host_and_device(seed: int, device: torch.device) -> None:
+    _seed_host(seed)
     if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(mixed)
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def seed_streamed_image(seed: int, epoch: int, rank: int, worker: int, position: int) -> None:
+    """Seed the host for an image of a stream: `position` is its place among those of this worker of this process."""
+    _seed_host(mix_seed(seed, _IMAGE, epoch, rank, worker, position))
 
 
 class SampleKey(NamedTuple):
@@ -92,20 +105,22 @@ class KeyedSampler(Sampler[SampleKey]):
 class SeededDataset(Dataset):
     """A data set whose sample at a `SampleKey` is drawn from (seed, epoch, position), whoever draws it and when.
 
-    Plain indices pass through unseeded. Other attributes are those of the data set that it wraps.
+    It comes without the data set's ``device_transform``, which the loop applies to the batch (`feeding`). Plain indices
+    pass through unseeded and whole. Other attributes are those of the data set that it wraps.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: SampleKey | int) -> Any:
         if not isinstance(key, SampleKey):
             return self.dataset[key]
         _seed_host(mix_seed(self.seed, _IMAGE, key.epoch, key.position))
-        return self.dataset[key.sample]
+        if getattr(self.dataset, "device_transform", None) is None:
+            return self.dataset[key.sample]
+        return self.dataset.load(key.sample)
 
     def __len__(self) -> int:
-        assert isinstance(self.dataset, Sized)
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,0 +1,93 @@
+"""What each of two processes does in `test_streams.py`: read, train on, evaluate and resume streams."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import stream_sources
+import torch
+from accelerate import Accelerator, PartialState
+from resuming.runs import Noting, cut, every_update, make_run, same_outcome, states, train
+from tools import make_trainer, tiny_model
+from torch import distributed
+
+from timm_accel import create_datasets
+from timm_accel.data import Source
+
+ROOT, RESULTS = Path(sys.argv[1]), {}
+HALF = (0.5,) * 3
+
+
+def datasets(kind: str, **options: Any) -> Any:
+    """Images of (3, 8, 8); without options each comes out the same each time."""
+    data = Source("tfds/tiny", root=ROOT / "tfds") if kind == "tfds" else f"{kind.split('_')[0]}/{ROOT / FOLDERS[kind]}"
+    still = {"auto_augment": None, "color_jitter": None, "hflip": 0.0, "scale": (1, 1), "ratio": (1, 1)}
+    return create_datasets(8, HALF, HALF, data=data, interpolation="bilinear", **(still | options))
+
+
+WORKERS = {"wds": (0, 2), "hfids_images": (), "hfids_parquet": (1,), "tfds": (1,)}
+FOLDERS = {"wds": "wds", "hfids_images": "images", "hfids_parquet": "parquet"}
+
+
+def check_sharing(kind: str, workers: int) -> None:
+    """Each image goes to one process once."""
+    train_set, val_set = datasets(kind)
+    trainer, loader = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1), {"num_workers": workers}
+    train(trainer, train_dataset=train_set, eval_dataset=None, num_epochs=2, train_dataloader_kwargs=loader)
+    RESULTS[f"{kind}/{workers}"] = {
+        "images": torch.cat(trainer.images),
+        "updates": (trainer.num_updates, trainer.updates_per_epoch, len(trainer._train_dataloader)),
+    }
+    judge = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
+    judge.evaluate(val_set, per_device_batch_size=2, dataloader_kwargs=loader)
+    history = judge.run_history
+    RESULTS[f"{kind}/{workers}"]["metrics"] = {
+        name: history.get_latest_metric(name) for name in ("evaluation_loss", "accuracy")
+    }
+
+
+def check_resume() -> None:
+    """A run cut inside an epoch."""
+    train_set, val_set = datasets("wds", auto_augment="rand-m7-mstd0.5-inc1", hflip=0.5)
+    settings = {"train_dataset": train_set, "eval_dataset": val_set, "num_epochs": 2}
+    settings["train_dataloader_kwargs"] = {"num_workers": 2, "persistent_workers": True}
+    whole = ROOT / "whole"
+    train(make_run(whole, callbacks=[every_update()]), **settings)
+    if PartialState().is_main_process:
+        cut(whole, 0, ROOT / "cut")
+    distributed.barrier()
+    train(make_run(ROOT / "cut", callbacks=[every_update()]), resume_from="auto", **settings)
+    RESULTS["resumed"] = (states(whole)[0].name, same_outcome(whole, ROOT / "cut"))
+
+
+def check_refusals() -> None:
+    """What would starve a worker, or give each process the same."""
+    for kind, workers in (("hfids_images", 2), ("tfds", 0)):
+        if kind in KINDS:
+            try:
+                check_sharing(kind, workers)
+            except ValueError as error:
+                RESULTS[f"refused/{kind}"] = str(error)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="The training images are a stream")
+    warnings.filterwarnings("ignore", message="unclosed file", category=ResourceWarning)
+    torch.set_num_threads(1)
+    Accelerator()
+    KINDS = sys.argv[2].split(",")
+    if PartialState().is_main_process:
+        for name in KINDS:
+            getattr(stream_sources, name)(ROOT)
+    distributed.barrier()
+    for name in KINDS:
+        for count in WORKERS[name]:
+            check_sharing(name, count)
+    check_resume()
+    check_refusals()
+    torch.save(RESULTS, ROOT / f"results_{PartialState().process_index}.pt")
+    Accelerator().end_training()

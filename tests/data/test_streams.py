@@ -1,0 +1,435 @@
+"""Streams: each kind trains, nothing is lost or doubled, and the same seed gives the same bits."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refusal import refused
+from resuming.runs import Noting, cut, every_update, make_run, same_outcome, states, train
+from stream_sources import (
+    KINDS,
+    NAMES,
+    WITHOUT_TENSORFLOW,
+    add,
+    hfids_images,
+    hfids_parquet,
+    image_folders,
+    samples_of,
+    tfds,
+    wds,
+    write_shard,
+)
+from timm.loss import SoftTargetCrossEntropy
+from tools import NO_WORKERS, fit, make_trainer, tiny_model
+from torch import nn
+from torch.utils.data import DataLoader
+
+from timm_accel import TimmMixupTrainer, create_datasets
+from timm_accel.data import PrepareImage, Source, StreamedImages
+from timm_accel.training.randomness import seed_streamed_image
+
+HALF = (0.5,) * 3
+AUGMENTED = {"auto_augment": "rand-m7-mstd0.5-inc1"}
+STILL = {"auto_augment": None, "color_jitter": None, "hflip": 0.0, "scale": (1, 1), "ratio": (1, 1)}
+STILL["interpolation"] = "bilinear"  # each image comes out the same each time
+WARNING = "shuffled within a buffer.*same number of workers and processes"
+needs_tensorflow = pytest.mark.skipif(WITHOUT_TENSORFLOW, reason="needs the extra tfds")
+KINDS_HERE = [pytest.param(kind, marks=needs_tensorflow) if kind is tfds else kind for kind in KINDS]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*in an upcoming release of.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on a machine of one core
+]
+
+
+def read(data: Any, **options: Any) -> Any:
+    return create_datasets(8, HALF, HALF, data=data, **(STILL | options))
+
+
+def batches(stream: Any, workers: int = 0, seed: int = 0, epochs: int = 1, **options: Any) -> list[list[Any]]:
+    """The batches of each epoch, as a trainer with this seed would get them."""
+    stream.share(4, workers, seed=seed, seed_image=partial(seed_streamed_image, seed))
+    loader = DataLoader(stream, 4, num_workers=workers, **options)
+    found = []
+    for epoch in range(epochs):
+        stream.set_epoch(epoch)
+        found.append(list(loader))
+        assert len(found[-1]) == len(loader)
+    return found
+
+
+def names_of(images: Any) -> list[bytes]:
+    return [image.numpy().tobytes() for batch in images for image in batch]
+
+
+# Each kind
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_each_kind_trains(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    train_set, val_set = read(kind(tmp_path))
+    assert isinstance(train_set, StreamedImages)
+    assert [train_set.num_samples, val_set.num_samples] == [16, 7]
+    assert train_set.class_names == val_set.class_names == (list("012") if kind is wds else list(NAMES))
+    trainer = make_trainer(
+        TimmMixupTrainer,
+        tiny_model(),
+        loss_func=SoftTargetCrossEntropy(),
+        eval_loss_fn=nn.CrossEntropyLoss(),
+        mixup_args={},
+        num_class=3,
+        ema_decay=0.1,
+    )
+    with pytest.warns(UserWarning, match=WARNING) as caught:
+        fit(trainer, train_set, val_set, num_epochs=1)
+    assert sum("The training images are a stream" in str(each.message) for each in caught) == 1
+    assert (trainer.num_updates, trainer.updates_per_epoch) == (4, 4)
+    assert 0 <= trainer.run_history.get_latest_metric("accuracy") <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_an_epoch_is_each_image_once_with_its_own_label(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    train_set, val_set = read(kind(tmp_path))
+    for workers in (0,) if kind is hfids_images else (0, 2):
+        first, second = batches(train_set, workers, epochs=2)
+        for epoch in (first, second):
+            images = [images for images, _ in epoch]
+            assert len(set(names_of(images))) == 16 == len(names_of(images))
+            for pictures, labels in epoch:
+                assert pictures.mean((2, 3)).argmax(1).tolist() == labels.tolist()  # `write_images` paints them so
+        orders = [names_of(images for images, _ in epoch) for epoch in (first, second)]
+        assert orders[0] != orders[1]
+        assert {*orders[0]} == {*orders[1]}
+        [evaluation] = batches(val_set, workers)
+        assert sorted(label for _, labels in evaluation for label in labels.tolist()) == [0, 0, 0, 1, 1, 2, 2]
+        assert len(set(names_of(images for images, _ in evaluation))) == 7
+
+
+@pytest.mark.parametrize("kind", [wds, hfids_parquet])
+def test_metrics_are_those_of_a_folder(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    stream, folder = read(kind(tmp_path))[1], read(tmp_path / "images")[1]
+    histories = []
+    for dataset, workers in ((stream, 0), (folder, 0), (stream, 2)):
+        trainer = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
+        trainer.evaluate(dataset, per_device_batch_size=3, dataloader_kwargs={"num_workers": workers})
+        history = trainer.run_history
+        histories.append([history.get_latest_metric(name) for name in ("accuracy", "evaluation_loss")])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-6)
+    assert histories[2] == pytest.approx(histories[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_has_as_many_batches_as_were_promised(workers: int, tmp_path: Path) -> None:
+    train_set, _ = read(wds(tmp_path, train={"cat": 7, "dog": 6, "owl": 6}))
+    [epoch] = batches(train_set, workers)  # compares with the length
+    assert len(epoch) == (6 if workers == 2 else 5)  # each worker fills its 10 of 19 up to 12
+    assert {len(labels) for _, labels in epoch} == {4}
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("kind", [wds, hfids_parquet, pytest.param(tfds, marks=needs_tensorflow)])
+def test_images_depend_on_seed_epoch_and_worker_alone(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    train_set, _ = read(kind(tmp_path), **AUGMENTED, hflip=0.5, scale=(0.3, 1))
+    draw = partial(batches, train_set, epochs=2)
+    kept = draw(2, persistent_workers=True)  # workers that know the epoch before
+    torch.manual_seed(5)
+    train_set.set_epoch(1)
+    train_set.share(4, 2, seed_image=partial(seed_streamed_image, 0))
+    fresh = list(DataLoader(train_set, 4, num_workers=2))
+    for (first, a), (second, b) in zip(kept[1], fresh, strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(a, b)
+    other = draw(2, seed=1)
+    assert {*names_of(images for images, _ in kept[0])}.isdisjoint(names_of(images for images, _ in other[0]))
+    labels = [[label.tolist() for _, label in epoch] for epoch in (kept[0], other[0])]
+    assert labels[0] != labels[1]  # the order, too
+
+
+def test_the_order_within_a_shard_is_drawn_from_seed_and_epoch(tmp_path: Path) -> None:
+    train_set, _ = read(wds(tmp_path, shards=1))
+    draws = [epoch for seed in (0, 1) for epoch in batches(train_set, seed=seed, epochs=2)]
+    orders = [tuple(names_of(images for images, _ in epoch)) for epoch in draws]
+    assert len(set(orders)) == 4
+    assert len({frozenset(order) for order in orders}) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:The training images are a stream:UserWarning")
+def test_a_run_cut_anywhere_ends_in_the_same_bits(workers: int, tmp_path: Path) -> None:
+    train_set, val_set = read(wds(tmp_path), **AUGMENTED, hflip=0.5)
+    loader = {"num_workers": workers} | ({"persistent_workers": True} if workers else {})
+    settings = {"train_dataset": train_set, "eval_dataset": val_set, "num_epochs": 2}
+    settings |= {"train_dataloader_kwargs": loader}
+    make = partial(make_run, callbacks=[every_update()])
+    whole = train(make(tmp_path / "whole"), **settings)
+    positions = [folder.name.partition("_")[2] for folder in states(tmp_path / "whole")]
+    for position in ("epoch_0_batch_3", "epoch_1_batch_0", "epoch_1_batch_2")[:: 1 if workers else 2]:
+        target = cut(tmp_path / "whole", positions.index(position), tmp_path / position)
+        resumed = train(make(target), resume_from="auto", **settings)
+        assert same_outcome(tmp_path / "whole", target) is None
+        rest = whole.images[len(whole.images) - len(resumed.images) :]
+        assert 0 < len(rest) < 8
+        assert all(map(torch.equal, resumed.images, rest))
+
+
+# Two processes
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    root, kinds = (
+        tmp_path_factory.mktemp("two"),
+        "wds,hfids_images,hfids_parquet" + ("" if WITHOUT_TENSORFLOW else ",tfds"),
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    worker = str(Path(__file__).with_name("stream_worker.py"))
+    result = subprocess.run(
+        [*torchrun, worker, str(root), kinds], env=env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [torch.load(root / f"results_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+SHARED = ["wds/0", "wds/2", "hfids_parquet/1", pytest.param("tfds/1", marks=needs_tensorflow)]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_two_processes_share_a_stream_without_loss_or_doubling(two: list[dict[str, Any]], name: str) -> None:
+    epochs = []
+    for epoch in range(2):
+        seen = [[image.numpy().tobytes() for image in rank[name]["images"].split(8)[epoch]] for rank in two]
+        assert [len(each) for each in seen] == [8, 8]
+        epochs.append({*seen[0], *seen[1]})
+        assert len(epochs[-1]) == 16
+    assert epochs[0] == epochs[1]
+    assert [rank[name]["updates"] for rank in two] == [(4, 2, 2)] * 2
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_one_process_evaluates_and_both_know_the_metrics(two: Any, name: str, tmp_path: Path) -> None:
+    trainer = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
+    trainer.evaluate(read(image_folders(tmp_path))[1], per_device_batch_size=2, dataloader_kwargs=NO_WORKERS)
+    alone = {key: trainer.run_history.get_latest_metric(key) for key in ("evaluation_loss", "accuracy")}
+    assert two[0][name]["metrics"] == two[1][name]["metrics"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]]) -> None:
+    assert [rank["resumed"] for rank in two] == [("000001_epoch_0_batch_1", None)] * 2
+
+
+def test_more_workers_than_shards_are_refused_on_two_processes(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        assert "got 1 for 2 workers on each of 2 processes" in rank["refused/hfids_images"]
+        assert WITHOUT_TENSORFLOW or "num_workers to be at least 1" in rank["refused/tfds"]
+
+
+# Pictures
+
+
+def encoded(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def shards_of(root: Path, train: list[bytes], val: list[bytes]) -> str:
+    for split, contents in (("train", train), ("val", val)):
+        write_shard(root / f"{split}-0.tar", [(content, number % 2) for number, content in enumerate(contents)])
+    return f"wds/{root}"
+
+
+def test_pictures_are_prepared_as_those_of_folders(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).reshape(16, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    gradient = Image.fromarray(np.tile(np.arange(16, dtype="uint8") * 16, (16, 1)))
+    pictures = [
+        encoded(Image.fromarray(ramp.astype("uint16"))),
+        encoded(gradient, "jpeg", exif=exif),
+        encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "jpeg"),
+        encoded(Image.new("L", (16, 16), 7)),
+    ]
+    stream = read(shards_of(tmp_path, pictures, pictures))[1]
+    stream._transforms = []
+    for content, (picture, _) in zip(pictures, stream, strict=True):
+        assert picture.mode == "RGB"
+        assert np.array_equal(picture, PrepareImage()(Image.open(io.BytesIO(content))))
+    wide, turned, red, _ = (np.asarray(picture, dtype=float) for picture, _ in stream)
+    assert wide.mean() == pytest.approx(127.5, abs=1)
+    assert turned[15, 0, 0] - turned[0, 0, 0] > 200
+    assert red.mean((0, 1)).argmax() == 0
+
+
+GOOD = encoded(Image.new("RGB", (16, 16), "red"))
+BAD = GOOD[:40]
+
+
+def test_an_unreadable_picture_stops_or_is_skipped(tmp_path: Path) -> None:
+    source = shards_of(tmp_path, [GOOD, BAD, *[GOOD] * 6], [GOOD, BAD, GOOD])
+    train_set, val_set = read(source)
+    [epoch] = batches(train_set)
+    assert [len(labels) for _, labels in epoch] == [4, 4]  # the first again in place of the broken one
+    with refused(OSError, "readable image", "val-0.tar/val-0_001", "Repair or remove it"):
+        list(val_set)
+    train_set, val_set = read(source, on_error="skip")
+    assert [label for _, label in val_set] == [0, 0]
+    with refused(OSError, "readable image", "train-0.tar/train-0_001"):
+        list(read(source, on_error="raise")[0])
+
+
+def test_too_many_unreadable_pictures_stop_the_run(tmp_path: Path) -> None:
+    source = shards_of(tmp_path / "many", [GOOD] + [BAD] * 11, [GOOD] * 2)
+    with refused(OSError, "at most 10 unreadable images", "max_bad_fraction=0.01", "but got 11"):
+        batches(read(source)[0])
+    source = shards_of(tmp_path / "all", [BAD] * 5, [GOOD] * 2)
+    with refused(OSError, "a readable image", "got none in this worker's shards"):
+        batches(read(source)[0])
+
+
+def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    source = shards_of(tmp_path, [GOOD] * 8, [GOOD] * 2)
+    shard = tmp_path / "train-0.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with refused(ValueError, "a whole webdataset shard", str(shard), "Write it anew"):
+        read(source)
+
+
+# Names and splits
+
+
+def write_info(root: Path) -> str:
+    """Describe shards as timm does."""
+    source = wds(root)
+    splits = {}
+    for split in ("train", "val"):
+        shards = sorted(path.name for path in (root / "wds").glob(f"{split}-*.tar"))
+        lengths = [len(samples_of(root / "images" / split)[number :: len(shards)]) for number in range(len(shards))]
+        name = {"val": "validation"}.get(split, split)
+        splits[name] = {
+            "name": name,
+            "num_samples": sum(lengths),
+            "filenames": shards,
+            "shard_lengths": lengths,
+        }
+    (root / "wds" / "_info.json").write_text(json.dumps({"splits": splits}))
+    return source
+
+
+@pytest.mark.parametrize("write", [wds, write_info])
+def test_a_class_map_names_the_classes(write: Callable[[Path], str], tmp_path: Path) -> None:
+    source = write(tmp_path)
+    (tmp_path / "names.txt").write_text("cat\ndog\nowl\n")
+    for class_map in (tmp_path / "names.txt", {"owl": 2, "cat": 0, "dog": 1}):
+        train_set, val_set = read(Source(source, class_map=class_map))
+        assert train_set.class_names == list(NAMES)
+        assert [train_set.num_samples, val_set.num_samples] == [16, 7]
+    assert read(source)[0].class_names == ["0", "1", "2"]
+
+
+def test_labels_without_names_are_numbered_and_words_sorted(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value
+
+    for kind, labels in (("int64", [0, 3, 0, 1]), ("string", ["owl", "cat", "owl", "dog"])):
+        features = Features({"image": Image(), "label": Value(kind)})
+        (tmp_path / kind).mkdir()
+        for split, some in (("train", labels), ("validation", labels[:1])):
+            rows = {"image": [{"bytes": GOOD, "path": None}] * len(some), "label": some}
+            Dataset.from_dict(rows, features=features).to_parquet(tmp_path / kind / f"{split}.parquet")
+    train_set, val_set = read(f"hfids/{tmp_path / 'int64'}")
+    assert train_set.class_names == val_set.class_names == ["0", "1", "2", "3"]
+    train_set, val_set = read(f"hfids/{tmp_path / 'string'}")
+    assert train_set.class_names == ["cat", "dog", "owl"]
+    assert [label for _, label in val_set] == [2]
+    assert [
+        label for _, label in read(Source(f"hfids/{tmp_path / 'string'}", download=True, root=tmp_path / "kept"))[1]
+    ] == [2]
+
+
+# Bad input
+
+
+def test_a_stream_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with refused(FileNotFoundError, "wds/FOLDER", str(tmp_path / "nothing"), "Correct the path"):
+        read(f"wds/{tmp_path / 'nothing'}")
+    with refused(FileNotFoundError, "hfids/NAME", str(tmp_path / "nothing"), "Correct the name"):
+        read(f"hfids/{tmp_path / 'nothing'}")
+    (tmp_path / "empty").mkdir()
+    with refused(FileNotFoundError, "a split in their name", "got 0 tars"):
+        read(f"wds/{tmp_path / 'empty'}")
+    with refused(FileNotFoundError, "hfids/NAME", str(tmp_path / "empty"), "Correct the name"):
+        read(f"hfids/{tmp_path / 'empty'}")
+    with refused(ValueError, "a stream to hold images, but got none"):
+        read(Source(shards_of(tmp_path / "hollow", [], [GOOD]), class_map={"a": 0, "b": 1}))
+
+
+@pytest.mark.parametrize("kind", [wds, write_info, hfids_parquet, pytest.param(tfds, marks=needs_tensorflow)])
+def test_a_missing_split_is_refused_with_those_there_are(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    with refused(ValueError, "a split 'test'", "['train', 'val'] alone", "eval_split"):
+        read(kind(tmp_path), eval_split="test")
+
+
+def test_more_workers_than_shards_are_refused_before_training(tmp_path: Path) -> None:
+    for data, shards in ((hfids_images(tmp_path), 1), (wds(tmp_path / "w", shards=1), 1)):
+        train_set, _ = read(data)
+        with refused(ValueError, f"got {shards} for 2 workers on each of 1 processes", '{"num_workers": 1}'):
+            fit(make_trainer(), train_set, train_dataloader_kwargs={"num_workers": 2})
+
+
+def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:
+    source = wds(tmp_path)
+    for options in ({"val_fraction": 0.3}, {"group": "(a)"}, {"split_file": tmp_path / "split.csv"}):
+        with refused(ValueError, "no val_fraction, group or split_file", source):
+            read(Source(source, **options))
+    with refused(ValueError, "no cache for a stream"):
+        read(source, cache="memory")
+    with refused(ValueError, "on_error", "'ignore'"):
+        read(source, on_error="ignore")
+    with refused(ValueError, "class_map beside a stream", "images"):
+        read(Source(tmp_path / "images", class_map={"a": 0}))
+
+
+def test_samples_without_label_or_columns_are_named(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    source = shards_of(tmp_path, [GOOD] * 2, [GOOD] * 2)
+    with tarfile.open(tmp_path / "val-0.tar", "a") as tar:
+        add(tar, "without.png", GOOD)
+    with refused(ValueError, "a label, KEY.cls", "val-0.tar/without", "['png']"):
+        list(read(source)[1])
+
+    (tmp_path / "p").mkdir()
+    for split in ("train", "validation"):
+        Dataset.from_dict({"picture": [1]}).to_parquet(tmp_path / "p" / f"{split}.parquet")
+    with refused(ValueError, "the columns 'image' and 'label'", "['picture']"):
+        read(f"hfids/{tmp_path / 'p'}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "extra"),
+    [("wds", "webdataset", "wds"), ("hfids", "datasets", "hf"), ("tfds", "tensorflow", "tfds")],
+)
+def test_a_missing_extra_is_named(kind: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with refused(ModuleNotFoundError, repr(extra), repr(package), f'pip install "timm_accel[{extra}]"'):
+        read(f"{kind}/some")
+
+
+@needs_tensorflow
+def test_a_tensorflow_set_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with refused(FileNotFoundError, "tfds/NAME", "'nothing_of_this_name'", "Correct the name"):
+        read(Source("tfds/nothing_of_this_name", root=tmp_path))
+    with refused(FileNotFoundError, "tfds/mnist to be prepared", "download=True"):
+        read(Source("tfds/mnist", root=tmp_path))

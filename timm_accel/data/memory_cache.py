@@ -1,0 +1,129 @@
+"""A set of pictures that is decoded once and kept in memory, which all loader workers share."""
+
+import io
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from timm.data.readers.reader import Reader
+from tqdm import tqdm
+
+from timm_accel.data.images import PrepareImage, read_image
+
+_SHARED_MEMORY = Path("/dev/shm")
+_TOGETHER = 256  # pictures that are read before they are decoded
+
+
+class MemoryCache(Reader):
+    """The pictures of a reader, decoded at once and kept in shared memory, as they are before any transform.
+
+    One copy serves all loader workers of a process; each process of a run has its own. A picture that cannot be decoded
+    raises when it is asked for.
+
+    Args:
+        reader: The reader.
+        prepare: What turns a picture upright and converts it to grey or RGB.
+
+    Raises:
+        MemoryError: The decoded pictures do not fit into the memory that is free.
+    """
+
+    def __init__(self, reader: Any, prepare: PrepareImage) -> None:
+        super().__init__()
+        self.reader, self.prepare = reader, prepare
+        self.labels: list[Any] = []
+        self.class_to_idx = getattr(reader, "class_to_idx", None)
+        self._errors: dict[int, str] = {}
+        sizes = [self._measure(number) for number in range(len(reader))]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._shapes = np.zeros((len(reader), 2), dtype=np.int64)
+        _check_room(self.num_bytes, len(reader))
+        self._pixels = torch.empty(self.num_bytes, dtype=torch.uint8).share_memory_()
+        self._decode()
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes that the pictures take."""
+        return int(self._starts[-1])
+
+    def _read(self, number: int) -> tuple[Any, Any]:
+        """Return a file's contents, or the picture that the source keeps, and the label. Readers know no threads."""
+        file, label = self.reader[number]
+        if not hasattr(file, "read"):
+            return file, label
+        with file:
+            return file.read(), label
+
+    def _measure(self, number: int) -> int:
+        """Note a picture's label, and return the bytes that it will take, by its header."""
+        area, label = 0, -1
+        try:
+            contents, label = self._read(number)
+            image = contents if isinstance(contents, Image.Image) else Image.open(io.BytesIO(contents))
+            area = image.width * image.height
+        except Exception as error:  # Pillow raises a dozen kinds
+            self._errors[number] = str(error)
+        self.labels.append(label)
+        return area * self._channels
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.prepare.mode == "L" else 3
+
+    def _decode(self) -> None:
+        numbers = [number for number in range(len(self)) if number not in self._errors]
+        hidden = int(os.environ.get("LOCAL_RANK", 0)) > 0
+        bar = tqdm(total=len(numbers), desc=f"decode into {_in_words(self.num_bytes)}", leave=False, disable=hidden)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with ThreadPoolExecutor(cores) as pool, bar:
+            for start in range(0, len(numbers), _TOGETHER):
+                group = numbers[start : start + _TOGETHER]
+                for _ in pool.map(self._keep, group, [self._read(number)[0] for number in group]):
+                    bar.update()
+
+    def _keep(self, number: int, contents: Any) -> None:
+        try:
+            pixels = np.asarray(read_image(contents, self.prepare))
+        except OSError as error:
+            self._errors[number] = str(error)
+            return
+        self._shapes[number] = pixels.shape[:2]
+        start = int(self._starts[number])
+        self._pixels[start : start + pixels.size] = torch.from_numpy(pixels.copy()).flatten()
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        if index in self._errors:
+            raise OSError(self._errors[index])
+        start, end = self._starts[index : index + 2]
+        height, width = self._shapes[index]
+        pixels = self._pixels[start:end].numpy().reshape(height, width, self._channels)
+        return Image.fromarray(pixels[..., 0] if self._channels == 1 else pixels), self.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return self.reader.filename(index, basename, absolute)
+
+
+def _check_room(num_bytes: int, count: int) -> None:
+    """Raise a `MemoryError` where the copies of all processes of this machine would take most of what is free."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    free = psutil.virtual_memory().available
+    if _SHARED_MEMORY.is_dir():
+        free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
+    if num_bytes * processes > 0.8 * free:
+        raise MemoryError(
+            f"Expected the decoded pictures to fit into memory, but got {count} pictures that take "
+            f"{_in_words(num_bytes)} in each of {processes} processes, with {_in_words(free)} free. Pass cache=None."
+        )
+
+
+def _in_words(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

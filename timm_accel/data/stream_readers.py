@@ -1,0 +1,101 @@
+"""What timm's readers of streams lack: a share that is settled late, an epoch that starts from nothing, bytes."""
+
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import get_worker_info
+
+ClassMap = str | Path | Mapping[str, int]
+"""The names of classes: name to label, or a file with one name a line, as ``timm.data`` reads them."""
+
+
+class StreamReader:
+    """Mix into one of timm's stream readers: what it gives depends on (seed, epoch, process, worker) alone.
+
+    timm's own (1.0.31) take the process's rank when they are made, often before there are processes, seed their buffers
+    from torch's worker seed, and keep the state of their draws from one epoch to the next: persistent workers, fresh
+    ones and a resumed run then read different orders.
+
+    Source: ``timm.data.readers``.
+    """
+
+    ds: Any
+    worker_info: Any
+    num_samples: int
+    num_shards: int
+    is_training: bool
+    batch_size: int
+    common_seed: int
+    epoch_count: Any
+    dist_rank: int
+    dist_num_replicas: int
+    num_workers: int
+    needs_shards = True
+    """Whether each worker reads whole shards of its own."""
+    skips = False
+    """Whether what cannot be read is to be passed over."""
+
+    def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
+        """Settle which part of the stream this process reads.
+
+        Args:
+            batch_size: The number of images each worker gives in training is a multiple of it.
+            num_workers: The loader workers of this process, 0 for none.
+            rank: The number of this process.
+            num_processes: Among how many the stream is shared.
+            seed: The seed of the order.
+
+        Raises:
+            ValueError: Some worker would get nothing to read.
+        """
+        self.batch_size, self.dist_rank, self.dist_num_replicas = batch_size, rank, num_processes
+        self.common_seed = seed & 0x7FFFFFFF
+        self.ds = self.worker_info = None
+        self.set_loader_cfg(num_workers)  # type: ignore[attr-defined]
+        if self.is_training:
+            self._check_workers(num_workers)
+
+    def _check_workers(self, num_workers: int) -> None:
+        """Raise where a worker would have nothing to read: it would starve, and the processes wait for each other."""
+        processes, parts = self.dist_num_replicas, self.num_shards if self.needs_shards else self.num_samples
+        if self._parts_per_process() >= max(1, num_workers):
+            return
+        most, kind = self._parts_per_process(), "shards" if self.needs_shards else "images"
+        remedy = f'Pass train_dataloader_kwargs={{"num_workers": {most}}}' if most else "Use fewer processes"
+        raise ValueError(
+            f"Expected a stream to have {kind} for each loader worker of each process, but got {parts} for "
+            f"{max(1, num_workers)} workers on each of {processes} processes. {remedy}, or write the data in more "
+            f"{kind}."
+        )
+
+    def _parts_per_process(self) -> int:
+        return (self.num_shards if self.needs_shards else self.num_samples) // self.dist_num_replicas
+
+    @property
+    def worker_seed(self) -> int:
+        """The seed of this worker's buffer in this epoch; timm's own would depend on when the worker began."""
+        worker = 0 if (info := get_worker_info()) is None else info.id
+        return random.Random(f"{self.common_seed} {self.epoch_count.value} {self.dist_rank} {worker}").getrandbits(31)
+
+    @worker_seed.setter
+    def worker_seed(self, seed: int) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        self.ds = self.worker_info = None
+        return super().__iter__()  # type: ignore[misc]
+
+    @property
+    def samples_per_worker(self) -> int:
+        """The images that each worker gives in an epoch."""
+        return self._num_samples_per_worker()  # type: ignore[attr-defined]
+
+
+def missing_split(split: str, known: Iterable[str], where: str) -> ValueError:
+    """Return the error of a stream that lacks a split; streams are never divided."""
+    return ValueError(
+        f"Expected a split {split!r} in {where}, but got {sorted(known)} alone. Evaluate on one of those by "
+        "eval_split, or name a set with that split."
+    )

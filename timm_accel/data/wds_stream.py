@@ -1,0 +1,131 @@
+"""Streams of webdataset shards: tars whose members ``KEY.jpg`` and ``KEY.cls`` are one sample."""
+
+import json
+import logging
+import os
+import random
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.data.readers.class_map import load_class_map
+from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
+
+from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.stream_readers import ClassMap, StreamReader, missing_split
+
+_INFO = ("_info.json", "info.json")  # timm's names
+_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+
+
+class WdsStream(StreamReader, ReaderWds):
+    """timm's reader of webdataset shards, which leaves decoding to us.
+
+    Source: ``timm.data.readers.reader_wds.ReaderWds``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_shards = len(self.split_info.filenames)
+
+    def _lazy_init(self) -> None:
+        super()._lazy_init()  # the numbers of process and worker
+        import webdataset as wds
+
+        urls = [os.path.join(self.root, name) for name in self.split_info.filenames]
+        options = {"handler": log_and_continue} if self.skips else {}
+        stages = [wds.SimpleShardList(urls), self._split_by_node_and_worker, wds.tarfile_to_samples(**options)]
+        if self.is_training:
+            stages.insert(1, detshuffle2(self.shard_shuffle_size, seed=self.common_seed, epoch=self.epoch_count))
+            draws = random.Random(self.worker_seed)
+            stages.append(wds.shuffle(self.sample_shuffle_size, initial=self.sample_initial_size, rng=draws))
+        self.ds = wds.DataPipeline(*stages, wds.map(self._to_picture))
+
+    def _to_picture(self, sample: dict[str, Any]) -> dict[str, Any]:
+        path, key = f"{sample['__url__']}/{sample['__key__']}", self.split_info.alt_label
+        content = next((sample[end] for end in _PICTURES if end in sample), b"")
+        if ("json" if key else "cls") not in sample:
+            raise ValueError(
+                f"Expected each sample to have a label, KEY.{'json' if key else 'cls'}, but got {path!r} with "
+                f"{sorted(end for end in sample if not end.startswith('__'))}. Write the shards anew."
+            )
+        label = json.loads(sample["json"])[key] if key else sample["cls"]
+        return {"image": {"bytes": content, "path": path}, "target": int(label)}
+
+
+def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStream:
+    """Open a split of a folder of webdataset shards.
+
+    Args:
+        root: The folder, or its address. Its ``_info.json`` tells the splits, as timm writes it; else the shards of a
+            local one are those with the split in their name or folder: ``train-0000.tar``, ``valid/3.tar``.
+        split: ``train``, ``val``, ``test`` or a synonym.
+        class_map: The names of the classes: name to label, or a file with one name a line.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it holds no shards.
+        ValueError: There is no such split, or a shard is broken.
+    """
+    if "://" not in root and not os.path.isdir(root):
+        raise FileNotFoundError(f"Expected wds/FOLDER with webdataset shards, but got {root!r}. Correct the path.")
+    described = "://" in root or any(os.path.exists(os.path.join(root, name)) for name in _INFO)
+    splits = _load_info(root).get("splits", {}) if described else _splits_by_name(Path(root))
+    named = {split_name(name): name for name in splits}
+    if split not in named:
+        raise missing_split(split, sorted(named), repr(root))
+    if described:
+        reader = WdsStream(root=root, split=named[split])
+    else:
+        shards = splits[split]["filenames"]
+        count = sum(len(_labels_of(Path(root, shard))) for shard in shards)
+        timms = logging.getLogger(ReaderWds.__module__)  # it warns that there is no _info.json
+        timms.disabled = True
+        try:
+            reader = WdsStream(root=root, split="::".join(shards), num_samples=count)
+        finally:
+            timms.disabled = False
+    reader.class_to_idx = _numbered(reader, splits) if class_map is None else load_class_map(class_map)
+    return reader
+
+
+def _splits_by_name(root: Path) -> dict[str, dict[str, list[str]]]:
+    """Return the shards of each split, as an ``_info.json`` would list them."""
+    found: dict[str, dict[str, list[str]]] = {}
+    shards = sorted(str(path.relative_to(root)) for path in root.rglob("*.tar"))
+    for shard in shards:
+        words = [split_name(word) for word in re.split(r"[^a-z]+", shard.lower())]
+        for name in [word for word in words if word in SPLITS][:1]:
+            found.setdefault(name, {"filenames": []})["filenames"].append(shard)
+    if not found:
+        raise FileNotFoundError(
+            f"Expected shards with a split in their name, such as train-0000.tar, but got {len(shards)} tars in "
+            f"{str(root)!r}. Rename them, or write an _info.json beside them."
+        )
+    return found
+
+
+def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
+    """Return names for the labels, '0', '1', …, as many as there are in the shards of all splits."""
+    if "://" in reader.root or reader.split_info.alt_label:
+        raise ValueError(
+            f"Expected class_map to name the classes, since the shards of {reader.root!r} do not, but got None. Pass "
+            "Source(…, class_map=…), a file with one name a line or a dict of names and labels."
+        )
+    shards = [Path(reader.root, shard) for split in splits.values() for shard in split["filenames"]]
+    most = max((label for shard in shards for label in _labels_of(shard)), default=-1)
+    return {str(label): label for label in range(most + 1)}
+
+
+def _labels_of(shard: Path) -> list[int]:
+    """Return the label of each sample of a local shard, from the members ``KEY.cls``."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            files = [tar.extractfile(member) for member in tar if member.name.endswith(".cls")]
+            return [int(file.read()) for file in files if file is not None]
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise ValueError(
+            f"Expected a whole webdataset shard with a number in each KEY.cls, but got {str(shard)!r} ({error}). Write "
+            "it anew."
+        ) from error
