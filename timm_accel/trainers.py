@@ -6,6 +6,7 @@ from timm_accel.mixins import (
     ClassificationMetricsMixin,
     DistributedBatchNormMixin,
     EvalLossMixin,
+    FreezingMixin,
     GradientClippingMixin,
     LookaheadMixin,
     MixupMixin,
@@ -25,6 +26,7 @@ class TimmTrainer(
     DistributedBatchNormMixin,
     SyncBatchNormMixin,
     GradientClippingMixin,
+    FreezingMixin,
     SecondOrderMixin,
     ScheduledResolutionMixin,
 ):

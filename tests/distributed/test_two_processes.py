@@ -160,6 +160,16 @@ def test_scheduled_sizes_are_equal_on_both_ranks_and_no_image_is_lost_or_doubled
         assert sorted(shares[0] + shares[1]) == sorted(alone["indices"][epoch * 24 : (epoch + 1) * 24])
 
 
+def test_frozen_stages_keep_their_bits_on_both_ranks_and_thawed_ones_move_alike(two: Any) -> None:
+    first, second = (rank["freezing"] for rank in two)
+    body = ("0.weight", "1.weight", "1.running_mean", "1.running_var")
+    for epoch, frozen in enumerate((True, False, True)):
+        for before, after in ((ranks[epoch], ranks[epoch + 1]) for ranks in (first, second)):
+            assert all(torch.equal(before[name], after[name]) is frozen for name in body), epoch
+            assert not torch.equal(before["5.weight"], after["5.weight"])
+    assert all(equal(*pair) for pair in zip(first, second, strict=True))
+
+
 def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
     for rank in two:
         assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]

@@ -214,6 +214,22 @@ def check_scheduled_sizes() -> None:
     RESULTS["scheduled"] = {"sizes": sizes, "indices": list(Indexed.indices), "erased": erased[0]}
 
 
+def check_freezing() -> None:
+    """What is frozen keeps its bits on all processes, what is thawed moves alike."""
+    model = tiny_model()
+    copies: list[dict[str, torch.Tensor]] = []
+
+    class Watching(TimmTrainer):
+        def train_epoch_start(self) -> None:
+            super().train_epoch_start()
+            copies.append(weights_of(self.unwrapped_model))
+
+    optimizer = create_optimizer_v2(model, "lookahead_adamw", lr=1e-2, weight_decay=0.1)
+    trainer = make_trainer(Watching, model, optimizer=optimizer, freeze_schedule={0: 2, 1: 0, 2: 2})
+    fit(trainer, tiny_data(40), num_epochs=3, per_device_batch_size=share())
+    RESULTS["freezing"] = [*copies, weights_of(trainer.unwrapped_model)]
+
+
 def check_not_finite_on_one_rank() -> None:
     """A loss that is not finite on the last process alone."""
 

@@ -7,6 +7,7 @@ class Lean(ModelEmaMixin, LookaheadMixin, TimmSchedulerMixin): ...
 
 from timm_accel.mixins.batch_norm import DistributedBatchNormMixin, SyncBatchNormMixin
 from timm_accel.mixins.eval_loss import EvalLossMixin
+from timm_accel.mixins.freezing import FreezingMixin
 from timm_accel.mixins.gradient_clipping import GradientClippingMixin
 from timm_accel.mixins.lookahead import LookaheadMixin
 from timm_accel.mixins.metrics import ClassificationMetricsMixin
@@ -20,6 +21,7 @@ __all__ = [
     "ClassificationMetricsMixin",
     "DistributedBatchNormMixin",
     "EvalLossMixin",
+    "FreezingMixin",
     "GradientClippingMixin",
     "LookaheadMixin",
     "MixupMixin",

@@ -1,0 +1,122 @@
+"""Export one small model of each timm family in every way, and write down what fails and why.
+
+    python benchmarks/families_export.py --out docs/families_export.md
+
+The models are those of ``families.py``. Weights are random; parameters that timm starts near zero (heads, layer scales)
+are drawn anew, or the comparison would see little. Each model has a process and a time limit of its own. ``--log``
+keeps what is done, so that a second start goes on. Needs the extra export.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from platform import machine
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from timm_accel.export import Exported, export_onnx, export_program, export_torchscript
+
+SECONDS = 300
+FORMATS: dict[str, tuple[Callable[..., Exported], str, dict[str, Any]]] = {
+    "onnx": (export_onnx, "model.onnx", {}),
+    "pt2": (export_program, "model.pt2", {}),
+    "script": (export_torchscript, "model.pt", {"method": "script"}),
+    "trace": (export_torchscript, "model.pt", {"method": "trace"}),
+}
+
+
+def check_exports(name: str) -> dict[str, str]:
+    """Return for ``onnx``, ``pt2``, ``script`` and ``trace`` either ``ok (1e-06)`` or the reason in a few words."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7)
+    draw_what_is_near_zero(model)
+    with TemporaryDirectory() as folder:
+        return {kind: check_export(model, Path(folder), kind) for kind in FORMATS}
+
+
+def check_export(model: nn.Module, folder: Path, kind: str) -> str:
+    """Export in one way, branches fused, else kept, and return the largest difference, or the reason why not."""
+    exporter, file_name, options = FORMATS[kind]
+    reasons = []
+    for fused in (True, False):
+        try:
+            exported = exporter(model, folder / file_name, reparameterize=fused, **options)
+        except Exception as error:  # whatever it is, it belongs into the table
+            reasons.append(str(error).split("but got ", 1)[-1].split(". Try another")[0].replace("|", "/")[:160])
+            continue
+        older = ", older exporter" if kind == "onnx" and exported.method != "dynamo" else ""
+        kept = "" if fused else ", branches kept"
+        return f"ok ({exported.max_difference:.0e}{older}{kept})"
+    return reasons[0]
+
+
+@torch.no_grad()
+def draw_what_is_near_zero(model: nn.Module) -> None:
+    """Draw parameters anew whose largest value is below 0.01."""
+    for parameter in model.parameters():
+        if parameter.abs().max() < 0.01:
+            parameter.normal_(std=0.05)
+
+
+def check_in_a_process(name: str) -> dict[str, str]:
+    """Return what `check_exports` says, from a process of its own within the time limit."""
+    command = [sys.executable, __file__, "--only", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return dict.fromkeys(FORMATS, f"not within {SECONDS} s")
+    if done.returncode:
+        return dict.fromkeys(FORMATS, (done.stderr.strip().splitlines() or ["killed"])[-1][:160])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(results: dict[str, dict[str, str]]) -> str:
+    """Return a Markdown table with a row for each model, and how many of each format pass."""
+    rows = [["model", *FORMATS], ["---"] * (1 + len(FORMATS))]
+    rows += [[name, *(found[kind] for kind in FORMATS)] for name, found in results.items()]
+    passed = [str(sum(found[kind].startswith("ok") for found in results.values())) for kind in FORMATS]
+    rows.append([f"passed, of {len(results)}", *passed])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """Check every model that the log does not have yet, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/families_export.md"))
+    parser.add_argument("--log", type=Path, default=Path("families_export.json"))
+    parser.add_argument("--only", help="check this model and print the result as JSON")
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(check_exports(options.only)))
+        return
+    from families import FAMILIES  # beside this script, and with its own imports
+
+    results = json.loads(options.log.read_text()) if options.log.exists() else {}
+    for name in FAMILIES:
+        if name not in results:
+            results[name] = check_in_a_process(name)
+            options.log.write_text(json.dumps(results, indent=1))
+            print(name, results[name], flush=True)
+    options.out.write_text(f"{page_head()}\n\n{table(dict(sorted(results.items())))}\n")
+
+
+def page_head() -> str:
+    """Return the title, and what the numbers are."""
+    return (
+        "# Export of one model of each family\n\n"
+        "`python benchmarks/families_export.py`: random weights, the model's own image size, batches of 1, 2 and 5;\n"
+        "`ok` with the largest difference to the model, as a share of its largest output (at most 1e-4), or the\n"
+        "reason. Branches are fused; where that fails they are kept.\n"
+        f"torch {torch.__version__}, timm {timm.__version__}, on a CPU ({machine()})."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""From the folder of a run to a file of the format that its suffix names."""
+
+from pathlib import Path
+from typing import Any
+
+from timm_accel.export.checking import Exported
+from timm_accel.export.formats import format_of
+from timm_accel.export.to_onnx import export_onnx
+from timm_accel.export.to_program import export_program
+from timm_accel.export.to_torchscript import export_torchscript
+from timm_accel.models import open_classifier
+
+
+def export(source: str | Path, out: str | Path, **options: Any) -> Exported:
+    """Export saved weights to the format that the suffix of `out` names, with their class names and data config.
+
+    Args:
+        source: A folder with ``config.json`` and ``model.safetensors``, such as ``RUN/best`` or ``RUN/best_ema``, or a
+            run folder, whose ``best`` is taken.
+        out: ``.onnx``, ``.pt2``, ``.pt`` or ``.torchscript``.
+        **options: Those of `export_onnx`, `export_program` or `export_torchscript`.
+
+    Raises:
+        FileNotFoundError: The folder holds no weights to use.
+        ValueError: The suffix is unknown, or the folder's model has a head of the user's own; open that one with
+            `timm_accel.models.open_classifier` and export the model.
+    """
+    exporters = {"onnx": export_onnx, "pt2": export_program, "torchscript": export_torchscript}
+    exporter = exporters[format_of(out)]
+    model, config = open_classifier(_weights_folder(Path(source)))
+    options.setdefault("class_names", config.get("label_names"))
+    return exporter(model, out, **options)
+
+
+def _weights_folder(source: Path) -> Path:
+    for folder in (source, source / "best"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"Expected source to be a folder with config.json, or a run folder with best, but got {str(source)!r}. "
+        "Check the spelling."
+    )

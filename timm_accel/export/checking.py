@@ -1,0 +1,111 @@
+"""An exported file is done when it gives what the model gives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from timm_accel.export.formats import format_of, known_warnings_silenced
+from timm_accel.export.preparation import Prepared
+from timm_accel.export.reasons import reason
+from timm_accel.export.runtime import open_exported
+from timm_accel.export.writing import replacing
+
+BATCH_SIZES = (1, 2, 5)
+TOLERANCE = 1e-4
+
+
+class ExportError(RuntimeError):
+    """The model cannot be exported that way, or the file gives something else; the cause is chained."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how near it is to the model.
+
+    Args:
+        path: The file.
+        format: ``onnx``, ``torchscript`` or ``pt2``.
+        method: ``dynamo`` or ``torchscript`` for ONNX, ``script`` or ``trace`` for TorchScript, else ``export``.
+        size: In bytes, weights beside the file included.
+        opset: Of ONNX, else None.
+        max_difference: The largest difference to the model, as `max_difference` has it.
+        tolerance: What it had to stay within.
+    """
+
+    path: Path
+    format: str
+    method: str
+    size: int
+    opset: int | None
+    max_difference: float
+    tolerance: float
+
+
+def write_checked(
+    path: Path,
+    prepared: Prepared,
+    write: Callable[[Path], None],
+    *,
+    method: str,
+    tolerance: float,
+    opset: int | None = None,
+    other_sizes: Sequence[tuple[int, int]] = (),
+) -> Exported:
+    """Write a file, compare it with the model, and only then put it in its place.
+
+    Args:
+        path: Where it goes.
+        prepared: What is exported.
+        write: Writes, and checks the structure.
+        method: Its name.
+        tolerance: The largest difference that is accepted.
+        opset: Of ONNX.
+        other_sizes: (height, width) to compare at besides the model's own.
+
+    Raises:
+        ExportError: The model does not export that way, or the file differs from it by more.
+        OSError: Nothing can be written there.
+    """
+    name, file_format = prepared.metadata.architecture, format_of(path)
+    with replacing(path) as unfinished:
+        try:
+            with known_warnings_silenced():
+                write(unfinished)
+            difference = max_difference(prepared, unfinished, other_sizes)
+        except Exception as error:
+            raise ExportError(
+                f"Expected {name} to export to {file_format} by {method}, but got {reason(error)}. "
+                "Try another method or format, or reparameterize=False."
+            ) from error
+        if not difference <= tolerance:
+            raise ExportError(
+                f"Expected {file_format} of {name} by {method} to differ from the model by at most {tolerance:.3g}, "
+                f"but got {difference:.3g}. Try another method or format, or raise tolerance."
+            )
+        size = sum(written.stat().st_size for written in unfinished.parent.iterdir())
+    return Exported(path, file_format, method, size, opset, difference, tolerance)
+
+
+def max_difference(prepared: Prepared, path: Path, other_sizes: Sequence[tuple[int, int]] = ()) -> float:
+    """Return the largest difference between an exported file and the model, on random images.
+
+    Batches of 1, 2 and 5 are compared. A batch's difference is the largest absolute one, as a share of the largest
+    absolute output of the model, so that small outputs count as much as large ones. It is NaN when an output is.
+
+    Args:
+        prepared: The model.
+        path: The file.
+        other_sizes: (height, width) to compare at, with a batch of 2, besides the model's own.
+    """
+    exported = open_exported(path)
+    batches = [prepared.images(count) for count in BATCH_SIZES]
+    batches += [prepared.images(2, *size) for size in other_sizes]
+    differences = []
+    for images in batches:
+        with torch.inference_mode():
+            expected = prepared.eager(images)
+        scale = expected.abs().max().clamp(min=1e-12)
+        differences.append((exported(images) - expected).abs().max() / scale)
+    return float(torch.stack(differences).max())

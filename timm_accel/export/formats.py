@@ -1,0 +1,65 @@
+"""The three formats, by the suffix of the file, and what each needs installed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from warnings import catch_warnings, filterwarnings
+
+import torch
+
+from timm_accel.suggestions import nearest
+
+SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torchscript", ".torchscript": "torchscript"}
+
+
+def format_of(path: str | Path) -> str:
+    """Return ``onnx``, ``pt2`` or ``torchscript`` by the suffix.
+
+    Raises:
+        ValueError: The suffix belongs to none of them.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"Expected path to end in {', '.join(SUFFIXES)}, but got {str(path)!r}. {nearest(suffix, SUFFIXES)}"
+        )
+    return SUFFIXES[suffix]
+
+
+def check_suffix(path: str | Path, file_format: str) -> None:
+    """Raise a `ValueError` when the suffix of a path is not one of the format's."""
+    if format_of(path) != file_format:
+        suffixes = " or ".join(suffix for suffix, name in SUFFIXES.items() if name == file_format)
+        raise ValueError(
+            f"Expected path to end in {suffixes} for {file_format}, but got {str(path)!r}. The suffix tells the format "
+            "when the file is opened."
+        )
+
+
+def check_installed(*modules: str) -> None:
+    """Raise a `ModuleNotFoundError` that names the extra when one of these modules cannot be imported."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"Expected the extra 'export' to be installed for ONNX, but {error.name!r} is missing. "
+                'Run pip install "timm_accel[export]".',
+                name=error.name,
+            ) from error
+
+
+@contextmanager
+def known_warnings_silenced() -> Iterator[None]:
+    """Silence what torch says of its own exporters; every file is compared with the model anyhow."""
+    with catch_warnings():
+        # torch 2.11 to 2.14: of each function of torch.jit
+        filterwarnings("ignore", r"`torch\.jit\.\w+` is (deprecated|not supported)", FutureWarning)
+        filterwarnings("ignore", r"`torch\.jit\.\w+` is (deprecated|not supported)", DeprecationWarning)
+        # torch 2.9 to 2.14: of the older ONNX exporter, which is the fall-back here
+        filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
+        filterwarnings("ignore", "The feature will be removed. Please remove usage", DeprecationWarning)
+        # all: a shape that tracing takes as a constant
+        filterwarnings("ignore", category=torch.jit.TracerWarning)
+        yield

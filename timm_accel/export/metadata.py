@@ -1,0 +1,108 @@
+"""What a user of an exported file must know: classes, preprocessing, and what the file does itself."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm_accel
+from timm_accel.export.formats import check_installed, format_of
+
+ONNX_KEY = "timm_accel"  # in metadata_props
+EXTRA_FILE = "timm_accel.json"  # in the archive of the other two
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Describe an exported model; stored inside the file as one JSON.
+
+    Args:
+        architecture: timm's name of the model, or its class.
+        num_classes: The width of the output.
+        class_names: In the order of the output; None when nobody named them.
+        input_size: ``(C, H, W)`` in pixels.
+        mean: Of each channel, for pixels in 0 to 1.
+        std: The same.
+        interpolation: How a picture is resized.
+        crop_pct: The share of a side that the crop keeps.
+        crop_mode: timm's ``center``, ``squash`` or ``border``.
+        includes_normalization: Whether the file takes ``uint8`` pixels and applies mean and std itself.
+        includes_softmax: Whether its output are probabilities.
+        version: Of timm_accel.
+    """
+
+    architecture: str
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    includes_normalization: bool
+    includes_softmax: bool
+    version: str = timm_accel.__version__
+
+    def to_json(self) -> str:
+        """Return the JSON that is stored."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Metadata":
+        """Read what `to_json` wrote, tuples again tuples."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
+        }
+        return cls(**values)
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """The part that ``timm.data.create_transform`` takes."""
+        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+        return {name: getattr(self, name) for name in names}
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """Read the metadata of an exported file, without running anything in it.
+
+    Args:
+        path: A file of `export_onnx`, `export_torchscript` or `export_program`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModuleNotFoundError: The file is ONNX, and the extra ``export`` is not installed.
+        ValueError: The suffix is unknown, or the file was exported by something else.
+    """
+    path, file_format = Path(path), format_of(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected path to be an exported file, but got {str(path)!r}. Check the spelling.")
+    text = _of_onnx(path) if file_format == "onnx" else _of_archive(path)
+    if text is None:
+        raise ValueError(
+            f"Expected path to be a file that timm_accel exported, but got {str(path)!r}, which has no classes and "
+            "data config inside. Export the model again."
+        )
+    return Metadata.from_json(text)
+
+
+def _of_onnx(path: Path) -> str | None:
+    check_installed("onnx")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        stored = onnx.load(path, load_external_data=False).metadata_props
+    except DecodeError:
+        return None
+    return next((entry.value for entry in stored if entry.key == ONNX_KEY), None)
+
+
+def _of_archive(path: Path) -> str | None:
+    """Return the extra file of a TorchScript or ``.pt2`` archive; torch puts it into a folder of its own choice."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.rpartition("/")[2] == EXTRA_FILE]
+        return archive.read(found[0]).decode() if found else None

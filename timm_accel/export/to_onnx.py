@@ -1,0 +1,146 @@
+"""ONNX: the format of most other runtimes, here written for onnxruntime and checked with it."""
+
+from collections.abc import Sequence
+from functools import partial
+from glob import escape
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils.onnx import onnx_export
+from torch import nn
+
+from timm_accel.export.checking import TOLERANCE, Exported, ExportError, write_checked
+from timm_accel.export.formats import check_installed, check_suffix
+from timm_accel.export.metadata import ONNX_KEY
+from timm_accel.export.preparation import Prepared, prepare
+from timm_accel.export.reasons import reason
+
+OPSET = 18
+_LIMIT = 2**31 - 2**27  # bytes of a protobuf file, with some room
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    opset: int = OPSET,
+    dynamic_size: bool = False,
+    external_data: bool = False,
+    class_names: Sequence[str] | Any | None = None,
+    normalize: bool = False,
+    softmax: bool = False,
+    reparameterize: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Export a model to ONNX, and compare the file with it before it is put in its place.
+
+    An evaluation copy on the CPU is exported, with a batch dimension of any size, from ``images`` to ``logits`` or
+    ``probabilities``; the model stays as it is. torch's dynamo exporter goes first; where it fails or differs, the
+    older one follows.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        path: ``.onnx``; replaced only by a file that passed.
+        opset: The version of the operators.
+        dynamic_size: Whether height and width are free too.
+        external_data: Whether the weights go into a file beside it, whose name begins with the file's and holds a hash
+            of them; always when they exceed the 2 GB of a single file.
+        class_names: The names in the order of the output, or a data set that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
+        softmax: Whether its output are probabilities.
+        reparameterize: Whether to fuse branches that timm can fuse.
+        tolerance: The largest difference, as `checking.max_difference` has it.
+
+    Raises:
+        ExportError: The model does not export by either, or the file differs from it by more.
+        ModuleNotFoundError: The extra ``export`` is not installed.
+        OSError: Nothing can be written there.
+        TypeError: The model is no module, or its output no tensor.
+        ValueError: The suffix is unknown, the model has no data config, the class names do not fit, or the model takes
+            one size alone and another was asked for.
+
+    Source: ``timm.utils.onnx.onnx_export``, ``torch.onnx.export``.
+    """
+    check_suffix(path, "onnx")
+    check_installed("onnx", "onnxscript", "onnxruntime")
+    path = Path(path)
+    prepared = prepare(
+        model, class_names=class_names, normalize=normalize, softmax=softmax, reparameterize=reparameterize
+    )
+    sizes = [_other_size(prepared)] if dynamic_size else []
+
+    def attempt(method: str) -> Exported:
+        options = {"use_dynamo": method == "dynamo", "opset": opset, "dynamic_size": dynamic_size}
+        write = partial(_write, prepared, external_data, options)
+        return write_checked(path, prepared, write, method=method, tolerance=tolerance, opset=opset, other_sizes=sizes)
+
+    try:
+        exported = attempt("dynamo")
+    except ExportError as error:
+        try:
+            exported = attempt("torchscript")
+        except ExportError as second:
+            raise ExportError(f"{second} Before that, by dynamo: {reason(error)}.") from second
+    _remove_other_data(path)
+    return exported
+
+
+def _other_size(prepared: Prepared) -> tuple[int, int]:
+    """Return a (height, width) in pixels besides the model's own that it takes."""
+    _, height, width = prepared.metadata.input_size
+    size = (height + 32, width + 64)
+    try:
+        with torch.inference_mode():
+            prepared.eager(prepared.images(2, *size))
+    except Exception as error:
+        raise ValueError(
+            f"Expected a model that takes images of any size, since dynamic_size is on, but got "
+            f"{prepared.metadata.architecture}, which takes {height} by {width} and not {size[0]} by {size[1]} "
+            f"({reason(error)}). Leave dynamic_size out, or create the model for other sizes, as timm's ViTs are "
+            "by dynamic_img_size=True."
+        ) from error
+    return size
+
+
+def _write(prepared: Prepared, external_data: bool, options: dict[str, Any], path: Path) -> None:
+    import onnx
+
+    output = "probabilities" if prepared.metadata.includes_softmax else "logits"
+    onnx_export(
+        prepared.module,
+        str(path),
+        example_input=prepared.images(2),
+        input_names=["images"],
+        output_names=[output],
+        check=False,  # of the finished file instead
+        **options,
+    )
+    program = onnx.load(path)
+    for leftover in path.parent.iterdir():
+        leftover.unlink()  # the exporter's own weights beside the file
+    onnx.helper.set_model_props(program, {ONNX_KEY: prepared.metadata.to_json()})
+    size = sum(len(tensor.raw_data) for tensor in program.graph.initializer)
+    external = external_data or size > _LIMIT
+    onnx.save_model(program, path, save_as_external_data=external, location=_data_name(path, program))
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _data_name(path: Path, program: Any) -> str:
+    """Return a name that other weights do not have, so that an older file never finds the newer one's beside it."""
+    content = sha256()
+    for tensor in program.graph.initializer:
+        content.update(tensor.raw_data)
+    return f"{path.name}.{content.hexdigest()[:8]}.data"
+
+
+def _remove_other_data(path: Path) -> None:
+    """Remove weights beside the file that it does not name."""
+    import onnx
+
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    for data in path.parent.glob(f"{escape(path.name)}.????????.data"):
+        if data.name not in named:
+            data.unlink()

@@ -1,0 +1,58 @@
+"""An exported program of ``torch.export``, the successor of TorchScript, in a ``.pt2`` file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_accel.export.checking import TOLERANCE, Exported, write_checked
+from timm_accel.export.formats import check_suffix
+from timm_accel.export.metadata import EXTRA_FILE
+from timm_accel.export.preparation import prepare
+
+
+def export_program(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    class_names: Sequence[str] | Any | None = None,
+    normalize: bool = False,
+    softmax: bool = False,
+    reparameterize: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Export a model with ``torch.export``, and compare the file with it before it is put in its place.
+
+    An evaluation copy on the CPU is exported, with a batch dimension of any size; the model stays as it is. The file
+    opens with ``torch.export.load``, which torch promises for its own version alone.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        path: ``.pt2``; replaced only by a file that passed.
+        class_names: The names in the order of the output, or a data set that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
+        softmax: Whether its output are probabilities.
+        reparameterize: Whether to fuse branches that timm can fuse.
+        tolerance: The largest difference, as `checking.max_difference` has it.
+
+    Raises:
+        ExportError: The model does not export that way, or the file differs from it by more.
+        OSError: Nothing can be written there.
+        TypeError: The model is no module, or its output no tensor.
+        ValueError: The suffix is unknown, the model has no data config, or the class names do not fit.
+
+    Source: ``torch.export``.
+    """
+    check_suffix(path, "pt2")
+    prepared = prepare(
+        model, class_names=class_names, normalize=normalize, softmax=softmax, reparameterize=reparameterize
+    )
+
+    def write(unfinished: Path) -> None:
+        batch = {0: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(prepared.module, (prepared.images(2),), dynamic_shapes=(batch,), strict=False)
+        torch.export.save(program, unfinished, extra_files={EXTRA_FILE: prepared.metadata.to_json()})
+
+    return write_checked(Path(path), prepared, write, method="export", tolerance=tolerance)

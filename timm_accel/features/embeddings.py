@@ -1,0 +1,152 @@
+"""The pooled features of a whole data set, in its order, for search, clustering or a classifier on top."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from tqdm import tqdm
+
+from timm_accel.features.modules import pooled_features
+
+_SUFFIXES = (".parquet", ".npz")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of the images of a data set, in its order.
+
+    Args:
+        features: ``(N, num_features)``, float32.
+        labels: ``(N,)``, or ``(N, …)`` as the data set has them.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class _Share(Dataset):
+    """The images of one process, each with its number."""
+
+    def __init__(self, data: Any, numbers: range) -> None:
+        self.data, self.numbers = data, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: int) -> tuple[int, Any, Any]:
+        number = self.numbers[position]
+        image, label, *_ = self.data[number]
+        return number, image, label
+
+
+def extract_embeddings(
+    model: nn.Module,
+    data: Any,
+    path: str | Path | None = None,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> Embeddings:
+    """Compute the pooled features of each image once, in the order of the data set.
+
+    Under several processes each takes every so-manieth image, all return the whole, and the first writes the file. The
+    model stays as it is, where it is.
+
+    Args:
+        model: A classifier of timm, on the device to compute on.
+        data: A map-style data set of (image, label), transformed as for evaluation.
+        path: A new ``.parquet`` file, with columns index, label and features, or an ``.npz`` file, with arrays of these
+            names; None to write none.
+        batch_size: Images at a time.
+        num_workers: Loader processes.
+        progress: Whether the first process shows a bar.
+
+    Raises:
+        ModuleNotFoundError: ``.parquet`` without the extra ``parquet``.
+        TypeError: The data set cannot be indexed.
+        ValueError: It is empty, or the file is of another kind.
+    """
+    _check(data, path)
+    state = PartialState()
+    share = _Share(data, range(state.process_index, len(data), state.num_processes))
+    loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
+    shown = tqdm(loader, unit="batch", disable=not (progress and state.is_main_process))
+    parts = gather_object(_compute(pooled_features(model), shown))
+    numbers, features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = numbers.argsort()
+    made = Embeddings(features[order], labels[order])
+    if path is not None and state.is_main_process:
+        _write(made, Path(path))
+    state.wait_for_everyone()
+    return made
+
+
+@torch.no_grad()
+def _compute(extractor: nn.Module, batches: Any) -> list[tuple[np.ndarray, ...]]:
+    device = next((tensor.device for tensor in extractor.parameters()), torch.device("cpu"))
+    return [
+        (numbers.numpy(), extractor(images.to(device)).float().cpu().numpy(), np.asarray(labels))
+        for numbers, images, labels in batches
+    ]
+
+
+def _check(data: Any, path: str | Path | None) -> None:
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise TypeError(
+            f"Expected data to be a map-style data set, since processes share its images by number, but got "
+            f"{type(data).__name__}. Collect it in a list of (image, label)."
+        )
+    if len(data) == 0:
+        raise ValueError("Expected data to have at least one image, but got none. Look at what made it.")
+    if path is not None and Path(path).suffix not in _SUFFIXES:
+        raise ValueError(
+            f"Expected path to end in {' or '.join(_SUFFIXES)}, but got {str(path)!r}. Rename it, or leave it out."
+        )
+    if path is not None and Path(path).suffix == ".parquet":
+        _parquet()
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"Expected the extra 'parquet' to be installed for .parquet files, but {error.name!r} is missing. "
+            'Run pip install "timm_accel[parquet]".',
+            name=error.name,
+        ) from error
+    return pyarrow
+
+
+def _write(made: Embeddings, path: Path) -> None:
+    """Write the file under another name first, so that a kill leaves none or a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    index = np.arange(len(made.features))
+    try:
+        with open(unfinished, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez(file, index=index, label=made.labels, features=made.features)
+            else:
+                pyarrow = _parquet()
+                columns = {"index": index, "label": _column(pyarrow, made.labels)}
+                columns["features"] = _column(pyarrow, made.features)
+                pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _column(pyarrow: Any, values: np.ndarray) -> Any:
+    """Return a column of numbers, or of lists of equal length."""
+    if values.ndim == 1:
+        return pyarrow.array(values)
+    return pyarrow.FixedSizeListArray.from_arrays(values.reshape(-1), int(np.prod(values.shape[1:])))

@@ -1,0 +1,118 @@
+"""timm models, built and tried, with a sentence on the argument that is to blame when that fails."""
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from timm_accel.models.heads import Head
+from timm_accel.models.pooling import REFUSALS, pooling_kinds
+from timm_accel.models.trial import output_shape
+
+
+def build(name: str, options: dict[str, Any]) -> nn.Module:
+    """Create a timm model without weights.
+
+    Args:
+        name: A model of ``timm.list_models()``.
+        options: Arguments of ``timm.create_model``.
+
+    Raises:
+        TypeError: The model lacks an argument.
+        ValueError: It lacks a kind of pooling, or cannot take an image size.
+    """
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"Expected arguments that {name} takes, but got {options!r} ({error}). Leave out those that it lacks."
+        ) from error
+    except REFUSALS as error:
+        raise _refusal(name, options, error) from error
+
+
+def _refusal(name: str, options: dict[str, Any], error: Exception) -> ValueError:
+    """Find the argument without which the model can be built, and blame it."""
+    if "global_pool" in options and _can_build(name, options, without="global_pool"):
+        return _refusal_of_pooling(name, options, error)
+    if "img_size" in options and _can_build(name, options, without="img_size"):
+        return _refusal_of_size(name, options["img_size"], error)
+    return ValueError(
+        f"Expected arguments that {name} can be built with, but got {options!r} ({said(error)}). "
+        "Leave out some of them."
+    )
+
+
+def _can_build(name: str, options: dict[str, Any], without: str) -> bool:
+    others = {key: value for key, value in options.items() if key != without}
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, **others)
+    except (TypeError, *REFUSALS):
+        return False
+    return True
+
+
+def try_out(model: nn.Module, name: str, options: dict[str, Any], input_size: Any, head: Head) -> None:
+    """Try a new model on two black images.
+
+    Args:
+        model: The model with its head.
+        name: Its name.
+        options: What it was built with.
+        input_size: ``(C, H, W)`` of an image.
+        head: What was asked for.
+
+    Raises:
+        ValueError: It cannot take such images, or its output is not ``(B, num_classes)``.
+    """
+    num_classes = options["num_classes"]
+    try:
+        shape = output_shape(model, input_size)
+    except Exception as error:  # whatever the layers of the model or of the user raise
+        raise _blame(name, options, input_size, head, error) from error
+    if num_classes and shape != (2, num_classes):
+        if head == "linear":
+            raise _refusal_of_pooling(name, options, ValueError(f"2 images give an output of {shape}"))
+        raise ValueError(
+            f"Expected head to return (B, num_classes), {(2, num_classes)} for 2 images, but got {shape}. Let its last "
+            "layer have num_classes outputs."
+        )
+
+
+def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, error: Exception) -> Exception:
+    """Return a refusal of the head when the model without it runs, else of the pooling or the size."""
+    with torch.device("meta"):
+        plain = timm.create_model(name, **options)
+    try:
+        output_shape(plain, input_size)
+    except Exception:
+        if "global_pool" in options and options["global_pool"] not in pooling_kinds(name):
+            return _refusal_of_pooling(name, options, error)
+        return _refusal_of_size(name, tuple(input_size[1:]), error)
+    width = plain.get_submodule(plain.pretrained_cfg["classifier"]).in_features if head != "linear" else "?"
+    return ValueError(
+        f"Expected head to take features (B, {width}), but it raised {type(error).__name__} ({said(error)}). "
+        "Give it the first argument as its width, or leave it out for timm's own."
+    )
+
+
+def _refusal_of_pooling(name: str, options: dict[str, Any], error: Exception) -> ValueError:
+    kinds = pooling_kinds(name)
+    return ValueError(
+        f"Expected global_pool to be one that {name} has, but got {options.get('global_pool')!r} ({said(error)}). "
+        f"{'It has ' + ', '.join(map(repr, kinds)) + '.' if kinds else 'Leave it out: there is no choice.'}"
+    )
+
+
+def _refusal_of_size(name: str, size: Any, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected image_size to be one that {name} can take, but got {size} ({said(error)}). "
+        f"Its own is {tuple(timm.get_pretrained_cfg(name).input_size[1:])}."
+    )
+
+
+def said(error: Exception) -> str:
+    """Return what an exception of somebody else's says, in one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,141 @@
+"""timm models for classification that know their data config, with heads, weights and frozen stages of one's choice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import resolve_input_data_config
+from torch import nn
+
+from timm_accel.data.image_size import height_and_width
+from timm_accel.models.building import build, try_out
+from timm_accel.models.freezing import freeze_stages
+from timm_accel.models.heads import Head, attach_head, check_head
+from timm_accel.models.loading import build_with_weights
+from timm_accel.models.names import check_model_name
+from timm_accel.models.pooling import check_pooling
+
+
+def create_classifier(
+    name: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    in_chans: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    global_pool: str | None = None,
+    head: Head = "linear",
+    drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
+    grad_checkpointing: bool = False,
+    freeze: int | Sequence[str] = 0,
+    scriptable: bool = False,
+    exportable: bool = False,
+    **model_args: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Create a timm model and resolve the data config that it is to be fed with.
+
+    The config is written into ``model.pretrained_cfg`` too, so that saved weights carry it. What was loaded is logged,
+    and kept as ``model.weights_report`` (a `LoadReport`). Two black images show, by shapes alone, that the model takes
+    its input and has its output.
+
+    Args:
+        name: A model of ``timm.list_models()``.
+        num_classes: The width of the head; 0 for features without a head.
+        pretrained: Whether to load timm's weights.
+        weights: Others: a file, a folder of weights (``local-dir:`` may stand before it), the folder of a run or a
+            state of ours, a name on the hub (``hf-hub:…``), or of a tag of timm's (``resnet18.a1_in1k``). The data
+            config of a folder or name goes with them. A head of another shape starts anew.
+        in_chans: Channels of an image; None for the weights' own. The first convolution of weights is fitted to it.
+        image_size: The input size in pixels, one number or (height, width); None for the model's own. Models with a
+            fixed input size are built for it.
+        global_pool: How the feature map becomes a vector: ``avg``, ``max``, ``avgmax``, ``catavgmax`` (twice as wide),
+            ``token``, ``map``, …, as the family has them; ``""``, with ``num_classes=0``, leaves it a map.
+        head: ``"linear"`` (timm's own), ``"mlp"`` (`MlpHead`), a function of ``(in_features, num_classes)``, or a
+            module; for families that classify with one linear layer.
+        drop_rate: Dropout before the head; None for the model's own.
+        drop_path_rate: Stochastic depth; None for the model's own.
+        grad_checkpointing: Whether to save memory in training by computing activations twice.
+        freeze: How many stages, from the stem on (-1: all but the last), or which (`stage_names`) to keep as they are.
+        scriptable: Whether layers are chosen that TorchScript can compile.
+        exportable: Whether layers are chosen that exporters can trace.
+        **model_args: Further arguments of ``timm.create_model``.
+
+    Returns:
+        The model, and its data config with ``input_size`` ``(C, H, W)``, ``mean``, ``std``, ``interpolation``,
+        ``crop_pct`` and ``crop_mode``.
+
+    Raises:
+        FileNotFoundError: The weights do not exist.
+        TypeError: The model lacks an argument, or the head is none.
+        ValueError: The model is unknown, an argument out of range or not one that this family has, the weights fit
+            nothing, or the head's output has another shape.
+
+    Source: ``timm.create_model``, ``timm.data.resolve_input_data_config``.
+    """
+    check_model_name(name)
+    _check_num_classes(num_classes)
+    check_head(head, num_classes)
+    check_pooling(global_pool, num_classes)
+    if pretrained and weights is not None:
+        raise ValueError(
+            f"Expected weights to be None with pretrained=True, but got {str(weights)!r}. Leave out one of the two."
+        )
+    size = None if image_size is None else height_and_width(image_size)
+    options = _options(
+        num_classes=num_classes,
+        in_chans=in_chans,
+        global_pool=global_pool,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        scriptable=scriptable or None,
+        exportable=exportable or None,
+        **model_args,
+    )
+    if size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
+        options.setdefault("img_size", size)
+    wanted = name if pretrained else weights
+    if wanted is None:
+        model = build(name, options)
+        attach_head(model, head, num_classes)
+    else:
+        model = build_with_weights(name, wanted, options, head)
+    data_config = resolve_input_data_config(model, {"img_size": size})
+    _settle_config(model, name, data_config)
+    try_out(model, name, options, data_config["input_size"], head)
+    if grad_checkpointing:
+        _save_memory(model, name)
+    if freeze:
+        freeze_stages(model, freeze)
+    return model, data_config
+
+
+def _options(**options: Any) -> dict[str, Any]:
+    """Return the arguments that were given; families need not have the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_num_classes(num_classes: int) -> None:
+    if num_classes == 1 or num_classes < 0:
+        raise ValueError(
+            f"Expected num_classes to be at least 2, or 0 for features, but got {num_classes}. Count the classes."
+        )
+
+
+def _settle_config(model: Any, name: str, data_config: dict[str, Any]) -> None:
+    """Write the data config into the model's, and let go of the weights that timm left there."""
+    config = {**model.pretrained_cfg, **data_config, "test_input_size": None, "test_crop_pct": None}
+    if config.pop("state_dict", None) is not None:
+        config["num_classes"] = timm.get_pretrained_cfg(name).num_classes
+    model.pretrained_cfg = model.default_cfg = config
+
+
+def _save_memory(model: Any, name: str) -> None:
+    try:
+        model.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:
+        raise ValueError(
+            f"Expected grad_checkpointing to be False for {name}, which has none, but got True. Leave it out."
+        ) from error

@@ -1,0 +1,77 @@
+"""A new model with weights from elsewhere: timm's or the hub's, a file, a folder, a run."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_model_config_from_hf
+from torch import nn
+
+from timm_accel.models.building import build, said
+from timm_accel.models.heads import Head, attach_head
+from timm_accel.models.names import check_model_name
+from timm_accel.models.pooling import REFUSALS
+from timm_accel.models.sources import Source, is_remote, read_source
+from timm_accel.models.weights import check_fit, listening, load_head, report
+
+_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def build_with_weights(name: str, weights: str | Path, options: dict[str, Any], head: Head) -> nn.Module:
+    """Create a timm model, give it its head, and load weights into both.
+
+    Its attribute ``weights_report`` is the `LoadReport`, or None where a family reads foreign files by itself.
+
+    Args:
+        name: A model of ``timm.list_models()``.
+        weights: As for `create_classifier`.
+        options: Arguments of ``timm.create_model``.
+        head: As for `create_classifier`.
+
+    Raises:
+        FileNotFoundError: The weights do not exist.
+        ValueError: They are of another model.
+    """
+    architecture = name.split(".")[0]
+    remote = isinstance(weights, str) and is_remote(weights)
+    source = Source(str(weights), {}) if remote else read_source(weights)
+    found = _remote_architecture(source.where) if remote else source.config.get("architecture")
+    if found and found != architecture:
+        raise ValueError(
+            f"Expected weights to be of {architecture}, but got {source.where!r}, which are of {found}. Create that "
+            "model, or choose other weights."
+        )
+    with listening(source.tensors) as heard:
+        if remote:
+            model = timm.create_model(source.where, pretrained=True, **options)
+        else:
+            model = _build_with_tensors(name, source, options)
+    if not remote:
+        check_fit(heard, architecture, source.where)
+    attach_head(model, head, options["num_classes"])
+    model.weights_report = report(model, heard, source.where, load_head(model, heard)) if heard.called else None
+    return model
+
+
+def _remote_architecture(weights: str) -> str:
+    if ":" not in weights:
+        check_model_name(weights)
+        return weights.split(".")[0]
+    return load_model_config_from_hf(weights.split(":", 1)[1])[1]
+
+
+def _build_with_tensors(name: str, source: Source, options: dict[str, Any]) -> nn.Module:
+    about = source.config.get("pretrained_cfg", {})
+    overlay = {key: about[key] for key in _DATA_KEYS if about.get(key) is not None}
+    overlay |= {"state_dict": source.tensors, "custom_load": False}
+    overlay |= {"num_classes": options["num_classes"], "label_offset": 0}  # timm leaves the head alone: it is to wait
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (TypeError, *REFUSALS) as error:
+        with torch.device("meta"):
+            build(name, options)  # refuses what is wrong without weights too
+        raise ValueError(
+            f"Expected weights to fit {name}, but got {source.where!r} ({said(error)}). Create the model that they are "
+            "of."
+        ) from error

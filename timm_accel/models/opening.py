@@ -1,0 +1,74 @@
+"""Folders of weights to use, opened as the models that they were saved from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import load_file
+from torch import nn
+
+from timm_accel.models.building import said
+from timm_accel.models.heads import Head, attach_head
+from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+
+
+def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the model that `save_classifier` saved, its head included, in evaluation mode on the CPU.
+
+    Args:
+        folder: With ``model.safetensors`` and ``config.json``.
+        head: For a head of one's own, the function or the module that made it; None for timm's and for `MlpHead`.
+
+    Returns:
+        The model; and ``config.json``, with the class names under ``label_names``, if there are any, and the data
+        config under ``pretrained_cfg``.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The model is none of timm's, the head is needed or not, or the weights do not fit.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Expected folder to hold {WEIGHTS_FILE} and {CONFIG_FILE}, but got {str(folder)!r} without {name}. "
+                "Name the folder best or best_ema of a run."
+            )
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    if not config.get("architecture"):
+        raise ValueError(
+            f"Expected folder to hold a model of timm, but got {str(folder)!r} ({config.get('note', 'no architecture')}"
+            f"). Build the model yourself and load {WEIGHTS_FILE} into it."
+        )
+    model = timm.create_model(f"local-dir:{folder}")
+    attach_head(model, _head_of(config, head), config["num_classes"])
+    _load(model, folder, "note" in config and config.get("head") == "linear")
+    return model.eval(), config
+
+
+def _head_of(config: dict[str, Any], given: Head | None) -> Head:
+    kind = config.get("head", "linear")
+    if kind == "custom":
+        if given is None:
+            raise ValueError(
+                "Expected head to be the function or module that made the head of these weights, since it is of the "
+                "user's own, but got None. Pass it to open_classifier(folder, head=…)."
+            )
+        return given
+    if given is not None and given != kind:
+        raise ValueError(
+            f"Expected head to be None, since that of these weights is {kind!r}, but got {given!r}. Leave it out."
+        )
+    return kind
+
+
+def _load(model: nn.Module, folder: Path, changed: bool) -> None:
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except RuntimeError as error:
+        what = "parts of the model, which were replaced," if changed else "head"
+        raise ValueError(
+            f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({said(error)}). "
+            "Pass what the model was made with."
+        ) from error

@@ -1,0 +1,100 @@
+"""Folders of weights to use, in timm's own local form."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from timm_accel.models.heads import MlpHead, classifier_names
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+UNFINISHED = ".unfinished"
+
+
+def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str] | None = None, **about: Any) -> None:
+    """Save weights to use: ``model.safetensors`` and ``config.json``, in timm's own local form.
+
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits; of a model with another head
+    than timm's, which the config names under ``head``, it gives the same features with ``num_classes=0``, and
+    `open_classifier` rebuilds the whole. Of a model that timm cannot rebuild at all the config says so. Each file
+    replaces the old one whole, at once.
+
+    Args:
+        model: The plain model.
+        folder: Where to; created if need be.
+        class_names: The names of the classes, stored as ``label_names``.
+        **about: Further plain values for ``config.json``.
+
+    Source: ``timm.models.save_for_hf``, which does not take shared tensors.
+    """
+    folder = Path(folder)
+    remove_unfinished(folder)
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(parents=True)
+    named = about if class_names is None else {"label_names": class_names, **about}
+    try:
+        _write_classifier(model, unfinished, named)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            with open(unfinished / name, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(unfinished / name, folder / name)
+    finally:
+        remove_unfinished(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed `save_classifier` has left in a folder."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> None:
+    # copies, since safetensors takes neither channels_last nor the shared tensors of some families
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    if hasattr(model, "pretrained_cfg"):
+        save_config_for_hf(model, folder / CONFIG_FILE, model_config=about)
+        _describe_head(model, folder)
+        return
+    config = {"architecture": None, "note": f"timm cannot rebuild {type(model).__name__}", **about}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+
+
+def _describe_head(model: nn.Module, folder: Path) -> None:
+    """Name the head in ``config.json``, and say what of the model timm, by that config, does not rebuild."""
+    with torch.device("meta"):
+        rebuilt = timm.create_model(f"local-dir:{folder}")
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config["head"] = _head_kind(model, rebuilt)
+    kind = type(model).__name__
+    if not _same_shapes(model, rebuilt, but=classifier_names(model)):
+        config["note"] = f"timm cannot rebuild this {kind}: parts of it were replaced"
+    elif config["head"] != "linear":
+        config["note"] = (
+            f"timm cannot rebuild the head of this {kind}, parts of it were replaced: timm.create_model with "
+            "num_classes=0 gives its features, timm_accel.models.open_classifier the whole"
+        )
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+
+
+def _head_kind(model: nn.Module, rebuilt: nn.Module) -> str:
+    heads = [(model.get_submodule(name), rebuilt.get_submodule(name)) for name in classifier_names(model)]
+    if all(type(own) is type(timms) and _same_shapes(own, timms) for own, timms in heads):
+        return "linear"
+    return "mlp" if len(heads) == 1 and type(heads[0][0]) is MlpHead else "custom"
+
+
+def _same_shapes(model: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
+    heads = tuple(f"{name}." for name in but)
+    first, second = (
+        {name: tensor.shape for name, tensor in each.state_dict().items() if not name.startswith(heads)}
+        for each in (model, other)
+    )
+    return first == second

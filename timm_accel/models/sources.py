@@ -1,0 +1,109 @@
+"""Where weights come from: a file, a folder of weights to use, one of our runs or a state of one."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import clean_state_dict, load_state_dict
+
+from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+
+FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+_LOCAL = "local-dir:"
+_BEST = ("best_ema", "best")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that were found.
+
+    Args:
+        where: What they were read from.
+        tensors: The tensors by name.
+        config: What ``config.json`` says beside them; empty where there is none.
+    """
+
+    where: str
+    tensors: dict[str, torch.Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def is_remote(weights: str) -> bool:
+    """Whether these are weights that timm fetches: ``hf-hub:…``, or a model of timm and its tag."""
+    if weights.startswith(("hf-hub:", "hf_hub:")):
+        return True
+    return "/" not in weights and Path(weights).suffix not in FILE_TYPES and not Path(weights).exists()
+
+
+def read_source(weights: str | Path) -> Source:
+    """Read weights from the disk; only tensors and plain values are read, no code is run.
+
+    Args:
+        weights: A file; a folder with ``model.safetensors`` and ``config.json``, with or without ``local-dir:`` before
+            it; the folder of a run, of which ``best_ema`` is taken if there is one, else ``best``; or that of a state,
+            of which the average is taken if there is one.
+
+    Raises:
+        FileNotFoundError: There is nothing of the kind.
+        ValueError: It is none of these, or cannot be read.
+    """
+    path = Path(str(weights).removeprefix(_LOCAL))
+    if path.is_dir():
+        return _read_folder(path)
+    if path.name == "latest" and path.is_file():
+        return _read_state(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected weights to be a file, a folder, a run or a name of timm, but got {str(weights)!r}, which does "
+            "not exist. Look for a spelling mistake."
+        )
+    if path.suffix not in FILE_TYPES:
+        raise ValueError(
+            f"Expected weights to be a file of {', '.join(FILE_TYPES)}, but got {str(path)!r}. Convert it first."
+        )
+    return Source(str(path), _tensors(path))
+
+
+def _read_folder(folder: Path) -> Source:
+    if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        return Source(str(folder), _tensors(folder / WEIGHTS_FILE), config)
+    for name in _BEST:
+        if (folder / name / WEIGHTS_FILE).is_file():
+            return _read_folder(folder / name)
+    if (folder / "manifest.json").is_file():
+        return _read_state(folder)
+    raise FileNotFoundError(
+        f"Expected weights to be a folder with {WEIGHTS_FILE} and {CONFIG_FILE}, a run with {' or '.join(_BEST)}, or a "
+        f"state, but got {str(folder)!r} without these. Name one of its files."
+    )
+
+
+def _read_state(path: Path) -> Source:
+    from timm_accel.training.state import COMMON, open_state  # builders know nothing of trainers until asked
+
+    state = open_state(path)
+    common = state.load(COMMON)
+    parts = common["components"]
+    averaged = "ema_model" in parts and parts["ema_progress"]["updated"]
+    tensors = parts["ema_model"] if averaged else common["model"]
+    which = "its average" if averaged else "its model"
+    return Source(f"{state.folder} ({which})", clean_state_dict(tensors))
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        found = load_state_dict(str(path))
+    except Exception as error:  # of safetensors, of pickle, of zip: each with its own class
+        raise ValueError(
+            f"Expected weights to be tensors that load without running code, but got {str(path)!r} "
+            f"({' '.join(str(error).split())[:200]}). Save a state dict with torch.save or safetensors."
+        ) from error
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"Expected weights to hold tensors by name, but got {str(path)!r} without any. Save model.state_dict()."
+        )
+    return tensors

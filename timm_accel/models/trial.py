@@ -1,0 +1,29 @@
+"""A trial of a new model on two black images, on torch's meta device: shapes alone, without arithmetic or memory."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+def output_shape(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 2) -> tuple[int, ...]:
+    """Return the shape of a model's output in evaluation; the model stays as it is.
+
+    Args:
+        model: Any module from images to one tensor.
+        input_size: ``(C, H, W)`` of an image.
+        batch_size: Images in the batch.
+
+    Raises:
+        Exception: Whatever the model raises when it cannot take such images.
+    """
+    with torch.no_grad():
+        return tuple(_without_data(model).eval()(torch.zeros(batch_size, *input_size, device="meta")).shape)
+
+
+def _without_data(model: nn.Module) -> nn.Module:
+    """Return a copy on the meta device; `deepcopy` finds stand-ins for all tensors there, so none is copied."""
+    stand_ins: dict[int, torch.Tensor] = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
+    for parameter in model.parameters():
+        stand_ins[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+    return deepcopy(model, stand_ins)

@@ -1,0 +1,191 @@
+"""Weights into a new model: by timm's own loader, with a report of what fitted."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.models import _builder
+from timm.models._input import get_model_traits
+from torch import nn
+
+from timm_accel.models.heads import classifier_names
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What of some weights a model took.
+
+    Args:
+        source: What they were read from.
+        matched: How many tensors the model took, those of its head included.
+        missing: Names of the model's that the weights lack, those of a new head not included.
+        unexpected: Names of the weights' that the model lacks, those of a replaced head not included.
+        resized: Names of tensors that were fitted to another shape: to another number of channels or image size.
+        head: ``exact`` when the head's weights were taken, ``new`` when the head starts from random weights, ``none``
+            without a head.
+    """
+
+    source: str
+    matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    resized: tuple[str, ...]
+    head: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model is what the weights were: nothing is missing, left over, resized or new."""
+        return self.head != "new" and not (self.missing or self.unexpected or self.resized)
+
+    def __str__(self) -> str:
+        how = {"exact": "with their head", "new": "with a new head", "none": "without a head"}[self.head]
+        parts = [f"{self.source}: {self.matched} tensors loaded {'exactly ' if self.exact else ''}{how}"]
+        for what in ("resized", "missing", "unexpected"):
+            if names := getattr(self, what):
+                parts.append(f"{len(names)} {what} ({_first(names)})")
+        return "; ".join(parts)
+
+
+@dataclass
+class Heard:
+    """What timm's loader did to one model, as the hooks on that model heard it.
+
+    Args:
+        offered: The shapes of the tensors before they were fitted to the model.
+        head: Tensors for the classifier, held back until the head is in its place.
+        taken: Names of the tensors that the model took.
+        resized: Those of other shape than offered.
+        misfits: Names, with the offered and the model's shapes, of tensors that do not fit.
+        missing: Names of the model's without a tensor.
+        unexpected: Names of tensors that the model lacks.
+        called: Whether timm loaded at all; some families read foreign files by themselves.
+    """
+
+    offered: dict[str, torch.Size] = field(default_factory=dict)
+    head: dict[str, torch.Tensor] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    misfits: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    called: bool = False
+
+    def before(self, model: nn.Module, tensors: dict[str, torch.Tensor], *_: Any) -> None:
+        """Take what is not to be loaded out of tensors that timm has fitted to the model."""
+        self.called = True
+        heads = tuple(f"{name}." for name in classifier_names(model))
+        own = model.state_dict()
+        for name, tensor in list(tensors.items()):
+            if heads and name.startswith(heads):
+                self.head[name] = tensors.pop(name)
+            elif name in own and tensor.shape != own[name].shape:
+                self.misfits.append((name, tuple(tensor.shape), tuple(own[name].shape)))
+                tensors.pop(name)
+            elif name in own:
+                self.taken.append(name)
+                if self.offered.get(name, tensor.shape) != tensor.shape:
+                    self.resized.append(name)
+
+    def after(self, model: nn.Module, keys: Any) -> None:
+        """Note what `load_state_dict` missed, the classifier aside."""
+        heads = tuple(f"{name}." for name in classifier_names(model))
+        unfit = {name for name, *_ in self.misfits}
+        self.missing = [name for name in keys.missing_keys if not (heads and name.startswith(heads))]
+        self.missing = [name for name in self.missing if name not in unfit]
+        self.unexpected = list(keys.unexpected_keys)
+        keys.missing_keys.clear()  # timm is about to log both: the report says it
+        keys.unexpected_keys.clear()
+
+
+@contextmanager
+def listening(tensors: Mapping[str, torch.Tensor]) -> Iterator[Heard]:
+    """Listen to timm's loader in the models that are created meanwhile.
+
+    timm (1.0.31) keeps to itself what its filters made of the weights and what `load_state_dict` returned.
+
+    Args:
+        tensors: What timm is given to load.
+    """
+    heard = Heard({name: tensor.shape for name, tensor in tensors.items()})
+    load_pretrained = _builder.load_pretrained
+
+    def load(model: nn.Module, pretrained_cfg: dict[str, Any], **options: Any) -> None:
+        channels = _source_channels(model, pretrained_cfg, tensors)
+        cfg = {**pretrained_cfg, "input_size": (channels, *pretrained_cfg["input_size"][1:])}
+        hooks = (
+            model.register_load_state_dict_pre_hook(heard.before),
+            model.register_load_state_dict_post_hook(heard.after),
+        )
+        try:
+            load_pretrained(model, pretrained_cfg=cfg, **options)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    _builder.load_pretrained = load
+    try:
+        yield heard
+    finally:
+        _builder.load_pretrained = load_pretrained
+
+
+def _source_channels(model: nn.Module, cfg: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return the channels that the first convolution among the weights was trained with."""
+    first = get_model_traits(model).get("first_conv") or cfg.get("first_conv") or ()
+    names = (first,) if isinstance(first, str) else first
+    for name in names:
+        module, weight = model.get_submodule(name), tensors.get(f"{name}.weight")
+        if isinstance(module, nn.Conv2d) and weight is not None and weight.ndim == 4:
+            return weight.shape[1] * module.groups * get_model_traits(model)["in_chans"] // module.in_channels
+    return cfg["input_size"][0]
+
+
+def load_head(model: nn.Module, heard: Heard) -> bool:
+    """Load the held back tensors of the classifier when all fit; return whether they did."""
+    names = classifier_names(model) if model.num_classes else ()
+    own = {f"{name}.{key}": tensor for name in names for key, tensor in model.get_submodule(name).state_dict().items()}
+    if not own or {k: t.shape for k, t in own.items()} != {k: t.shape for k, t in heard.head.items()}:
+        return False
+    for name in names:
+        prefix = f"{name}."
+        tensors = {key.removeprefix(prefix): t for key, t in heard.head.items() if key.startswith(prefix)}
+        model.get_submodule(name).load_state_dict(tensors)
+    heard.taken += own
+    return True
+
+
+def check_fit(heard: Heard, architecture: str, source: str) -> None:
+    """Raise a `ValueError` when weights are of another model."""
+    if heard.misfits:
+        name, theirs, ours = heard.misfits[0]
+        raise ValueError(
+            f"Expected weights to fit {architecture}, but got {source!r}, of which {len(heard.misfits)} tensors have "
+            f"another shape, such as {name} with {theirs} instead of {ours}. Create the model that they are of."
+        )
+    if not heard.taken:
+        raise ValueError(
+            f"Expected weights to fit {architecture}, but got {source!r}, of which no tensor has a name of the "
+            f"model's: {_first(heard.unexpected)} instead of {_first(heard.missing)}. Create the model that they are "
+            "of."
+        )
+
+
+def report(model: nn.Module, heard: Heard, source: str, head_loaded: bool) -> LoadReport:
+    """Make the report, and log it: as a warning when something other than the head stays random."""
+    head = "none" if not model.num_classes else "exact" if head_loaded else "new"
+    made = LoadReport(
+        source, len(heard.taken), tuple(heard.missing), tuple(heard.unexpected), tuple(heard.resized), head
+    )
+    log: Callable[[str], None] = _LOGGER.warning if made.missing else _LOGGER.info
+    log(str(made))
+    return made
+
+
+def _first(names: list[str] | tuple[str, ...], count: int = 3) -> str:
+    shown = ", ".join(names[:count])
+    return f"{shown}, …" if len(names) > count else shown or "nothing"
