@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from timm_accel.data import create_datasets as create_datasets
     from timm_accel.models import create_classifier as create_classifier
+    from timm_accel.predict import evaluate_classifier as evaluate_classifier
+    from timm_accel.predict import load_classifier as load_classifier
     from timm_accel.recipes import Recipe as Recipe
     from timm_accel.trainers import TimmMixupTrainer as TimmMixupTrainer
     from timm_accel.trainers import TimmTrainer as TimmTrainer
@@ -23,6 +25,8 @@ _HOMES = {
     "TimmTrainer": "timm_accel.trainers",
     "create_classifier": "timm_accel.models",
     "create_datasets": "timm_accel.data",
+    "evaluate_classifier": "timm_accel.predict",
+    "load_classifier": "timm_accel.predict",
 }
 __all__ = list(_HOMES)
 

@@ -102,6 +102,13 @@ class _FloatsOnly(torch.utils.data.Dataset):
         return len(self.data)
 
 
+def test_a_set_can_be_walked_through_and_ends(image_folder: Path) -> None:
+    train_set, _ = sets(image_folder)
+    assert [label for _, label in train_set] == [0] * 7 + [1] * 6 + [2] * 6
+    with pytest.raises(IndexError, match="index to be from 0 to 18, but got -1"):
+        train_set[-1]
+
+
 def test_only_whole_numbers_are_normalised() -> None:
     transform, floats = DeviceTransform(MEAN, STD), torch.rand(2, 3, 4, 4)
     assert transform(floats) is floats
@@ -146,6 +153,12 @@ def test_erasing_changes_no_draw_of_the_step(image_folder: Path) -> None:
             return super().calculate_train_batch_loss(batch)
 
     assert trained(image_folder, kind=Drawing).draws == trained(image_folder, kind=Drawing, re_prob=1.0).draws
+
+
+def test_evaluation_may_have_another_size(image_folder: Path) -> None:
+    train_set, val_set = sets(image_folder, eval_image_size=12)
+    assert train_set[0][0].shape == (3, 8, 8)
+    assert val_set[0][0].shape == (3, 12, 12)
 
 
 def test_erasing_is_off_in_evaluation(image_folder: Path) -> None:

@@ -32,6 +32,19 @@ def test_every_image_is_repeated_equally_often_in_one_order() -> None:
     assert len(set(order[:50])) < 50
 
 
+def test_an_epoch_may_be_as_long_as_the_set_with_copies_in_one_batch() -> None:
+    sampler = RepeatedSampler(50, 3, num_samples=50)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 50
+    assert (
+        [order[n] for n in range(0, 48, 3)]
+        == [order[n] for n in range(1, 49, 3)]
+        == [order[n] for n in range(2, 50, 3)]
+    )
+    assert Counter(Counter(order).values()) == {3: 16, 2: 1}
+    assert set(sampler) != set(order)
+
+
 def test_timms_repeated_augmentation_leaves_images_out() -> None:
     order = list(RepeatAugSampler(range(1000), num_replicas=1, rank=0))
     assert len(order) < 1000 or len(set(order)) < 1000
@@ -81,6 +94,8 @@ def test_a_run_goes_on_with_the_same_draws(name: str, workers: int, tmp_path: Pa
 def test_bad_numbers_are_refused() -> None:
     with refused(ValueError, "num_repeats", "at least 1", "got 0"):
         RepeatedSampler(5, 0)
+    with refused(ValueError, "num_samples", "at least 1", "got 0"):
+        RepeatedSampler(5, 2, 0)
     with refused(ValueError, "num_images", "at least 1", "got 0"):
         RepeatedSampler(0, 5)
     with refused(ValueError, "labels", "got none", "dataset.labels"):

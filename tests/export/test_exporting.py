@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from exporters import CONFIG, EXPORTERS, Small, classifier, logits_of, run_file
 from timm.layers import convert_sync_batchnorm
 from timm.models.byobnet import RepVggBlock
@@ -233,11 +234,15 @@ def test_wrappers_around_the_model_do_not_matter(tmp_path: Path) -> None:
 def test_autocast_of_accelerate_does_not_get_into_the_file(tmp_path: Path) -> None:
     model = Small()
     expected = logits_of(model, images := torch.randn(3, 3, 8, 8))
-    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
-    assert not torch.equal(logits_of(prepared, images), expected)  # bfloat16
-    exported = export_torchscript(prepared, tmp_path / "model.pt")
-    torch.testing.assert_close(run_file(exported.path, images), expected)
-    assert not torch.equal(logits_of(prepared, images), expected)
+    AcceleratorState._reset_state(reset_partial_state=True)  # other tests have made it without bfloat16
+    try:
+        prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+        assert not torch.equal(logits_of(prepared, images), expected)  # bfloat16
+        exported = export_torchscript(prepared, tmp_path / "model.pt")
+        torch.testing.assert_close(run_file(exported.path, images), expected)
+        assert not torch.equal(logits_of(prepared, images), expected)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_branches_are_fused_unless_told_otherwise(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from timm_accel.callbacks.watch import is_better
 from timm_accel.data.classes import class_names
+from timm_accel.data.multi_label import has_several_labels
 from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
 from timm_accel.training import Callback, LoopTrainer, check_run_dir
 from timm_accel.training.agreement import on_main_process
@@ -16,8 +17,8 @@ class SaveBestCallback(Callback):
     """Keep the best weights in ``best/``, and those of the average in ``best_ema/``, as folders that timm can load.
 
     Each is judged by its own metric: with ``accuracy``, the average by ``ema_model_accuracy``. A tie keeps the earlier
-    epoch; a value that is not finite is never kept. ``config.json`` holds the class names, the data config, and under
-    ``best`` the metric, its value and the epoch (from 1).
+    epoch; a value that is not finite is never kept. ``config.json`` holds the class names, the data config (that of the
+    evaluation set, where it knows it), and under ``best`` the metric, its value and the epoch (from 1).
 
     Args:
         watch_metric: The metric to judge by.
@@ -99,8 +100,15 @@ class SaveBestCallback(Callback):
             epoch = trainer.run_history.current_epoch
             self.best[name] = {"metric": metric, "value": value, "epoch": epoch}
             if trainer.accelerator.is_main_process:
-                names = class_names(trainer.train_dataset)
-                save_classifier(trainer.weights()[name], self._folder(name), names, best=self.best[name])
+                save_classifier(
+                    trainer.weights()[name],
+                    self._folder(name),
+                    class_names(trainer.train_dataset),
+                    getattr(trainer.eval_dataset, "data_config", None),
+                    best=self.best[name],
+                    greater_is_better=self.greater_is_better,
+                    **({"multi_label": True} if has_several_labels(trainer.train_dataset) else {}),
+                )
 
     def on_training_run_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
         for name, best in sorted(self.best.items(), reverse=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import create_transform
+from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.device_transform import DeviceTransform
@@ -47,6 +48,7 @@ def create_datasets(
     *,
     data: Any = None,
     eval_split: str = "val",
+    eval_image_size: int | tuple[int, int] | None = None,
     auto_augment: str | None = "rand-m7-mstd0.5-inc1",
     interpolation: str = "random",
     eval_interpolation: str = "bilinear",
@@ -73,6 +75,7 @@ def create_datasets(
             ``torch/NAME``, ``hfds/NAME``; readers and data sets of your own: see `Source`, which takes further options.
             ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` are streams: `StreamedImages` in place of `LabelledImages`.
         eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
+        eval_image_size: The size in evaluation; None for the same.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: Of the random crop in training.
         eval_interpolation: Of the resize in evaluation.
@@ -108,7 +111,11 @@ def create_datasets(
     )
     transform = transform_of_size(input_size=size)
     eval_transform = create_transform(
-        size, **colours, interpolation=eval_interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        height_and_width(eval_image_size or size),
+        **colours,
+        interpolation=eval_interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
     )
     prepare = PrepareImage(len(data_mean))
     train_prepare = take_crop(transform, prepare) if draft else prepare
@@ -131,6 +138,14 @@ def create_datasets(
         on_error=on_error or "raise",
         max_bad_fraction=max_bad_fraction,
     )
+    eval_dataset.data_config = {
+        "input_size": (len(data_mean), *height_and_width(eval_image_size or size)),
+        "mean": tuple(data_mean),
+        "std": tuple(data_std),
+        "interpolation": eval_interpolation,
+        "crop_pct": crop_pct or DEFAULT_CROP_PCT,
+        "crop_mode": crop_mode or "center",
+    }
     if not draft:
         train_dataset.transform_of_size = transform_of_size
     where = source.data if isinstance(source.data, str | Path) else "data"

@@ -73,6 +73,9 @@ class LabelledImages(ImageDataset):
     transform_of_size: Callable[..., Any] | None = None
     """Makes the transform for another ``input_size`` (height, width) in pixels, where the set knows how."""
 
+    data_config: dict[str, Any] | None = None
+    """How a picture becomes an image (``input_size``, ``mean``, ``crop_pct``, …), of evaluation sets that know it."""
+
     @property
     def class_names(self) -> list[str] | None:
         """The names of the classes, in the order of their labels; None where the reader has none."""
@@ -117,6 +120,8 @@ class LabelledImages(ImageDataset):
 
     def load(self, index: int) -> Any:
         """Return a sample (image, label) without its `device_transform`, None where it was left out."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"Expected index to be from 0 to {len(self) - 1}, but got {index}. Choose one of these.")
         for candidate in range(index, index + len(self)):
             number = candidate % len(self)
             try:

@@ -33,14 +33,17 @@ def class_balanced_sampler(labels: Sequence[int] | np.ndarray, num_samples: int 
 
 
 class RepeatedSampler(Sampler[int]):
-    """Draw every image several times in an epoch, in one random order; each time it is augmented anew.
+    """Draw every image several times in an epoch, one after the other; each time it is augmented anew.
 
-    timm's ``RepeatAugSampler`` (1.0.31) gives three quarters of the draws of a small set, is seeded by the epoch alone
+    So the copies stand in one batch. timm's ``RepeatAugSampler`` (1.0.31) gives three quarters of the draws of a small
+    set, is seeded by the epoch alone
     and shards by itself.
 
     Args:
         num_images: The number of images.
         num_repeats: How often each comes.
+        num_samples: Draws in an epoch; None for all. As many as there are images, as DeiT has it, takes a part of them
+            anew in each epoch.
 
     Raises:
         ValueError: A number is below 1.
@@ -48,16 +51,17 @@ class RepeatedSampler(Sampler[int]):
     Source: Repeated augmentation, arXiv 1901.09335.
     """
 
-    def __init__(self, num_images: int, num_repeats: int) -> None:
-        for name, number in (("num_images", num_images), ("num_repeats", num_repeats)):
+    def __init__(self, num_images: int, num_repeats: int, num_samples: int | None = None) -> None:
+        num_samples = num_images * num_repeats if num_samples is None else num_samples
+        for name, number in (("num_images", num_images), ("num_repeats", num_repeats), ("num_samples", num_samples)):
             if number < 1:
                 raise ValueError(f"Expected {name} to be at least 1, but got {number!r}. Choose another.")
-        self.num_images, self.num_repeats = num_images, num_repeats
+        self.num_images, self.num_repeats, self.num_samples = num_images, num_repeats, num_samples
         self.generator: torch.Generator | None = None
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(len(self), generator=self.generator)
-        return iter((order % self.num_images).tolist())
+        order = torch.randperm(self.num_images, generator=self.generator).repeat_interleave(self.num_repeats)
+        return iter(order[: self.num_samples].tolist())
 
     def __len__(self) -> int:
-        return self.num_images * self.num_repeats
+        return min(self.num_samples, self.num_images * self.num_repeats)

@@ -8,7 +8,7 @@ from timm_accel.export.formats import format_of
 from timm_accel.export.to_onnx import export_onnx
 from timm_accel.export.to_program import export_program
 from timm_accel.export.to_torchscript import export_torchscript
-from timm_accel.models import open_classifier
+from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
 
 
 def export(source: str | Path, out: str | Path, **options: Any) -> Exported:
@@ -16,7 +16,7 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Exported:
 
     Args:
         source: A folder with ``config.json`` and ``model.safetensors``, such as ``RUN/best`` or ``RUN/best_ema``, or a
-            run folder, whose ``best`` is taken.
+            run folder, whose ``best`` or ``best_ema`` is taken, whichever has the better metric.
         out: ``.onnx``, ``.pt2``, ``.pt`` or ``.torchscript``.
         **options: Those of `export_onnx`, `export_program` or `export_torchscript`.
 
@@ -33,10 +33,12 @@ def export(source: str | Path, out: str | Path, **options: Any) -> Exported:
 
 
 def _weights_folder(source: Path) -> Path:
-    for folder in (source, source / "best"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"Expected source to be a folder with config.json, or a run folder with best, but got {str(source)!r}. "
-        "Check the spelling."
-    )
+    if (source / CONFIG_FILE).is_file():
+        return source
+    try:
+        return weights_of_run(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"Expected source to be a folder with config.json, or a run folder with best, but got {str(source)!r}. "
+            "Check the spelling."
+        ) from error

@@ -4,7 +4,7 @@ from timm_accel.models.create import create_classifier
 from timm_accel.models.freezing import freeze_stages, frozen_norms, parameters_of_stages, stage_names, stage_parameters
 from timm_accel.models.heads import MlpHead
 from timm_accel.models.names import check_model_name
-from timm_accel.models.opening import open_classifier
+from timm_accel.models.opening import open_classifier, weights_of_run
 from timm_accel.models.saving import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, remove_unfinished, save_classifier
 from timm_accel.models.weights import LoadReport
 
@@ -24,4 +24,5 @@ __all__ = [
     "save_classifier",
     "stage_names",
     "stage_parameters",
+    "weights_of_run",
 ]

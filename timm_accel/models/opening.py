@@ -12,6 +12,8 @@ from timm_accel.models.building import said
 from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
 
+WEIGHTS = ("best", "best_ema")  # folders of a run
+
 
 def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model that `save_classifier` saved, its head included, in evaluation mode on the CPU.
@@ -72,3 +74,30 @@ def _load(model: nn.Module, folder: Path, changed: bool) -> None:
             f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({said(error)}). "
             "Pass what the model was made with."
         ) from error
+
+
+def weights_of_run(run: Path, weights: str | None = None) -> Path:
+    """Return the folder of a run's weights: as asked for, or the one whose own metric is better.
+
+    Args:
+        run: The folder of a run.
+        weights: ``best``, ``best_ema``, or None.
+
+    Raises:
+        FileNotFoundError: The run holds none.
+    """
+    kept = {
+        name: json.loads((run / name / CONFIG_FILE).read_text())
+        for name in WEIGHTS
+        if (run / name / CONFIG_FILE).is_file()
+    }
+    if not kept or (weights is not None and weights not in kept):
+        raise FileNotFoundError(
+            f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "
+            "Train with SaveBestCallback, or name another folder."
+        )
+    if weights is not None or len(kept) == 1:
+        return run / (weights or next(iter(kept)))
+    best, average = (kept[name].get("best", {}).get("value", float("nan")) for name in WEIGHTS)
+    better = average > best if kept["best"].get("greater_is_better", True) else average < best
+    return run / WEIGHTS[better]

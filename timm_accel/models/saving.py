@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ CONFIG_FILE = "config.json"
 UNFINISHED = ".unfinished"
 
 
-def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str] | None = None, **about: Any) -> None:
+def save_classifier(
+    model: nn.Module,
+    folder: str | Path,
+    class_names: list[str] | None = None,
+    data_config: Mapping[str, Any] | None = None,
+    **about: Any,
+) -> None:
     """Save weights to use: ``model.safetensors`` and ``config.json``, in timm's own local form.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits; of a model with another head
@@ -31,6 +38,7 @@ def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str]
         model: The plain model.
         folder: Where to; created if need be.
         class_names: The names of the classes, stored as ``label_names``.
+        data_config: What the model was evaluated with, in place of the model's own: ``input_size``, ``crop_pct``, ….
         **about: Further plain values for ``config.json``.
 
     Source: ``timm.models.save_for_hf``, which does not take shared tensors.
@@ -42,6 +50,8 @@ def save_classifier(model: nn.Module, folder: str | Path, class_names: list[str]
     named = about if class_names is None else {"label_names": class_names, **about}
     try:
         _write_classifier(model, unfinished, named)
+        if data_config is not None:
+            _write_data_config(unfinished / CONFIG_FILE, data_config)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             with open(unfinished / name, "rb") as written:
                 os.fsync(written.fileno())
@@ -65,6 +75,13 @@ def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> 
         return
     config = {"architecture": None, "note": f"timm cannot rebuild {type(model).__name__}", **about}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+
+
+def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
+    config = json.loads(path.read_text())
+    if "pretrained_cfg" in config:
+        config["pretrained_cfg"] |= data_config
+        path.write_text(json.dumps(config, indent=2))
 
 
 def _describe_head(model: nn.Module, folder: Path) -> None:

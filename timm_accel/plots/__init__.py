@@ -1,6 +1,16 @@
-"""Figures of the data and of features, by matplotlib (extra ``plots``)."""
+"""Figures of the data, of features, of confusions and of learning rates, by matplotlib (extra ``plots``)."""
 
+from timm_accel.plots.confusion import plot_confusion
 from timm_accel.plots.feature_maps import plot_feature_maps
 from timm_accel.plots.figures import plot_augmentations, plot_batch, plot_mixup
+from timm_accel.plots.rates import plot_lr_finder, plot_schedule
 
-__all__ = ["plot_augmentations", "plot_batch", "plot_feature_maps", "plot_mixup"]
+__all__ = [
+    "plot_augmentations",
+    "plot_batch",
+    "plot_confusion",
+    "plot_feature_maps",
+    "plot_lr_finder",
+    "plot_mixup",
+    "plot_schedule",
+]

@@ -1,0 +1,47 @@
+"""Say what is on pictures.
+
+    python examples/predict.py runs/first photos cat.jpg --top_k 3 --out predictions.csv
+
+The model is a run, a folder of weights, or an exported file. The exit code is 1 when a picture cannot be read; the
+others are predicted all the same.
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from timm_accel import load_classifier
+from timm_accel.predict import Prediction, exit_code, write_predictions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each picture, and return the exit code."""
+    parser = ArgumentParser(description="Say what is on pictures.", allow_abbrev=False)
+    parser.add_argument("model", help="A run, its best, or an .onnx, .pt2, .pt or .torchscript file.")
+    parser.add_argument("images", nargs="+", help="Files and folders.")
+    parser.add_argument("--top_k", type=int, default=3, help="Classes to name for each picture.")
+    parser.add_argument("--out", help="A .csv, .json or .parquet file to write, too.")
+    options = parser.parse_args(arguments)
+    predictions = load_classifier(options.model).predict(options.images, options.top_k)
+    print_table(predictions)
+    if options.out is not None:
+        write_predictions(predictions, options.out)
+    return exit_code(predictions)
+
+
+def print_table(predictions: Sequence[Prediction]) -> None:
+    """Print paths, and beside them classes with their probabilities, or why there are none."""
+    width = max(len(str(prediction.path)) for prediction in predictions)
+    for prediction in predictions:
+        pairs = zip(prediction.labels, prediction.scores, strict=True)
+        said = "  ".join(f"{label} {score:.3f}" for label, score in pairs)
+        print(f"{prediction.path!s:<{width}}  {said if prediction.error is None else prediction.error}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if not str(error).startswith("Expected"):
+            raise  # not a user's mistake
+        sys.exit(f"predict.py: {error}")

@@ -1,0 +1,100 @@
+"""Temperature scaling: one number, fitted on held-out images, that makes probabilities mean what they say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from timm_accel.export.writing import replacing
+from timm_accel.models import CONFIG_FILE
+from timm_accel.predict.classifier import Classifier
+from timm_accel.predict.labelled import collect, open_labelled
+
+RANGE = (0.01, 100.0)
+
+
+def fit_temperature(
+    classifier: Classifier,
+    data: Any,
+    *,
+    eval_split: str | None = "val",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> float:
+    """Find the temperature that logits are to be divided by for the least negative log likelihood.
+
+    The order of the classes and with it the accuracy stay as they are. The classifier uses the temperature from then
+    on, and where it came from a folder, its ``config.json`` keeps it, so that `load_classifier` finds it there.
+
+    Args:
+        classifier: What `load_classifier` returned.
+        data: Held-out images, neither trained on nor those that are to be reported; as for `evaluate_classifier`.
+        eval_split: The split to fit on; None for all of a folder, tar or manifest without splits.
+        batch_size: Images at a time.
+        num_workers: Loader processes.
+        progress: Whether a bar is shown.
+
+    Raises:
+        OSError: The temperature cannot be written into the folder.
+        ValueError: The classes of the data are not the model's, or the images tell no temperature: all of them are
+            right already, or it would be out of all proportion.
+
+    Source: Guo et al. 2017, arXiv 1706.04599.
+    """
+    dataset = open_labelled(classifier, data, eval_split, classifier.transform)
+    logits, targets = collect(
+        classifier.logits, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress
+    )
+    temperature = best_temperature(logits, targets)
+    if classifier.folder is not None:
+        _store(classifier.folder / CONFIG_FILE, temperature)
+    classifier.temperature = temperature
+    return temperature
+
+
+def best_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Return the temperature of the least negative log likelihood, by L-BFGS over its logarithm.
+
+    Args:
+        logits: ``(N, num_classes)``, float64.
+        targets: Labels ``(N,)``, or ``(N, num_classes)`` of 0 and 1.
+
+    Raises:
+        ValueError: The data tell none.
+    """
+    several = targets.ndim == 2
+    right = ((logits > 0) == (targets > 0.5)) if several else logits.argmax(dim=1) == targets
+    if right.all():
+        raise ValueError(
+            f"Expected data with an image that the classifier gets wrong, since else the best temperature is 0, but "
+            f"got {len(targets)} without. Pass more held-out images."
+        )
+    loss = binary_cross_entropy_with_logits if several else cross_entropy
+    wanted = targets.to(logits.dtype) if several else targets
+    log_temperature = torch.zeros((), dtype=logits.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(logits / log_temperature.exp(), wanted)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    temperature = log_temperature.exp().item()
+    if not RANGE[0] <= temperature <= RANGE[1]:
+        raise ValueError(
+            f"Expected data that tell a temperature from {RANGE[0]} to {RANGE[1]}, but got {temperature:.3g}, as of a "
+            "classifier that guesses. Look at its accuracy on them."
+        )
+    return temperature
+
+
+def _store(path: Path, temperature: float) -> None:
+    config = {**json.loads(path.read_text()), "temperature": temperature}
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(config, indent=2))

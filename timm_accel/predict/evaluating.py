@@ -1,0 +1,106 @@
+"""Evaluation of a classifier, in whatever form it is stored, on labelled images."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_accel.predict.augmentation import check_tta
+from timm_accel.predict.classifier import Classifier
+from timm_accel.predict.evaluation import Evaluation
+from timm_accel.predict.labelled import collect, open_labelled, unreadable_paths
+from timm_accel.predict.measures import (
+    class_measures,
+    confusion_matrix,
+    most_confused,
+    multiclass_metrics,
+    multilabel_metrics,
+)
+from timm_accel.predict.opening import classifier_of, load_classifier
+
+
+def evaluate_classifier(
+    path_or_model: str | Path | Classifier | nn.Module,
+    data: Any,
+    *,
+    eval_split: str | None = "val",
+    tta: Sequence[str] = (),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Compare what a classifier says of labelled images with their labels, by exact metrics over all of them.
+
+    Classes are matched by name, so their order in the data does not matter. Pictures that cannot be read are left out
+    and named in the result; at the first one of a stream there is an error.
+
+    Args:
+        path_or_model: What `load_classifier` takes or has returned, or a model in memory with timm's data config.
+        data: What `create_datasets` takes as ``data``, or a data set. A set without splits is divided as there; a data
+            set is taken whole. The classifier's preprocessing takes the place of the data set's.
+        eval_split: The split to evaluate on; None for all of a folder, tar or manifest without splits.
+        tta: Test-time augmentation, some of ``hflip``, ``vflip`` and ``five_crop``: the probabilities are the mean over
+            the views.
+        batch_size: Images at a time.
+        num_workers: Loader processes.
+        device: Where to compute; None for the GPU if there is one, or for where an open classifier is.
+        progress: Whether a bar is shown.
+
+    Raises:
+        FileNotFoundError: The classifier or the data does not exist.
+        OSError: A picture of a stream cannot be read.
+        TypeError: `path_or_model` is of another kind.
+        ValueError: The classes of the data are not the model's, an option is out of range, or nothing can be read.
+    """
+    tta = check_tta(tta)
+    classifier = as_classifier(path_or_model, device)
+    dataset = open_labelled(classifier, data, eval_split, classifier.transform_of_views(tta))
+    probabilities, targets = collect(
+        partial(classifier.probabilities, tta=tta),
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    names, several = classifier.class_names, classifier.multi_label
+    matrix = None if several else confusion_matrix(probabilities, targets)
+    return Evaluation(
+        metrics=(multilabel_metrics if several else multiclass_metrics)(probabilities, targets),
+        classes=class_measures(probabilities, targets, names),
+        confusion_matrix=matrix,
+        most_confused=[] if matrix is None else most_confused(matrix, names),
+        num_images=len(targets),
+        unreadable=unreadable_paths(dataset),
+        temperature=classifier.temperature,
+        tta=tta,
+    )
+
+
+def as_classifier(
+    path_or_model: str | Path | Classifier | nn.Module, device: str | torch.device | None = None
+) -> Classifier:
+    """Return a classifier, opened where it is a path or a model.
+
+    Raises:
+        TypeError: It is of another kind.
+        ValueError: A device is named beside a classifier that has one.
+    """
+    if isinstance(path_or_model, Classifier):
+        if device is not None and torch.device(device) != path_or_model.device:
+            raise ValueError(
+                f"Expected device to be None, since the classifier is on {str(path_or_model.device)!r} already, but "
+                f"got {str(device)!r}. Open it there: load_classifier(…, device=…)."
+            )
+        return path_or_model
+    if isinstance(path_or_model, nn.Module):
+        return classifier_of(path_or_model, device)
+    if not isinstance(path_or_model, str | Path):
+        raise TypeError(
+            f"Expected path_or_model to be a path, a Classifier or a torch module, but got "
+            f"{type(path_or_model).__name__}. Open it with load_classifier."
+        )
+    return load_classifier(path_or_model, device=device)

@@ -1,0 +1,97 @@
+"""What an evaluation found: a short table for people, JSON for programs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from timm_accel.export.writing import replacing
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """How well one class is told from the others; 0 where there is nothing to divide by.
+
+    Args:
+        name: The class.
+        precision: The share of the images called so that are.
+        recall: The share of its images that are called so.
+        f1: The harmonic mean of both.
+        support: The number of its images.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A class that is taken for another.
+
+    Args:
+        label: What the images are.
+        prediction: What they are called.
+        count: How many.
+    """
+
+    label: str
+    prediction: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of a classifier on labelled images; ``print`` shows them as a short table.
+
+    Args:
+        metrics: ``accuracy``, with more than five classes ``accuracy_top5``, ``f1_macro``, ``calibration_error`` (the
+            expected one, of 15 bins) and ``negative_log_likelihood``; with several labels an image ``map``,
+            ``f1_macro``, ``exact_match`` and ``negative_log_likelihood`` (the mean over images and classes).
+        classes: The measures of each class, in the order of the model.
+        confusion_matrix: Counts, a row for each true class, a column for each prediction; None with several labels.
+        most_confused: Pairs of classes, the most frequent first.
+        num_images: How many were looked at.
+        unreadable: The files that could not be read, and are not among them.
+        temperature: What logits were divided by.
+        tta: The test-time augmentation.
+    """
+
+    metrics: dict[str, float]
+    classes: list[ClassMeasures]
+    confusion_matrix: list[list[int]] | None
+    most_confused: list[Confusion]
+    num_images: int
+    unreadable: list[str]
+    temperature: float
+    tta: tuple[str, ...]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names in the order of the model."""
+        return [each.name for each in self.classes]
+
+    def to_json(self, path: str | Path) -> None:
+        """Write all of it to a file, which is there whole or not at all.
+
+        Raises:
+            OSError: Nothing can be written there.
+        """
+        with replacing(Path(path)) as unfinished:
+            unfinished.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False), encoding="utf-8")
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_images} images of {len(self.classes)} classes"]
+        if self.unreadable:
+            lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
+        lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]
+        width = max(5, *(len(name) for name in self.class_names)) + 2
+        lines += ["", f"{'class':<{width}}precision  recall      f1  support"]
+        for each in self.classes:
+            figures = f"{each.precision:>9.3f}{each.recall:>8.3f}{each.f1:>8.3f}{each.support:>9}"
+            lines.append(f"{each.name:<{width}}{figures}")
+        if self.most_confused:
+            pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
+            lines += ["", f"most confused: {', '.join(pairs)}"]
+        return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""The measures of an evaluation, from probabilities in the order of the model, by torchmetrics."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy, nll_loss
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_stat_scores,
+    multilabel_average_precision,
+    multilabel_exact_match,
+    multilabel_f1_score,
+    multilabel_stat_scores,
+)
+
+from timm_accel.predict.evaluation import ClassMeasures, Confusion
+
+
+def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the metrics of `Evaluation` for one label an image.
+
+    Args:
+        probabilities: ``(N, num_classes)``, float64.
+        labels: ``(N,)``.
+    """
+    count = probabilities.shape[1]
+    metrics = {"accuracy": multiclass_accuracy(probabilities, labels, count, average="micro")}
+    if count > 5:
+        metrics["accuracy_top5"] = multiclass_accuracy(probabilities, labels, count, average="micro", top_k=5)
+    metrics["f1_macro"] = multiclass_f1_score(probabilities, labels, count, average="macro")
+    metrics["calibration_error"] = multiclass_calibration_error(probabilities, labels, count, n_bins=15, norm="l1")
+    smallest = torch.finfo(probabilities.dtype).tiny
+    metrics["negative_log_likelihood"] = nll_loss(probabilities.clamp(min=smallest).log(), labels)
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def multilabel_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the metrics of `Evaluation` for several labels an image.
+
+    Args:
+        probabilities: ``(N, num_classes)``, float64.
+        targets: ``(N, num_classes)`` of 0 and 1.
+    """
+    count, whole = probabilities.shape[1], targets.round().long()
+    metrics = {
+        "map": multilabel_average_precision(probabilities, whole, count, average="macro"),
+        "f1_macro": multilabel_f1_score(probabilities, whole, count, average="macro"),
+        "exact_match": multilabel_exact_match(probabilities, whole, count),
+        "negative_log_likelihood": binary_cross_entropy(probabilities, whole.to(probabilities.dtype)),
+    }
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def class_measures(probabilities: Tensor, targets: Tensor, names: list[str]) -> list[ClassMeasures]:
+    """Return the measures of each class.
+
+    Args:
+        probabilities: ``(N, num_classes)``.
+        targets: ``(N,)``, or ``(N, num_classes)`` of 0 and 1.
+        names: The classes.
+    """
+    if targets.ndim == 1:
+        scores = multiclass_stat_scores(probabilities, targets, len(names), average=None)
+    else:
+        scores = multilabel_stat_scores(probabilities, targets.round().long(), len(names), average=None)
+    return [
+        ClassMeasures(name, _share(tp, tp + fp), _share(tp, tp + fn), _share(2 * tp, 2 * tp + fp + fn), support)
+        for name, (tp, fp, _, fn, support) in zip(names, scores.tolist(), strict=True)
+    ]
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def confusion_matrix(probabilities: Tensor, labels: Tensor) -> list[list[int]]:
+    """Return counts, a row for each true class, a column for each prediction.
+
+    Args:
+        probabilities: ``(N, num_classes)``.
+        labels: ``(N,)``.
+    """
+    return multiclass_confusion_matrix(probabilities, labels, probabilities.shape[1]).tolist()
+
+
+def most_confused(matrix: list[list[int]], names: list[str], most: int = 10) -> list[Confusion]:
+    """Return the pairs of classes that are confused most often, the most frequent first.
+
+    Args:
+        matrix: What `confusion_matrix` returned.
+        names: The classes.
+        most: The number of pairs, at most.
+    """
+    pairs = [
+        Confusion(names[row], names[column], count)
+        for row, counts in enumerate(matrix)
+        for column, count in enumerate(counts)
+        if row != column and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair.count)[:most]

@@ -1,0 +1,188 @@
+"""From a path to a classifier: runs, folders of weights, states of a run, and exported files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import resolve_input_data_config
+from torch import Tensor, nn
+
+from timm_accel.data.device_transform import DeviceTransform
+from timm_accel.export import open_exported
+from timm_accel.export.preparation import evaluation_copy
+from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
+from timm_accel.models.building import said
+from timm_accel.models.heads import Head
+from timm_accel.models.opening import WEIGHTS
+from timm_accel.models.sources import read_source
+from timm_accel.models.trial import output_shape
+from timm_accel.predict.classifier import Classifier
+
+
+def load_classifier(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    weights: str | None = None,
+    multi_label: bool | None = None,
+    head: Head | None = None,
+) -> Classifier:
+    """Open a trained model with its classes and preprocessing.
+
+    Args:
+        path: The folder of a run; ``best``, ``best_ema`` or another folder of weights; a state of a run, of which the
+            average is taken if there is one; or an exported file: ``.onnx``, ``.pt2``, ``.pt``, ``.torchscript``.
+            Exported ``.pt`` and ``.pt2`` files can hold code, so open only what you trust.
+        device: Where to compute; None for the GPU if there is one. Exported files compute on the CPU.
+        weights: ``best`` or ``best_ema`` of a run. None: the average where the metric that it was kept for is better
+            than that of ``best``.
+        multi_label: Whether an image may have several labels; None for what ``config.json`` says, and if it does not,
+            one label.
+        head: For a head of one's own, the function or module that made it.
+
+    Raises:
+        FileNotFoundError: There is nothing of the kind.
+        ModuleNotFoundError: The file is ONNX, and the extra ``export`` is not installed.
+        ValueError: The device or the weights are unknown, or the file or folder is of another kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Expected path to be a run, a folder of weights, a state or an exported file, but got {str(path)!r}, "
+            "which does not exist. Correct the path."
+        )
+    is_run = path.is_dir() and not any((path / name).is_file() for name in (CONFIG_FILE, "manifest.json"))
+    if weights is not None and not (is_run and weights in WEIGHTS):
+        raise ValueError(
+            f"Expected weights to be one of {WEIGHTS} beside the folder of a run, but got {weights!r} beside "
+            f"{str(path)!r}. Leave it out."
+        )
+    if path.is_file() and path.name != "latest":
+        return _of_file(path, device, bool(multi_label))
+    if is_run:
+        path = weights_of_run(path, weights)
+    if (path / CONFIG_FILE).is_file():
+        model, config = open_classifier(path, head)
+        config["temperature"] = config.get("temperature", 1.0)
+        return _of_model(model, config, device, multi_label, path)
+    return _of_model(*_open_state(path, head), device, multi_label)
+
+
+def classifier_of(model: nn.Module, device: str | torch.device | None = None) -> Classifier:
+    """Return a classifier of a copy of a model in memory, which stays as it is.
+
+    Args:
+        model: With timm's ``pretrained_cfg``, whose ``label_names`` are the class names, where it has any.
+        device: Where to compute; None for the GPU if there is one.
+
+    Raises:
+        ValueError: It has no data config.
+    """
+    copy = evaluation_copy(model)
+    about: dict[str, Any] = getattr(copy, "pretrained_cfg", None) or {}
+    if not about:
+        raise ValueError(
+            "Expected model to have a data config in pretrained_cfg, since pictures are prepared by it, but got a "
+            f"{type(copy).__name__} without. Create it with timm_accel.create_classifier or timm.create_model."
+        )
+    return _of_model(copy, about, device, None)
+
+
+def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Open a state's weights in the model that ``best`` of its run describes."""
+    run = path.parent.parent
+    described = [run / name for name in WEIGHTS if (run / name / CONFIG_FILE).is_file()]
+    if not described:
+        raise FileNotFoundError(
+            f"Expected path to be a state of a run with best or best_ema, since these describe the model, but got "
+            f"{str(path)!r} without. Load the weights with create_classifier(…, weights=…)."
+        )
+    model, config = open_classifier(described[0], head)
+    source = read_source(path)
+    try:
+        model.load_state_dict(source.tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected path to be a state of the model in {str(described[0])!r}, but got {source.where} "
+            f"({said(error)}). Load the weights with create_classifier(…, weights=…)."
+        ) from error
+    return model, {**config, "temperature": 1.0}  # best's own was fitted to other weights
+
+
+def _of_model(
+    model: nn.Module,
+    config: dict[str, Any],
+    device: str | torch.device | None,
+    multi_label: bool | None,
+    folder: Path | None = None,
+) -> Classifier:
+    place = _device(device)
+    data_config = resolve_input_data_config(model)
+    names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
+    normalise = DeviceTransform(data_config["mean"], data_config["std"])
+    model = model.to(place)
+    return Classifier(
+        run=lambda images: model(normalise(images.to(place))),
+        class_names=_names(names, num_classes),
+        data_config=data_config,
+        device=place,
+        multi_label=bool(config.get("multi_label") if multi_label is None else multi_label),
+        temperature=config.get("temperature", 1.0),
+        is_named=names is not None,
+        folder=folder,
+    )
+
+
+def _of_file(path: Path, device: str | torch.device | None, multi_label: bool) -> Classifier:
+    if device is not None and torch.device(device).type != "cpu":
+        raise ValueError(
+            f"Expected device to be 'cpu', since exported files run there, but got {device!r}. Leave it out, or load "
+            "the run that the file was made of."
+        )
+    exported = open_exported(path)
+    about = exported.metadata
+    if multi_label and about.includes_softmax:
+        raise ValueError(
+            f"Expected multi_label to be False, since {str(path)!r} has a softmax inside, but got True. Export it "
+            "with softmax=False."
+        )
+    normalise = DeviceTransform(about.mean, about.std)
+
+    def run(images: Tensor) -> Tensor:
+        return exported(images if about.includes_normalization else normalise(images))
+
+    return Classifier(
+        run=run,
+        class_names=_names(about.class_names, about.num_classes),
+        data_config=about.data_config,
+        device=torch.device("cpu"),
+        gives_probabilities=about.includes_softmax,
+        multi_label=multi_label,
+        is_named=about.class_names is not None,
+    )
+
+
+def _names(names: Sequence[str] | None, num_classes: int) -> list[str]:
+    if names is None:
+        return [str(number) for number in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(
+            f"Expected as many class names as the model's {num_classes} outputs, but got {len(names)}. Save the model "
+            "again with the names of its data."
+        )
+    return list(names)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ValueError(
+            f"Expected device to be one that this machine has, but got {device!r} ({said(error)}). Leave it out for "
+            "the GPU if there is one."
+        ) from error
+    return place

@@ -1,0 +1,119 @@
+"""The pictures to predict: from files, folders and memory, each decoded and transformed as in evaluation."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.readers.reader_image_folder import find_images_and_targets
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import to_pil_image
+
+from timm_accel.data.images import PrepareImage, read_image
+
+
+class Pictures(Dataset):
+    """Pictures without labels: sample n is (image ``(C, H, W)`` or None, why it could not be read or None).
+
+    Args:
+        items: Paths, or pictures of Pillow's.
+        transform: What makes an image of a picture.
+        prepare: How a picture is decoded.
+    """
+
+    def __init__(self, items: list[Any], transform: Callable[[Any], Tensor], prepare: PrepareImage) -> None:
+        self.items, self.transform, self.prepare = items, transform, prepare
+
+    @property
+    def paths(self) -> list[str | None]:
+        """The file of each picture; None for one from memory."""
+        return [str(item) if isinstance(item, Path) else None for item in self.items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        try:
+            return self.transform(self._read(self.items[index])), None
+        except OSError as error:
+            return None, " ".join(str(error).split())
+
+    def _read(self, item: Any) -> Image.Image:
+        if not isinstance(item, Path):
+            return read_image(item, self.prepare)
+        with open(item, "rb") as file:
+            return read_image(file, self.prepare)
+
+    @staticmethod
+    def collate_fn(samples: list[tuple[Tensor | None, str | None]]) -> tuple[Tensor | None, list[str | None]]:
+        """Return the images that are there, ``(B, C, H, W)`` or None, and for each sample its error or None."""
+        images = [image for image, _ in samples if image is not None]
+        return torch.stack(images) if images else None, [error for _, error in samples]
+
+
+def find_pictures(images: Any) -> list[Any]:
+    """Return paths and pictures of Pillow's, one for each picture, the files of folders in natural order.
+
+    Args:
+        images: A picture of Pillow's; a ``uint8`` array ``(H, W)`` or ``(H, W, C)``; a ``uint8`` tensor ``(C, H, W)``;
+            a path of a file or of a folder, which is searched with all folders below it; or several of these.
+
+    Raises:
+        FileNotFoundError: The one path does not exist, or a folder holds no images.
+        TypeError: Something is of another kind.
+        ValueError: An array or tensor is of another shape.
+    """
+    if isinstance(images, str | Path) and not Path(images).exists():
+        raise FileNotFoundError(
+            f"Expected images to be a picture, a file or a folder, but got {str(images)!r}, which does not exist. "
+            "Correct the path."
+        )
+    return [found for item in _as_list(images) for found in _found(item)]
+
+
+def _as_list(images: Any) -> Iterable[Any]:
+    one = isinstance(images, str | Path | Image.Image)
+    if one or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4) or not isinstance(images, Iterable):
+        return [images]
+    return images
+
+
+def _found(item: Any) -> list[Any]:
+    if isinstance(item, str | Path):
+        return _files(Path(item)) if Path(item).is_dir() else [Path(item)]
+    if isinstance(item, Image.Image):
+        return [item]
+    if not isinstance(item, np.ndarray | Tensor):
+        raise TypeError(
+            "Expected images to be paths, pictures of Pillow's, or arrays or tensors of uint8, but got "
+            f"{type(item).__name__}. Convert it."
+        )
+    return [_from_array(item)]
+
+
+def _files(folder: Path) -> list[Path]:
+    found, _ = find_images_and_targets(str(folder))
+    if not found:
+        raise FileNotFoundError(
+            f"Expected images to be a folder that holds images, but got {str(folder)!r}, which holds none. "
+            "Correct the path."
+        )
+    return [Path(path) for path, _ in found]
+
+
+def _from_array(pixels: np.ndarray | Tensor) -> Image.Image:
+    if pixels.dtype not in (np.uint8, torch.uint8):
+        raise TypeError(
+            f"Expected images to be of uint8, from 0 to 255, but got {pixels.dtype}. Scale and convert them: they are "
+            "normalised here."
+        )
+    array = isinstance(pixels, np.ndarray)
+    if not (pixels.ndim == 3 and pixels.shape[2 if array else 0] in (1, 3, 4)) and not (array and pixels.ndim == 2):
+        raise ValueError(
+            f"Expected images to be arrays (H, W, C) or tensors (C, H, W) of 1, 3 or 4 channels, but got "
+            f"{'an array' if array else 'a tensor'} {tuple(pixels.shape)}. Transpose it."
+        )
+    return to_pil_image(pixels.cpu() if isinstance(pixels, Tensor) else pixels)
