@@ -12,7 +12,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ROOT / "examples" / "train.py"
-SMALL = ["--model", "test_resnet", "--image_size", "32", "--num_epochs", "2", "--batch_size", "4", "--num_workers", "0"]
+SMALL = ["--model", "test_resnet", "--image_size", "32", "--num_epochs", "2", "--batch_size", "4", "--num_workers", "0",
+         "--warmup_epochs", "1"]  # fmt: skip
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import write_images
 
 import timm_accel.mixins as mixins
-from timm_accel import Recipe
+from timm_accel import Recipe, load_classifier
 from timm_accel.callbacks import SaveStateCallback
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -21,8 +21,10 @@ def test_the_first_block_trains_and_keeps_both_weights(tmp_path: Path, monkeypat
     write_images(tmp_path / "imagenette2-320" / "train", dict.fromkeys(names, 2))
     write_images(tmp_path / "imagenette2-320" / "val", dict.fromkeys(names, 1))
     monkeypatch.chdir(tmp_path)
+    assert 'load_classifier("runs/first").predict("photos")' in README
     small = (("resnet18", "test_resnet"), ("160", "32"), ("epochs=40", "epochs=1"), ("batch_size=32", "batch_size=4"),
-             ("scheduler_args=", "ema_decay=0.0, scheduler_args="))  # fmt: skip
+             ("scheduler_args=", "ema_decay=0.0, scheduler_args="),
+             ('"warmup_epochs": 3', '"warmup_epochs": 1'))  # fmt: skip
     block = BLOCKS[0]
     for old, new in small:
         assert old in block
@@ -30,6 +32,9 @@ def test_the_first_block_trains_and_keeps_both_weights(tmp_path: Path, monkeypat
     exec(block, {})
     assert (tmp_path / "runs/first/best/model.safetensors").is_file()
     assert (tmp_path / "runs/first/best_ema/config.json").is_file()
+    write_images(tmp_path / "photos", {"holiday": 2})
+    predictions = load_classifier("runs/first").predict("photos", progress=False)
+    assert [len(each.labels) for each in predictions] == [5, 5]
 
 
 def test_the_second_block_composes_a_trainer() -> None:
@@ -50,7 +55,7 @@ def test_the_table_lists_every_mixin_and_option() -> None:
 def test_the_two_commands_are_there_and_the_readme_is_short() -> None:
     launch = "accelerate launch --config_file accelerate_config.yaml examples/train.py"
     assert f'pip install -e ".[demo]" && {launch}\n' in README
-    assert 'pip install -e ".[test]" && pytest\n' in README
+    assert '`pip install -e ".[test]" && pytest`' in README
     assert len(README.splitlines()) <= 150
 
 
@@ -60,4 +65,4 @@ def test_the_page_on_resuming_names_every_option() -> None:
         assert f"| `{option}` |" in page
     recipe = {field.name for field in fields(Recipe)}
     for option in re.findall(r"`--(\w+)`", page + README):
-        assert option in recipe | {"help", "print_config", "config"}, option
+        assert option in recipe | {"help", "print_config", "config", "recipe"}, option

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from timm_accel.mixins import (
     ClassificationMetricsMixin,
+    DistillationMixin,
     DistributedBatchNormMixin,
     EvalLossMixin,
     FreezingMixin,
@@ -11,6 +12,7 @@ from timm_accel.mixins import (
     LookaheadMixin,
     MixupMixin,
     ModelEmaMixin,
+    OptimizerModeMixin,
     ScheduledResolutionMixin,
     SecondOrderMixin,
     SyncBatchNormMixin,
@@ -28,7 +30,9 @@ class TimmTrainer(
     GradientClippingMixin,
     FreezingMixin,
     SecondOrderMixin,
+    OptimizerModeMixin,
     ScheduledResolutionMixin,
+    DistillationMixin,
 ):
     """Every mixin but Mixup and the average, each inert until asked for; their options are the keywords."""
 

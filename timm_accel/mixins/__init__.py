@@ -6,6 +6,7 @@ class Lean(ModelEmaMixin, LookaheadMixin, TimmSchedulerMixin): ...
 """
 
 from timm_accel.mixins.batch_norm import DistributedBatchNormMixin, SyncBatchNormMixin
+from timm_accel.mixins.distillation import DistillationMixin
 from timm_accel.mixins.eval_loss import EvalLossMixin
 from timm_accel.mixins.freezing import FreezingMixin
 from timm_accel.mixins.gradient_clipping import GradientClippingMixin
@@ -13,12 +14,14 @@ from timm_accel.mixins.lookahead import LookaheadMixin
 from timm_accel.mixins.metrics import ClassificationMetricsMixin
 from timm_accel.mixins.mixup import MixupMixin
 from timm_accel.mixins.model_ema import ModelEmaMixin
+from timm_accel.mixins.optimizer_mode import OptimizerModeMixin
 from timm_accel.mixins.scheduled_resolution import ScheduledResolutionMixin
 from timm_accel.mixins.scheduler import TimmSchedulerMixin
 from timm_accel.mixins.second_order import SecondOrderMixin
 
 __all__ = [
     "ClassificationMetricsMixin",
+    "DistillationMixin",
     "DistributedBatchNormMixin",
     "EvalLossMixin",
     "FreezingMixin",
@@ -26,6 +29,7 @@ __all__ = [
     "LookaheadMixin",
     "MixupMixin",
     "ModelEmaMixin",
+    "OptimizerModeMixin",
     "ScheduledResolutionMixin",
     "SecondOrderMixin",
     "SyncBatchNormMixin",

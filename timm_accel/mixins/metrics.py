@@ -6,11 +6,21 @@ from typing import Any
 
 import torch
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAveragePrecision,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
 
 from timm_accel.data.classes import class_names
+from timm_accel.data.multi_label import has_several_labels
+from timm_accel.losses import refuse_softmax_loss
 from timm_accel.training import LoopTrainer
 from timm_accel.training.surface import metric_prefix
+
+_AVERAGE_PRECISION = "map"
 
 
 class ClassificationMetricsMixin(LoopTrainer):
@@ -20,19 +30,32 @@ class ClassificationMetricsMixin(LoopTrainer):
     with the prefix ``ema_model_``. Exact on any number of processes: nothing is padded, nothing gathered per batch.
     Metrics see logits ``(B, num_classes)`` and hard labels ``(B,)``.
 
+    With several labels an image they are ``map``, the average precision, for which no threshold is needed,
+    ``f1_macro``, both means over the classes, and ``exact_match``, the share of images with all labels right, at a
+    probability of 0.5. None is called accuracy, since for several labels that word has three meanings. Metrics then see
+    probabilities, the sigmoid of the logits, and labels of 0 and 1, both ``(B, num_classes)``: torchmetrics takes
+    logits for probabilities where all of a batch happen to lie between 0 and 1.
+
     Args:
         num_classes: The number of classes; None without `metrics` records nothing.
         metrics: A torchmetrics ``MetricCollection`` to use instead; its names become the history's.
+        multi_label: Whether images have several labels where the data set cannot tell (`create_datasets`' can).
 
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
-        ValueError: `num_classes` differs from the model's head or, in `train`, from the data.
+        ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data has several
+            labels an image and the loss is over a softmax, or targets are of the other kind.
 
     Source: ``torchmetrics.classification``.
     """
 
     def __init__(
-        self, *args: Any, num_classes: int | None = None, metrics: MetricCollection | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        num_classes: int | None = None,
+        metrics: MetricCollection | None = None,
+        multi_label: bool = False,
+        **kwargs: Any,
     ) -> None:
         if metrics is not None and not isinstance(metrics, MetricCollection):
             raise TypeError(
@@ -44,9 +67,11 @@ class ClassificationMetricsMixin(LoopTrainer):
                 f"Expected num_classes to be at least 2, but got {num_classes!r}. Count the classes, or pass None to "
                 "record no metrics."
             )
+        self._has_default_metrics = metrics is None and num_classes is not None
         if metrics is None and num_classes is not None:
-            metrics = _default_metrics(num_classes)
-        self.num_classes, self.metrics = num_classes, metrics
+            metrics = _default_metrics(num_classes, multi_label)
+        self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
+        self._sees_several_labels = multi_label
         self._collections: dict[str, MetricCollection] = {}
         self._batches: dict[str, int] = {}
         super().__init__(*args, **kwargs)
@@ -63,7 +88,15 @@ class ClassificationMetricsMixin(LoopTrainer):
         for dataset in (self.train_dataset, self.eval_dataset):
             names = class_names(dataset)
             self._check_num_classes("the data", None if names is None else len(names))
+        self._settle_targets(self.train_dataset, self.eval_dataset)
         super().before_prepare()
+
+    def _settle_targets(self, *datasets: Any) -> None:
+        for argument in ("loss_func", "eval_loss_fn"):
+            refuse_softmax_loss(argument, getattr(self, argument, None), *datasets)
+        self._sees_several_labels = self.multi_label or any(map(has_several_labels, datasets))
+        if self._has_default_metrics and self.num_classes is not None:
+            self.metrics = _default_metrics(self.num_classes, self._sees_several_labels)
 
     def evaluation_metrics(self) -> list[str]:
         names = super().evaluation_metrics()
@@ -73,6 +106,9 @@ class ClassificationMetricsMixin(LoopTrainer):
         if self.metrics is not None:
             self._collections = {name: _separate(self.metrics).to(self.device) for name in self.weights()}
             self._batches = dict.fromkeys(self._collections, 0)
+            if self._sees_several_labels and self._has_default_metrics:
+                for collection in self._collections.values():
+                    _update_with_nothing(collection[_AVERAGE_PRECISION], self.num_classes)
         super().eval_epoch_start()
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
@@ -82,8 +118,18 @@ class ClassificationMetricsMixin(LoopTrainer):
             logits = batch_output.get(f"{name}_outputs")
             if logits is not None:
                 self._check_num_classes("the logits", logits.shape[1])
-                collection.update(logits, targets)
+                collection.update(*self._as_metrics_see_them(logits, targets))
                 self._batches[name] += 1
+
+    def _as_metrics_see_them(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        several = targets.ndim == 2
+        if self._has_default_metrics and several != self._sees_several_labels:
+            wanted = "(B, num_classes)" if self._sees_several_labels else "(B,)"
+            raise ValueError(
+                f"Expected targets {wanted} with multi_label={self.multi_label}, but got {tuple(targets.shape)}. "
+                f"Pass multi_label={several}."
+            )
+        return (logits.sigmoid(), targets.round().long()) if self._sees_several_labels else (logits, targets)
 
     def eval_epoch_end(self) -> None:
         super().eval_epoch_end()
@@ -110,11 +156,30 @@ def _separate(metrics: MetricCollection) -> MetricCollection:
     return MetricCollection({str(name): metric.clone() for name, metric in metrics.items()}, compute_groups=False)
 
 
-def _default_metrics(num_classes: int) -> MetricCollection:
+def _update_with_nothing(average_precision: Any, num_classes: int | None) -> None:
+    """Give average precision a batch of no images.
+
+    A process that has none would otherwise send a list of another shape than the others when torchmetrics (1.9)
+    gathers the images that this metric keeps.
+    """
+    nothing = torch.zeros(0, num_classes or 0, device=average_precision.device)
+    average_precision.update(nothing, nothing.long())
+
+
+def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:
     # validate_args reads every batch back to the host
+    options: dict[str, Any] = {"average": "macro", "validate_args": False}
+    if multi_label:
+        return MetricCollection(
+            {
+                _AVERAGE_PRECISION: MultilabelAveragePrecision(num_classes, **options),
+                "f1_macro": MultilabelF1Score(num_classes, **options),
+                "exact_match": MultilabelExactMatch(num_classes, validate_args=False),
+            }
+        )
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        "f1_macro": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+        "f1_macro": MulticlassF1Score(num_classes, **options),
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)

@@ -19,7 +19,8 @@ class MixupMixin(LoopTrainer):
 
     The model sees mixed images ``(B, C, H, W)`` and the loss soft targets ``(B, num_classes)``; the batch itself keeps
     its images and its hard labels ``(B,)``, which the batch output repeats as ``targets``. The training loader drops
-    its last, shorter batch by default, since mixing pairs images up.
+    its last, shorter batch by default, since mixing pairs images up. Targets ``(B, num_classes)`` of several labels an
+    image are mixed as they are, and label smoothing moves each towards 0.5.
 
     Args:
         mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` among them. None: no mixing.
@@ -106,6 +107,8 @@ class MixupMixin(LoopTrainer):
                 "Pass drop_last=True to the loader."
             )
         assert self.mixup_fn is not None
+        if targets.ndim == 2:  # timm would make one-hot vectors of them
+            self.mixup_fn.multi_label = True
         return *self.mixup_fn(images.clone(), targets), *rest  # timm's Mixup edits images in place
 
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any, ClassVar
 
-from timm.scheduler import PlateauLRScheduler, create_scheduler_v2
+from timm.scheduler import PlateauLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.suggestions import nearest
+from timm_accel.schedules.fitting import SCHEDULERS as SCHEDULERS
+from timm_accel.schedules.fitting import check_fits, check_scheduler_args, create_schedule
 from timm_accel.training import LoopTrainer
-
-SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
 
 
 class TimmSchedulerMixin(LoopTrainer):
@@ -27,13 +25,14 @@ class TimmSchedulerMixin(LoopTrainer):
     `scheduler_state` and `restore_scheduler`: all of timm's but plateau are functions of the epochs and updates done.
 
     Args:
-        scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``; ``num_epochs`` and ``updates_per_epoch``
-            are the run's unless given.
+        scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``. Unless ``num_epochs`` is among them,
+            warm-up prefix, cycles and cooldown share the run's epochs (`timm_accel.schedules.create_schedule`).
         scheduler_metric: The metric that a plateau schedule watches: less is better when "loss" is in its name, more
             otherwise, unless `scheduler_args` has a ``plateau_mode``. Without evaluation data it is the training loss.
 
     Raises:
-        ValueError: An argument or the scheduler's name is unknown.
+        ValueError: An argument or the scheduler's name is unknown; in `train`, the schedule does not fit a run that no
+            ``max_num_train_steps`` cuts.
 
     Source: ``timm.scheduler``.
     """
@@ -47,7 +46,7 @@ class TimmSchedulerMixin(LoopTrainer):
         scheduler_metric: str = "eval_loss_epoch",
         **kwargs: Any,
     ) -> None:
-        _check(scheduler_args or {})
+        check_scheduler_args(scheduler_args or {})
         self.scheduler_args, self.scheduler_metric = scheduler_args, scheduler_metric
         super().__init__(*args, **kwargs)
 
@@ -73,12 +72,13 @@ class TimmSchedulerMixin(LoopTrainer):
                 "Expected scheduler_args beside create_scheduler_fn=trainer.create_scheduler, but got none. "
                 "Pass scheduler_args={'sched': 'cosine'}, or override create_scheduler()."
             )
-        defaults = {
-            "num_epochs": self.run_config.num_epochs,
-            "updates_per_epoch": self.updates_per_epoch,
-            "plateau_mode": "min" if "loss" in self._metric_name() else "max",
-        }
-        return create_scheduler_v2(self.unwrapped_optimizer, **(defaults | scheduler_args))[0]
+        config = self.run_config
+        length = {"num_epochs": config.num_epochs, "updates_per_epoch": self.updates_per_epoch}
+        uncut = config.max_num_train_steps >= config.num_epochs * self.updates_per_epoch
+        if self.scheduler_args is not None and uncut:
+            check_fits(scheduler_args, **length)
+        mode = {"plateau_mode": "min" if "loss" in self._metric_name() else "max"}
+        return create_schedule(self.unwrapped_optimizer, mode | scheduler_args, **length)
 
     def optimizer_step(self) -> None:
         with self._layer_decay():
@@ -143,19 +143,3 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def _metric(self) -> float:
         return self.latest_metric("scheduler_metric", self._metric_name())
-
-
-def _check(scheduler_args: dict[str, Any]) -> None:
-    known = list(signature(create_scheduler_v2).parameters)[1:]
-    for name in scheduler_args:
-        if name not in known:
-            raise ValueError(
-                f"Expected scheduler_args to be arguments of timm's create_scheduler_v2, but got {name!r}. "
-                f"{nearest(name, known)}"
-            )
-    sched = scheduler_args.get("sched", "cosine")
-    if sched not in SCHEDULERS:
-        raise ValueError(
-            f"Expected scheduler_args['sched'] to be a scheduler of timm, but got {sched!r}. "
-            f"{nearest(sched, SCHEDULERS)}"
-        )

@@ -1,0 +1,82 @@
+"""What each process of a group does for `test_losses_on_two_processes.py`; alone, the values that two agree with."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import timm
+import torch
+from accelerate import Accelerator, PartialState
+from tools import fit, make_trainer
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from timm_accel.losses import create_loss
+from timm_accel.mixins import ClassificationMetricsMixin, DistillationMixin, ModelEmaMixin
+
+
+def share(count: int) -> int:
+    """This process's part of a global batch."""
+    return count // PartialState().num_processes
+
+
+def several_labels(count: int, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(count, 3, generator=generator) > 0.4).float()
+    return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), targets)
+
+
+def learn_several_labels() -> dict[str, Any]:
+    """Train on several labels, and evaluate 7 images and a single one, so that one of two processes has none."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    kind = type("Several", (ClassificationMetricsMixin, ModelEmaMixin), {})
+    loss, _ = create_loss("bce", pos_weights=[1, 2, 1.5])
+    trainer = make_trainer(kind, model, loss_func=loss, num_classes=3, multi_label=True, ema_decay=0.3)
+    histories = {}
+    for count in (7, 1):
+        fit(trainer, several_labels(16), several_labels(count, 5), num_epochs=1, per_device_batch_size=share(4))
+        history = trainer.run_history
+        histories[str(count)] = {name: list(history.get_metric_values(name)) for name in history.get_metric_names()}
+    return histories
+
+
+def distil(kind: str) -> dict[str, torch.Tensor]:
+    """Train a student without BatchNorm for an epoch; return its weights and the projection's, as each process has."""
+    torch.manual_seed(2 + PartialState().process_index)  # the processes start unequal: DDP gives all the first's
+    small = dict(num_classes=3, img_size=32, depth=1, num_heads=2, drop_path_rate=0.0)
+    teacher = timm.create_model("vit_tiny_patch16_224", **small, embed_dim=32)
+    for number, parameter in enumerate(teacher.parameters()):
+        nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    student = timm.create_model("vit_tiny_patch16_224", **small, embed_dim=24)
+    trainer = make_trainer(
+        DistillationMixin,
+        student,
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.05),
+        distill_teacher=teacher,
+        distill_kind=kind,
+    )
+    generator = torch.Generator().manual_seed(3)
+    data = TensorDataset(torch.randn(16, 3, 32, 32, generator=generator), torch.arange(16) % 3)
+    fit(trainer, data, num_epochs=1, per_device_batch_size=share(4))
+    parts = {"student": trainer.unwrapped_model} | trainer.components()
+    return {f"{part}.{name}": value for part in parts for name, value in parts[part].state_dict().items()}
+
+
+def results() -> dict[str, Any]:
+    """Everything, on however many processes there are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="ema_decay=")
+        several = learn_several_labels()
+    return {"several": several} | {kind: distil(kind) for kind in ("logit", "feature")}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    accelerator = Accelerator()  # PartialState alone does not heed ACCELERATE_USE_CPU (1.15)
+    torch.save(results(), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
+    accelerator.end_training()

@@ -1,0 +1,53 @@
+"""Several labels an image, and distillation, on two processes against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed.losses_worker import results
+
+WORKER = Path(__file__).parent / "losses_worker.py"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    return results()
+
+
+@pytest.mark.parametrize("count", ["7", "1"])
+def test_metrics_of_several_labels_are_those_of_one_process(one: Any, two: Any, count: str) -> None:
+    alone, ranks = one["several"][count], [rank["several"][count] for rank in two]
+    assert ranks[0] == ranks[1]
+    assert ranks[0].keys() == alone.keys() > {"map", "f1_macro", "exact_match", "ema_model_map"}
+    for name, values in alone.items():
+        assert ranks[0][name] == pytest.approx(values, rel=1e-5), name
+
+
+@pytest.mark.parametrize("kind", ["logit", "feature"])
+def test_student_and_projection_stay_equal_on_both(two: Any, kind: str) -> None:
+    first, second = (rank[kind] for rank in two)
+    assert first.keys() == second.keys()
+    assert any(name.startswith("distill_projection") for name in first) == (kind == "feature")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["logit", "feature"])
+def test_distillation_gives_the_weights_of_one_process(one: Any, two: Any, kind: str) -> None:
+    for name, value in one[kind].items():
+        assert torch.allclose(two[0][kind][name], value, atol=1e-5), name

@@ -1,0 +1,166 @@
+"""Recipes: published numbers as published, all faults at once, and each one trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import write_images
+from refusal import refused
+from timm.optim import Lamb
+
+from timm_accel import Recipe
+from timm_accel.recipes import build_run, named_recipe, recipe_names
+
+# ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "a1": {"image_size": 224, "num_epochs": 600, "lr": 5e-3, "weight_decay": 0.01, "smoothing": 0.1, "mixup": 0.2,
+           "drop_path_rate": 0.05, "num_repeats": 3, "auto_augment": "rand-m7-mstd0.5-inc1"},
+    "a2": {"image_size": 224, "num_epochs": 300, "lr": 5e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
+           "drop_path_rate": 0.05, "num_repeats": 3, "auto_augment": "rand-m7-mstd0.5-inc1"},
+    "a3": {"image_size": 160, "num_epochs": 100, "lr": 8e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
+           "drop_path_rate": 0.0, "num_repeats": 1, "auto_augment": "rand-m6-mstd0.5-inc1"},
+    "deit_small": {"num_epochs": 300, "lr": 5e-4, "base_batch_size": 512, "weight_decay": 0.05, "smoothing": 0.1,
+                   "mixup": 0.8, "cutmix": 1.0, "drop_path_rate": 0.1, "num_repeats": 3, "re_prob": 0.25,
+                   "auto_augment": "rand-m9-mstd0.5-inc1", "warmup_epochs": 5},
+}  # fmt: skip
+RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5, "eval_image_size": 224,
+       "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_has_the_published_numbers(name: str) -> None:
+    recipe = named_recipe(name).recipe()
+    expected = PUBLISHED[name] | (RSB if name.startswith("a") else {})
+    assert {option: getattr(recipe, option) for option in expected} == expected
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_path: Path) -> None:
+    named = named_recipe(name)
+    assert all((named.about, named.source, named.published))
+    for split, count in (("train", 5), ("val", 2)):
+        write_images(tmp_path / "data" / split, dict.fromkeys(("cat", "dog", "owl"), count))
+    recipe = named.recipe(
+        data_dir=str(tmp_path / "data"),
+        run_dir=str(tmp_path / "run"),
+        model="test_resnet",
+        pretrained=False,
+        image_size=32,
+        eval_image_size=40 if named.options.get("eval_image_size") else None,
+        num_epochs=2,
+        batch_size=4,
+        warmup_epochs=min(1, named.options.get("warmup_epochs", 0)),
+        freeze_epochs=min(1, named.options.get("freeze_epochs", 0)),
+        num_workers=0,
+        ema_decay=0.0,
+    )
+    run = build_run(recipe)
+    repeated = recipe.num_repeats > 1
+    assert len(run.train_arguments["train_dataloader_kwargs"].get("sampler", range(15))) == 15
+    assert ("sampler" in run.train_arguments["train_dataloader_kwargs"]) is repeated
+    trainer = run.train()
+    assert trainer.num_updates == 2 * (3 if recipe.mixes else 4)
+    assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert Recipe(**{**written, "scale": tuple(written["scale"])}).diff(recipe) == {}
+
+
+def test_the_rate_is_scaled_from_the_batch_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
+    def optimizer(**changes: Any) -> Any:
+        recipe = named_recipe("a3").recipe(
+            data_dir=str(image_folder), run_dir=str(tmp_path / str(len(list(tmp_path.iterdir())))), model="test_resnet",
+            image_size=32, eval_image_size=32, batch_size=8, gradient_accumulation_steps=2, **changes)  # fmt: skip
+        return build_run(recipe).trainer.optimizer
+
+    assert isinstance(optimizer(), Lamb)
+    rates = {scaling: optimizer(lr_scaling=scaling).param_groups[0]["lr"] for scaling in ("linear", "sqrt", None)}
+    assert rates["linear"] == pytest.approx(8e-3 * 16 / 2048)
+    assert rates["sqrt"] == rates[None] == pytest.approx(8e-3 * (16 / 2048) ** 0.5)
+    assert optimizer(base_batch_size=None).param_groups[0]["lr"] == 8e-3
+
+
+def test_options_reach_model_data_and_trainer(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", head="mlp", image_size=32, num_epochs=4,
+        loss="ce", class_weights="auto", mixup=0, cutmix=0, re_prob=0.5, re_mode="pixel", freeze_epochs=1, opt="adamw",
+        warmup_epochs=1, resolutions=(24, 32))  # fmt: skip
+    trainer = build_run(recipe).trainer
+    train_set = build_run(recipe).train_arguments["train_dataset"]
+    assert type(trainer.model.get_classifier()).__name__ == "MlpHead"
+    assert (train_set.device_transform.re_prob, train_set.device_transform.re_mode) == (0.5, "pixel")
+    assert trainer.freeze_schedule == {0: -1, 1: 0}
+    assert trainer.resolutions == [(24, 24), (32, 32)]
+    weights = 1 / torch.tensor([7.0, 6.0, 6.0])
+    assert torch.allclose(trainer.loss_func.weight, weights / weights.mean())
+
+
+def test_a_manifest_with_several_labels_trains_by_a_recipe(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {"x": 12})
+    rows = [f"images/x/{n:03d}.png,{'cat;dog' if n % 2 else 'owl'}" for n in range(12)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
+    recipe = Recipe(
+        data_dir=str(tmp_path / "set.csv"), run_dir=str(tmp_path / "run"), model="test_resnet", image_size=32,
+        num_epochs=2, batch_size=4, warmup_epochs=1, num_workers=0, smoothing=0.0, mixup=0.0, cutmix=0.0,
+        ema_decay=0.0)  # fmt: skip
+    trainer = build_run(recipe).train()
+    assert 0 < trainer.run_history.get_latest_metric("map") <= 1
+    assert json.loads((tmp_path / "run" / "best" / "config.json").read_text())["multi_label"] is True
+
+
+def test_two_recipes_differ_where_they_differ() -> None:
+    a2, a3 = (named_recipe(name).recipe() for name in ("a2", "a3"))
+    assert a2.diff(a2) == {}
+    assert a2.diff(a3) == {
+        "image_size": (224, 160),
+        "num_epochs": (300, 100),
+        "lr": (5e-3, 8e-3),
+        "drop_path_rate": (0.05, 0.0),
+        "auto_augment": ("rand-m7-mstd0.5-inc1", "rand-m6-mstd0.5-inc1"),
+        "num_repeats": (3, 1),
+    }
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    with refused(ValueError, "without faults, but got 3", "(1) Expected opt", "'adamw'", "(2) Expected lr to be",
+                 "(3) Expected hflip to be between 0 and 1"):  # fmt: skip
+        Recipe(opt="adamww", lr=-1, hflip=2)
+    with refused(ValueError, "but got 5", "batch_size to be even", "warmup_epochs to be at most num_epochs, 2",
+                 "pretrained or weights", "draft or cache", "loss to be 'ce' with class_weights"):  # fmt: skip
+        Recipe(
+            batch_size=3,
+            num_epochs=2,
+            pretrained=True,
+            weights="x.pth",
+            draft=True,
+            cache="memory",
+            class_weights="auto",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss": "bec"}, ("loss to be one of bce, ce", "got 'bec'")),
+        ({"re_mode": "noise"}, ("re_mode to be one of const, rand, pixel", "got 'noise'")),
+        ({"cache": "disk"}, ("cache to be one of memory", "got 'disk'")),
+        ({"head": "mpl"}, ("head to be one of linear, mlp", "'mlp'")),
+        ({"crop_pct": 1.5}, ("crop_pct", "above 0 and up to 1", "got 1.5")),
+        ({"resolutions": (8,)}, ("resolutions", "two sizes or more", "got (8,)")),
+        ({"freeze_epochs": 50}, ("freeze_epochs to be at most num_epochs, 40", "got 50")),
+        ({"resolutions": (8, 16), "gradient_accumulation_steps": 2}, ("gradient_accumulation_steps to be 1", "got 2")),
+        ({"resolutions": (8, 16), "draft": True}, ("draft or resolutions", "got both")),
+    ],
+)
+def test_a_fault_is_one_sentence(options: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refused(ValueError, *words):
+        Recipe(**options)
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with refused(ValueError, "recipe to be one by name", "got 'a33'", "'a3'"):
+        named_recipe("a33")
+    with refused(ValueError, "options of Recipe", "got 'num_epoch'", "'num_epochs'"):
+        named_recipe("a3").recipe(num_epoch=3)

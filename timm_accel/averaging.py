@@ -1,0 +1,248 @@
+"""The mean of the weights of several runs: a uniform or a greedy soup."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from timm_accel.models import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, open_classifier
+from timm_accel.models.sources import read_source
+from timm_accel.suggestions import nearest
+from timm_accel.training.state import COMMON, LATEST, SavedState, open_state
+
+METHODS = ("uniform", "greedy")
+_AVERAGE = "ema_model_"
+
+
+def average_weights(
+    folders: Sequence[str | Path],
+    *,
+    out: str | Path,
+    metric: str | None = None,
+    count: int | None = None,
+    greater_is_better: bool | None = None,
+    method: str = "uniform",
+    evaluate: Callable[[nn.Module], float] | None = None,
+) -> Path:
+    """Average the weights of several runs of one model, and write them as a folder to use.
+
+    Numbers are averaged in double precision, BatchNorm's running statistics too; whole numbers are those of the newest
+    weights. The classes, the data config and the architecture are those of all.
+
+    Args:
+        folders: At least two: folders of weights (``best``), of runs (``best_ema``, or else ``best``), or of states
+            (their average, or else their model) within a run that has such a folder.
+        out: A new folder.
+        metric: What to choose by, as it was recorded with the weights; a model's and its average's are the same one.
+            None for that of the first folder. Without `count` it only tells which way is better.
+        count: How many to choose, the best by `metric`; None for all.
+        greater_is_better: Whether more of the metric, and of what `evaluate` returns, is better; None: less is when
+            "loss" is in the metric's name.
+        method: ``uniform`` averages all that were chosen. ``greedy`` starts from the best by `evaluate` and goes
+            through the others from good to bad: each stays in if the average gets no worse by it.
+        evaluate: Called with a model in evaluation mode; returns how good it is on images that are neither trained
+            nor tested on.
+
+    Returns:
+        `out`, with ``averaged`` in its ``config.json``: the folders that are in it and how they were chosen.
+
+    Raises:
+        FileExistsError: `out` is there already.
+        FileNotFoundError: A folder holds no weights, or a state's run no ``config.json``.
+        ValueError: There are fewer than two folders or than `count`, the method is unknown or lacks `evaluate`, a
+            metric was not recorded or is not finite, or the models differ.
+
+    Source: Model soups, arXiv 2203.05482.
+    """
+    out = Path(out)
+    _check_options(folders, out, count, method, evaluate)
+    chosen = [_open(folder) for folder in folders]
+    _check_alike(chosen)
+    about: dict[str, Any] = {"method": method}
+    if count is not None:
+        metric = _the_metric(chosen, metric)
+        about |= {"metric": metric, "greater_is_better": _is_greater_better(metric, greater_is_better)}
+        chosen.sort(key=lambda each: each.metrics[metric], reverse=about["greater_is_better"])
+        chosen = chosen[:count]
+    if evaluate is not None:
+        chosen = _greedy(chosen, evaluate, _is_greater_better(metric, greater_is_better))
+    about["folders"] = [str(each.folder) for each in chosen]
+    config = {name: value for name, value in chosen[0].config.items() if name != "best"} | {"averaged": about}
+    _write_new(out, _mean(chosen), config)
+    return out
+
+
+def _write_new(out: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    """Write a folder of weights under a temporary name, then rename it."""
+    unfinished = out.with_name(out.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        _write(unfinished, tensors, config)
+        for path in unfinished.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One folder's weights; the tensors are read anew whenever they are needed."""
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    """The recorded metrics, without the average's prefix."""
+    written: float
+    shapes: dict[str, Any]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return read_source(self.folder).tensors
+
+
+def _open(folder: str | Path) -> _Candidate:
+    source = read_source(folder)
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
+    if source.config:
+        where, best = Path(source.where), source.config.get("best")
+        metrics = {} if best is None else {best["metric"].removeprefix(_AVERAGE): best["value"]}
+        return _Candidate(where, source.config, metrics, (where / WEIGHTS_FILE).stat().st_mtime, shapes)
+    if Path(folder).is_file() and Path(folder).name != LATEST:
+        raise ValueError(
+            f"Expected folders to be folders with {WEIGHTS_FILE} and {CONFIG_FILE}, runs or states, but got the file "
+            f"{str(folder)!r}. Name its folder."
+        )
+    state = open_state(folder)
+    metrics = _metrics_of_state(state)
+    return _Candidate(state.folder, _config_of_run(state), metrics, (state.folder / COMMON).stat().st_mtime, shapes)
+
+
+def _metrics_of_state(state: SavedState) -> dict[str, float]:
+    """Return the latest metrics of what `read_source` takes from a state: the average, or else the model."""
+    common = state.load(COMMON)
+    averaged = common["components"].get("ema_progress", {}).get("updated", False)
+    latest = {name: values[-1] for name, values in common["history"]["metrics"].items() if values}
+    prefix = _AVERAGE if averaged else ""
+    return {name.removeprefix(prefix): value for name, value in latest.items() if name.startswith(_AVERAGE) == averaged}
+
+
+def _config_of_run(state: SavedState) -> dict[str, Any]:
+    run = state.folder.parent.parent
+    for name in ("best_ema", "best"):
+        if (run / name / CONFIG_FILE).is_file():
+            return json.loads((run / name / CONFIG_FILE).read_text())
+    raise FileNotFoundError(
+        f"Expected the run of the state {str(state.folder)!r} to have best/{CONFIG_FILE}, since a state does not say "
+        f"what model it is of, but got {str(run)!r} without. Train with SaveBestCallback."
+    )
+
+
+def _check_options(folders: Sequence[Any], out: Path, count: int | None, method: str, evaluate: Any) -> None:
+    if isinstance(folders, str | Path) or len(folders) < 2:
+        raise ValueError(f"Expected folders to be at least two, but got {folders!r}. Name those of several runs.")
+    if method not in METHODS:
+        raise ValueError(
+            f"Expected method to be one of {', '.join(METHODS)}, but got {method!r}. {nearest(method, METHODS)}"
+        )
+    if (evaluate is not None) != (method == "greedy"):
+        raise ValueError(
+            f"Expected evaluate with method='greedy', and only with it, but got {evaluate!r} with {method!r}. "
+            "Pass a function of a model that returns how good it is on images held out."
+        )
+    if count is not None and not 1 <= count <= len(folders):
+        raise ValueError(
+            f"Expected count to be from 1 to the number of folders, {len(folders)}, but got {count}. None takes all."
+        )
+    if out.exists():
+        raise FileExistsError(f"Expected out to be a new folder, but got {str(out)!r}, which exists. Choose another.")
+
+
+def _check_alike(candidates: list[_Candidate]) -> None:
+    first = candidates[0]
+    for other in candidates[1:]:
+        for key in ("architecture", "num_classes", "label_names"):
+            if first.config.get(key) != other.config.get(key):
+                raise ValueError(
+                    f"Expected folders of one model, but got {str(first.folder)!r} with {key} "
+                    f"{first.config.get(key)!r} and {str(other.folder)!r} with {other.config.get(key)!r}. "
+                    "Average runs of the same model on the same classes."
+                )
+        names = [*first.shapes, *(name for name in other.shapes if name not in first.shapes)]
+        if differing := [name for name in names if first.shapes.get(name) != other.shapes.get(name)]:
+            raise ValueError(
+                f"Expected folders with the same tensors, but got {str(first.folder)!r} and {str(other.folder)!r}, "
+                f"which differ in {differing[0]!r} and {len(differing) - 1} others. Average runs of the same model."
+            )
+
+
+def _is_greater_better(metric: str | None, given: bool | None) -> bool:
+    return "loss" not in (metric or "") if given is None else given
+
+
+def _the_metric(candidates: list[_Candidate], given: str | None) -> str:
+    """Return the metric to choose by, once all are known to have recorded it."""
+    metric = given.removeprefix(_AVERAGE) if given else next(iter(candidates[0].metrics), None)
+    for each in candidates:
+        if metric not in each.metrics:
+            raise ValueError(
+                f"Expected metric to be one that was recorded with all weights, but got {metric!r}, which "
+                f"{str(each.folder)!r} lacks. {nearest(metric, each.metrics)}"
+            )
+        if not isfinite(each.metrics[metric]):
+            raise ValueError(
+                f"Expected {metric} to be finite, but got {each.metrics[metric]} in {str(each.folder)!r}. Leave it out."
+            )
+    assert metric is not None
+    return metric
+
+
+def _greedy(
+    ranked: list[_Candidate], evaluate: Callable[[nn.Module], float], greater_is_better: bool
+) -> list[_Candidate]:
+    """Go through the candidates from good to bad, and keep each that makes the average no worse."""
+    sign = 1 if greater_is_better else -1
+
+    def goodness(chosen: list[_Candidate]) -> float:
+        return sign * float(evaluate(_rebuilt(chosen)))
+
+    alone = {id(each): goodness([each]) for each in ranked}
+    first, *others = sorted(ranked, key=lambda each: alone[id(each)], reverse=True)
+    chosen, best = [first], alone[id(first)]
+    for each in others:
+        if (value := goodness([*chosen, each])) >= best:
+            chosen, best = [*chosen, each], value
+    return chosen
+
+
+def _rebuilt(chosen: list[_Candidate]) -> nn.Module:
+    with TemporaryDirectory() as folder:
+        _write(Path(folder), _mean(chosen), chosen[0].config)
+        return open_classifier(folder)[0]
+
+
+def _mean(candidates: list[_Candidate]) -> dict[str, torch.Tensor]:
+    newest = max(candidates, key=lambda each: each.written).tensors()
+    sums = {
+        name: torch.zeros_like(value, dtype=torch.double) for name, value in newest.items() if value.is_floating_point()
+    }
+    for each in candidates:
+        tensors = each.tensors()
+        for name, total in sums.items():
+            total += tensors[name]
+    return newest | {name: (total / len(candidates)).to(newest[name].dtype) for name, total in sums.items()}
+
+
+def _write(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))

@@ -1,0 +1,88 @@
+"""Weights of the classes in a loss: counted, listed, or by name."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from timm.loss import compute_class_weights
+
+from timm_accel.data.classes import class_names
+from timm_accel.suggestions import nearest
+
+Weights = Literal["auto"] | Sequence[float] | Mapping[str, float]
+
+
+def resolve_weights(argument: str, given: Weights, dataset: Any, method: str) -> torch.Tensor:
+    """Return the weight of each class, ``(num_classes,)``.
+
+    Args:
+        argument: What the user calls them, for messages.
+        given: ``"auto"``, one number for each class in the order of their labels, or numbers by the names of classes;
+            classes that are not named weigh 1.
+        dataset: The training set; a list does without.
+        method: How ``"auto"`` counts: a method of ``timm.loss.compute_class_weights``.
+
+    Raises:
+        TypeError: They are none of these, or the data set does not count its classes or has no names.
+        ValueError: A number is not positive, there are too few or too many, or a class is unknown.
+
+    Source: ``timm.loss.compute_class_weights``.
+    """
+    names = class_names(dataset)
+    if isinstance(given, str):
+        if given != "auto":
+            raise ValueError(
+                f"Expected {argument} to be 'auto', a list, or numbers by the names of classes, but got {given!r}. "
+                "Choose one of them."
+            )
+        counts, num_images = class_counts(f"{argument}='auto'", dataset)
+        return compute_class_weights(counts, num_images, method)[1]
+    if isinstance(given, Mapping):
+        return _checked(argument, _by_name(argument, given, names))
+    weights = _checked(argument, list(given))
+    if names is not None and len(weights) != len(names):
+        raise ValueError(
+            f"Expected {argument} to have one number for each of the {len(names)} classes, but got {len(weights)}. "
+            "Give them by name: {'name': weight}."
+        )
+    return weights
+
+
+def class_counts(what: str, dataset: Any) -> tuple[list[int], int]:
+    """Return the number of images of each class, and of all images.
+
+    Args:
+        what: What needs them, for the message.
+        dataset: The training set.
+
+    Raises:
+        TypeError: It does not count its classes.
+    """
+    sizes = getattr(dataset, "class_sizes", None)
+    if not sizes:
+        raise TypeError(
+            f"Expected dataset to have class_sizes, since {what} counts the images of each class, but got "
+            f"{type(dataset).__name__}. Pass the training set of create_datasets(), or numbers of your own."
+        )
+    return list(sizes.values()), len(dataset)
+
+
+def _by_name(argument: str, given: Mapping[str, float], names: list[str] | None) -> list[float]:
+    if names is None:
+        raise TypeError(
+            f"Expected dataset to name its classes, since {argument} go by name, but got {dict(given)!r} without one. "
+            "Pass dataset=…, or a list in the order of the labels."
+        )
+    for name in given:
+        if name not in names:
+            raise ValueError(f"Expected {argument} to name classes, but got {name!r}. {nearest(name, names)}")
+    return [given.get(name, 1.0) for name in names]
+
+
+def _checked(argument: str, weights: list[float]) -> torch.Tensor:
+    for weight in weights:
+        if isinstance(weight, bool) or not (isinstance(weight, Real) and isfinite(weight) and weight > 0):
+            raise ValueError(f"Expected {argument} to be positive numbers, but got {weight!r}. 1 changes nothing.")
+    return torch.tensor([float(weight) for weight in weights])

@@ -1,0 +1,138 @@
+"""The loss for training and the plain one for evaluation, checked against the data set before a run."""
+
+from inspect import signature
+from typing import Any
+
+from timm.loss import LOSS_TYPES, MULTI_LABEL_LOSS_TYPES, BinaryCrossEntropy, create_classification_loss
+from torch import nn
+
+from timm_accel.data.multi_label import has_several_labels
+from timm_accel.losses.class_weights import Weights, class_counts, resolve_weights
+from timm_accel.suggestions import nearest
+
+KINDS = tuple(kind for kind in LOSS_TYPES if kind != "jsd")
+_SINGLE_LABEL = ("ce", "bce", "asl", "poly")
+_OPTIONS = [name for name in signature(create_classification_loss).parameters if name.split("_")[0] in KINDS]
+
+
+def create_loss(
+    kind: str | None = None,
+    *,
+    dataset: Any = None,
+    multi_label: bool = False,
+    class_weights: Weights | None = None,
+    pos_weights: Weights | None = None,
+    smoothing: float = 0.0,
+    soft_targets: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, nn.Module]:
+    """Create the training loss of timm's factory, and a plain loss for evaluation.
+
+    The plain one is cross-entropy, or for several labels an image binary cross-entropy, without weights, smoothing or
+    threshold, so that runs with different losses compare.
+
+    With ``class_weights``, cross-entropy is torch's, which has two formulas: for hard labels it divides by the sum of
+    the weights of the batch's labels, for soft ones (Mixup, ``(B, num_classes)``) by the number of images. So the same
+    label, hard or one-hot, gives other values: 1.439 and 2.303 where its class weighs 1.6. The formula of soft labels
+    keeps the weights' size, that of hard ones only their proportions: give weights that are 1 on average, as ``"auto"``
+    does, and the learning rate need not change.
+
+    Args:
+        kind: ``ce``, ``bce``, ``asl`` or ``poly``; for several labels an image ``bce``, ``asl``, ``poly``, ``twoway``,
+            ``zlpr`` or ``db``, which counts the classes of `dataset`. None: ``bce`` with several labels, else ``ce``.
+        dataset: The training set: it tells whether images have several labels, and names and counts the classes.
+        multi_label: Whether images have several labels where `dataset` cannot tell.
+        class_weights: The weight of each class, for ``ce``, ``bce`` and ``asl`` of several labels: a list in the order
+            of the labels, numbers by name, or ``"auto"`` for those inverse to the numbers of images, with mean 1.
+        pos_weights: The weight of each class where it is present against where it is not, for ``bce`` and ``asl`` of
+            several labels; ``"auto"`` is the images without it over those with it.
+        smoothing: Label smoothing, of hard labels and of several; soft ones from Mixup are smoothed already.
+        soft_targets: Whether Mixup or CutMix makes the targets.
+        **options: Further arguments of timm's factory for this kind: ``bce_target_thresh``, ``asl_gamma_neg``, ….
+
+    Returns:
+        The losses for ``loss_func`` and ``eval_loss_fn`` of a trainer.
+
+    Raises:
+        TypeError: `dataset` does not count or name its classes where that is needed, or weights are of another kind.
+        ValueError: The kind is unknown or not one for these targets, an option is not one of this kind, weights are
+            given to a kind that cannot take them, have another number of classes, or name an unknown one.
+
+    Source: ``timm.loss.create_classification_loss``, ``timm.loss.compute_class_weights``.
+    """
+    multi_label = multi_label or has_several_labels(dataset)
+    kind = kind or ("bce" if multi_label else "ce")
+    _check_kind(kind, multi_label)
+    _check_targets(kind, multi_label, smoothing, soft_targets)
+    _check_options(kind, options)
+    _check_weights(kind, multi_label, class_weights is not None, pos_weights is not None)
+    weights = {}
+    if class_weights is not None:
+        weights["class_weight"] = resolve_weights("class_weights", class_weights, dataset, "inv_freq")
+    if pos_weights is not None:
+        weights["pos_weight"] = resolve_weights("pos_weights", pos_weights, dataset, "neg_pos")
+    plain: nn.Module = BinaryCrossEntropy(smoothing=0.0) if multi_label else nn.CrossEntropyLoss()
+    if kind == "ce" and weights:  # timm 1.0.31 refuses them
+        weighted = nn.CrossEntropyLoss(weights["class_weight"], label_smoothing=0.0 if soft_targets else smoothing)
+        return weighted, plain
+    if kind == "db" and "class_counts" not in options:
+        options["class_counts"], options["num_samples"] = class_counts("kind='db'", dataset)
+    try:
+        loss = create_classification_loss(kind, multi_label, smoothing, soft_targets, **weights, **options)
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"Expected options that {kind!r} takes here, but got {options!r} ({error}). Leave some of them out."
+        ) from error
+    return loss, plain
+
+
+def _check_kind(kind: str, multi_label: bool) -> None:
+    known = MULTI_LABEL_LOSS_TYPES if multi_label else _SINGLE_LABEL
+    if kind == "jsd":
+        raise ValueError(
+            "Expected kind to be a loss of single images, since jsd compares several augmented copies of each, which "
+            f"no loader of ours makes, but got 'jsd'. Choose one of {', '.join(known)}."
+        )
+    if kind not in KINDS:
+        raise ValueError(f"Expected kind to be a loss of timm, but got {kind!r}. {nearest(kind, KINDS)}")
+    if kind not in known:
+        why = "the images have several labels" if multi_label else "each image has one label"
+        raise ValueError(f"Expected kind to be one of {', '.join(known)}, since {why}, but got {kind!r}. Choose again.")
+
+
+def _check_targets(kind: str, multi_label: bool, smoothing: float, soft_targets: bool) -> None:
+    if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+        raise ValueError(f"Expected smoothing to be from 0 to below 1, but got {smoothing!r}. A usual value is 0.1.")
+    hard = kind in ("twoway", "zlpr") or (kind == "asl" and not multi_label)
+    if soft_targets and hard:
+        raise ValueError(
+            f"Expected soft_targets to be False, since {kind} takes hard labels alone, but got True. Train without "
+            "Mixup and CutMix, or choose another kind."
+        )
+    if smoothing and kind in ("twoway", "zlpr"):
+        raise ValueError(f"Expected smoothing to be 0, since {kind} has none, but got {smoothing}. Leave it out.")
+
+
+def _check_options(kind: str, options: dict[str, Any]) -> None:
+    of_kind = [name for name in _OPTIONS if name.startswith(f"{kind}_")]
+    of_kind += ["class_counts", "num_samples"] if kind == "db" else []
+    for name in options:
+        if name not in of_kind:
+            raise ValueError(
+                f"Expected options of the loss {kind!r}, but got {name!r}. "
+                f"{nearest(name, of_kind) if of_kind else 'It has none.'}"
+            )
+
+
+def _check_weights(kind: str, multi_label: bool, of_classes: bool, of_positives: bool) -> None:
+    binary = kind == "bce" or (kind == "asl" and multi_label)
+    for argument, given, can in (
+        ("class_weights", of_classes, binary or kind == "ce"),
+        ("pos_weights", of_positives, binary),
+    ):
+        if given and not can:
+            remedy = "use class_weights" if kind == "ce" else "choose bce"
+            raise ValueError(
+                f"Expected {argument} to be None, since the loss {kind!r} cannot take any, but got some. Leave them "
+                f"out, or {remedy}."
+            )

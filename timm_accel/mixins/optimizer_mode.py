@@ -1,0 +1,69 @@
+"""Optimizers with a mode for training and one for evaluation, such as those of the package ``schedulefree``."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from timm_accel.training import LoopTrainer
+
+
+class OptimizerModeMixin(LoopTrainer):
+    """Call the optimizer's ``train()`` before each training epoch, and its ``eval()`` once that has ended.
+
+    Evaluation, the kept weights and states between epochs then have the weights to use; a state within an epoch has
+    those being trained, and the optimizer's mode. After an evaluation within an epoch, training goes on with the same
+    bits. Does nothing with other optimizers.
+
+    An average (`ModelEmaMixin`) follows the weights being trained, and BatchNorm's statistics are gathered at them: of
+    such optimizers, neither is made for both.
+
+    Source: The Road Less Scheduled, arXiv 2405.15682; ``schedulefree`` 1.4.
+    """
+
+    _evaluation_within_epoch = ExitStack()
+
+    def _optimizer_with_modes(self) -> Any:
+        optimizer = self.unwrapped_optimizer
+        return optimizer if callable(getattr(optimizer, "train", None)) else None
+
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        if optimizer := self._optimizer_with_modes():
+            optimizer.train()
+
+    def train_epoch_end(self) -> None:
+        if optimizer := self._optimizer_with_modes():
+            optimizer.eval()
+        super().train_epoch_end()
+
+    def eval_epoch_start(self) -> None:
+        super().eval_epoch_start()
+        self._evaluation_within_epoch = ExitStack()
+        if (optimizer := self._optimizer_with_modes()) and self.batch_index is not None:
+            self._evaluation_within_epoch.enter_context(_evaluation_mode(optimizer))
+
+    def eval_epoch_end(self) -> None:
+        self._evaluation_within_epoch.close()
+        super().eval_epoch_end()
+
+    def training_run_end(self) -> None:
+        if optimizer := self._optimizer_with_modes():
+            optimizer.eval()  # a run may end within an epoch
+        super().training_run_end()
+
+
+@contextmanager
+def _evaluation_mode(optimizer: Any) -> Iterator[None]:
+    """Switch to evaluation, and back with the same bits, unseen by a backward pass that is still to come."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = [parameter.detach().clone() for parameter in parameters]
+    # upstream evaluates between forward and backward (pytorch-accelerated 0.1.61)
+    with torch.autograd._unsafe_preserve_version_counter(tuple(parameters)):
+        optimizer.eval()
+        yield
+        optimizer.train()  # rounds, so the weights are put back
+        with torch.no_grad():
+            for parameter, weight in zip(parameters, kept, strict=True):
+                parameter.copy_(weight)

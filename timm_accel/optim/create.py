@@ -1,0 +1,167 @@
+"""An optimizer over a model's parameters: timm's factory, with right groups and errors before any work."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any, Literal
+
+from timm.models import group_parameters
+from timm.optim import auto_group_layers, create_optimizer_v2, get_optimizer_class
+from torch import nn
+from torch.optim import Optimizer
+
+from timm_accel.optim.names import LOOKAHEAD, check_optimizer
+from timm_accel.optim.rates import scale_lr
+from timm_accel.suggestions import nearest
+
+
+def create_optimizer(
+    model: nn.Module,
+    opt: str,
+    lr: float | None = None,
+    *,
+    base_lr: float | None = None,
+    global_batch_size: int | None = None,
+    base_batch_size: int = 256,
+    lr_scaling: Literal["linear", "sqrt"] | None = None,
+    weight_decay: float = 0.0,
+    layer_decay: float | None = None,
+    layer_decay_min_scale: float = 0.0,
+    thawed: Iterable[str | nn.Parameter] = (),
+    **options: Any,
+) -> Optimizer:
+    """Create an optimizer by timm's name, with the parameter groups that a model needs.
+
+    Biases, norms and what the model itself names (``no_weight_decay()``) have no weight decay. A parameter that is
+    frozen (``requires_grad`` is False) is in no group, unless it is named in `thawed`: then it is in its group from the
+    start, and has neither state nor decay until it has a gradient.
+
+    Args:
+        model: The model, not wrapped.
+        opt: A name of ``timm.optim.list_optimizers()``, with ``lookahead_`` before it if wanted.
+        lr: The highest rate; None for one from `base_lr`, or, without that, the optimizer's own.
+        base_lr: Instead of `lr`: the rate for `base_batch_size` images, to be scaled by `scale_lr`.
+        global_batch_size: Images of one update, beside `base_lr`.
+        base_batch_size: Images.
+        lr_scaling: ``linear``, ``sqrt``, or None for the rule of timm's script.
+        weight_decay: Weight decay of all but biases and norms.
+        layer_decay: The factor from one layer's rate to the next below, as ``lr_scale`` in the groups; None for equal
+            rates.
+        layer_decay_min_scale: The smallest ``lr_scale``.
+        thawed: Names of parameters or of modules, or parameters, that are frozen now and will be trained later.
+        **options: Other arguments of timm's ``create_optimizer_v2`` or of the optimizer.
+
+    Raises:
+        ValueError: A name is unknown or cannot run here, a number is out of range, rates exclude each other, nothing is
+            left to train, or layer decay finds a single layer.
+        ModuleNotFoundError: The optimizer's package is not installed.
+
+    Source: ``timm.optim.create_optimizer_v2``.
+    """
+    check_optimizer(opt)
+    _check_numbers(lr, weight_decay, layer_decay, layer_decay_min_scale)
+    _check_options(opt, options)
+    if base_lr is not None:
+        lr = _scaled(opt, lr, base_lr, global_batch_size, base_batch_size, lr_scaling)
+    if layer_decay is not None:
+        _check_layers(model)
+    with _trainable(_find(model, thawed)):
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                "Expected a model with parameters to train, but got one of which all are frozen. Thaw some, or name "
+                "those to be thawed later in thawed."
+            )
+        return create_optimizer_v2(
+            model,
+            opt,
+            lr=lr,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            layer_decay_min_scale=layer_decay_min_scale,
+            **options,
+        )
+
+
+def _check_numbers(
+    lr: float | None, weight_decay: float, layer_decay: float | None, layer_decay_min_scale: float
+) -> None:
+    conditions = {
+        "lr": (lr, lr is None or lr > 0, "positive"),
+        "weight_decay": (weight_decay, weight_decay >= 0, "at least 0"),
+        "layer_decay": (layer_decay, layer_decay is None or 0 < layer_decay <= 1, "above 0 and up to 1"),
+        "layer_decay_min_scale": (layer_decay_min_scale, 0 <= layer_decay_min_scale <= 1, "from 0 to 1"),
+    }
+    for name, (value, right, words) in conditions.items():
+        if not right:
+            raise ValueError(f"Expected {name} to be {words}, but got {value!r}. Choose another.")
+
+
+def _check_options(opt: str, options: dict[str, Any]) -> None:
+    optimizer_class = get_optimizer_class(opt.lower().removeprefix(LOOKAHEAD), bind_defaults=False)
+    known = {*signature(create_optimizer_v2).parameters, *signature(optimizer_class).parameters}
+    known -= {"model_or_params", "params", "args", "kwargs", "self"}
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"Expected options of timm's factory or of {opt!r}, but got {name!r}. {nearest(name, known)}"
+            )
+
+
+def _scaled(
+    opt: str,
+    lr: float | None,
+    base_lr: float,
+    global_batch_size: int | None,
+    base_batch_size: int,
+    lr_scaling: Literal["linear", "sqrt"] | None,
+) -> float:
+    if lr is not None:
+        raise ValueError(f"Expected lr or base_lr, but got both, {lr!r} and {base_lr!r}. Leave one of them out.")
+    if global_batch_size is None:
+        raise ValueError(
+            "Expected global_batch_size beside base_lr, since the rate is scaled by it, but got None. Pass images per "
+            "process, times processes, times accumulation."
+        )
+    return scale_lr(base_lr, global_batch_size, opt=opt, base_batch_size=base_batch_size, lr_scaling=lr_scaling)
+
+
+def _check_layers(model: nn.Module) -> None:
+    matcher: Any = getattr(model, "group_matcher", None)
+    layers = auto_group_layers(model)
+    if matcher is not None:
+        layers = group_parameters(model, matcher(coarse=False), reverse=True)
+    if len(set(layers.values())) == 1:
+        raise ValueError(
+            "Expected layer_decay with a model whose layers timm can tell apart, but got "
+            f"{type(model).__name__}, which is one layer to it. Leave layer_decay out, or use a model of timm."
+        )
+
+
+def _find(model: nn.Module, thawed: Iterable[str | nn.Parameter]) -> list[nn.Parameter]:
+    """Return the frozen parameters among those named."""
+    named, found = dict(model.named_parameters()), []
+    for each in thawed:
+        if isinstance(each, nn.Parameter):
+            matches = [parameter for parameter in named.values() if parameter is each]
+            known = "Pass one of model.parameters()."
+        else:
+            matches = [parameter for name, parameter in named.items() if f"{name}.".startswith(f"{each}.")]
+            modules = [name for name, _ in model.named_modules() if name]
+            known = "" if matches else nearest(each, [*named, *modules])
+        if not matches:
+            shown = f"one of shape {tuple(each.shape)}" if isinstance(each, nn.Parameter) else repr(each)
+            raise ValueError(f"Expected thawed to be parameters of the model, but got {shown}. {known}")
+        found += [parameter for parameter in matches if not parameter.requires_grad]
+    return found
+
+
+@contextmanager
+def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Let timm's factory see parameters that are frozen."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)

@@ -1,0 +1,8 @@
+"""A training run in one description, published ones by name, and what builds a trainer from it."""
+
+from timm_accel.recipes.building import Run, build_run
+from timm_accel.recipes.command_line import explain
+from timm_accel.recipes.named import NamedRecipe, named_recipe, recipe_names
+from timm_accel.recipes.recipe import Recipe
+
+__all__ = ["NamedRecipe", "Recipe", "Run", "build_run", "explain", "named_recipe", "recipe_names"]

@@ -1,0 +1,192 @@
+"""From a recipe to what it describes: model, image sets, optimizer, losses, trainer."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.loss import BinaryCrossEntropy
+from torch import nn
+
+from timm_accel.callbacks import (
+    DEFAULT_CALLBACKS,
+    CsvHistoryCallback,
+    SaveBestCallback,
+    SaveStateCallback,
+    TimeLimitCallback,
+)
+from timm_accel.data import RepeatedSampler, Source, create_datasets, write_digits
+from timm_accel.data.multi_label import has_several_labels
+from timm_accel.losses import create_loss
+from timm_accel.models import create_classifier
+from timm_accel.optim import create_optimizer
+from timm_accel.recipes.recipe import Recipe
+from timm_accel.schedules import recipe_scheduler_args
+from timm_accel.trainers import TimmMixupTrainer
+from timm_accel.training import RUN_CONTENTS, check_run_dir
+
+
+@dataclass
+class Run:
+    """A run that is ready to start.
+
+    Args:
+        recipe: What it was built from.
+        trainer: The trainer.
+        train_arguments: The arguments of its ``train``.
+    """
+
+    recipe: Recipe
+    trainer: TimmMixupTrainer
+    train_arguments: dict[str, Any]
+
+    def train(self) -> TimmMixupTrainer:
+        """Write the resolved recipe into the run folder, train, and return the trainer."""
+        path = Path(self.recipe.run_dir) / "recipe.yaml"
+        if self.trainer.accelerator.is_main_process and not path.exists():
+            path.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
+        self.trainer.train(**self.train_arguments)
+        return self.trainer
+
+
+def build_run(recipe: Recipe) -> Run:
+    """Build everything that a recipe describes.
+
+    Args:
+        recipe: The recipe. Its ``run_dir`` is claimed, and gets ``split.csv`` where the image set is divided.
+
+    Raises:
+        FileExistsError: The run folder holds a run, and the recipe does not resume.
+        FileNotFoundError: There is no such image set, or no such weights.
+        ValueError: The model, the data and the options do not fit.
+    """
+    run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    accelerator = Accelerator()
+    with accelerator.local_main_process_first():
+        data = write_digits() if recipe.data_dir is None else recipe.data_dir
+    source = Source(data, split_file=run_dir / "split.csv")
+    set_seed(recipe.seed)
+    model, data_config = _create_model(recipe, source)
+    train_set, eval_set = _create_data(recipe, source, data_config)
+    loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
+    images = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
+    rate: dict[str, Any] = {"lr": recipe.lr}
+    if recipe.base_batch_size is not None:
+        rate = {"base_lr": recipe.lr, "base_batch_size": recipe.base_batch_size, "global_batch_size": images}
+    trainer = TimmMixupTrainer(
+        model=model,
+        optimizer=create_optimizer(
+            model,
+            recipe.opt,
+            **rate,
+            lr_scaling=recipe.lr_scaling,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            **(recipe.opt_args or {}),
+        ),
+        loss_func=loss_fn,
+        eval_loss_fn=eval_loss_fn,
+        num_class=len(train_set.class_names),
+        callbacks=_create_callbacks(recipe, "map" if has_several_labels(train_set) else "accuracy"),
+        run_dir=run_dir,
+        seed=recipe.seed,
+        recipe=_plain(recipe.decisive()),
+        **_mixin_options(recipe),
+    )
+    return Run(recipe, trainer, _train_arguments(recipe, train_set, eval_set))
+
+
+def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
+    model, data_config = create_classifier(
+        recipe.model,
+        max(2, len(source.open("train").class_to_idx)),
+        pretrained=recipe.pretrained,
+        weights=recipe.weights,
+        head=recipe.head,
+        image_size=recipe.image_size,
+        drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
+    )
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model, data_config
+
+
+def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) -> tuple[Any, Any]:
+    return create_datasets(
+        recipe.image_size,
+        data_config["mean"],
+        data_config["std"],
+        data=source,
+        eval_image_size=recipe.eval_image_size,
+        crop_pct=recipe.crop_pct or data_config["crop_pct"],
+        crop_mode=data_config["crop_mode"],
+        eval_interpolation=data_config["interpolation"],
+        auto_augment=recipe.auto_augment,
+        scale=recipe.scale,
+        hflip=recipe.hflip,
+        re_prob=recipe.re_prob,
+        re_mode=recipe.re_mode,
+        cache=recipe.cache,
+        draft=recipe.draft,
+    )
+
+
+def _create_losses(recipe: Recipe, train_set: Any) -> tuple[nn.Module, nn.Module]:
+    if recipe.loss == "bce" and not has_several_labels(train_set):
+        loss = BinaryCrossEntropy(smoothing=recipe.smoothing, target_threshold=recipe.bce_target_thresh)
+        return loss, nn.CrossEntropyLoss()
+    return create_loss(
+        recipe.loss,
+        dataset=train_set,
+        smoothing=0.0 if recipe.mixes else recipe.smoothing,
+        soft_targets=recipe.mixes,
+        class_weights=recipe.class_weights,
+    )
+
+
+def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
+    state = SaveStateCallback(
+        recipe.save_every_n_epochs, recipe.save_every_n_updates, recipe.save_every_minutes, recipe.keep_states
+    )
+    kept = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
+    return [*DEFAULT_CALLBACKS, *kept]
+
+
+def _mixin_options(recipe: Recipe) -> dict[str, Any]:
+    mixup_args = dict(mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=recipe.smoothing)
+    return {
+        "mixup_args": mixup_args if recipe.mixes else None,
+        "mixup_off_epoch": recipe.mixup_off_epoch,
+        "scheduler_args": recipe_scheduler_args(recipe),
+        "ema_decay": recipe.ema_decay,
+        "clip_grad": recipe.clip_grad,
+        "clip_mode": recipe.clip_mode,
+        "sync_bn": recipe.sync_bn,
+        "freeze_schedule": {0: -1, recipe.freeze_epochs: 0} if recipe.freeze_epochs else None,
+        "resolutions": recipe.resolutions,
+        "distill_teacher": recipe.distill_teacher,
+        "distill_alpha": recipe.distill_alpha,
+    }
+
+
+def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str, Any]:
+    workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
+    order = {}
+    if recipe.num_repeats > 1:
+        order = {"sampler": RepeatedSampler(len(train_set), recipe.num_repeats, num_samples=len(train_set))}
+    return {
+        "per_device_batch_size": recipe.batch_size,
+        "train_dataset": train_set,
+        "eval_dataset": eval_set,
+        "num_epochs": recipe.num_epochs,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "train_dataloader_kwargs": workers | order,
+        "eval_dataloader_kwargs": workers,
+        "resume_from": recipe.resume,
+    }
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return lists for tuples, which YAML and JSON do not know."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

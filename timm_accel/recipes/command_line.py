@@ -1,0 +1,19 @@
+"""What a command line says of a recipe that cannot be."""
+
+import re
+from inspect import formatannotation
+
+from timm_accel.recipes.recipe import Recipe
+from timm_accel.suggestions import nearest
+
+
+def explain(message: str) -> str:
+    """Put jsonargparse's message about an option into our words, with the nearest name to an unknown one."""
+    if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
+        name = unknown[1] or unknown[2]
+        return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"
+    wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
+    if wrong and wrong[1] in Recipe.__annotations__:
+        kind = formatannotation(Recipe.__annotations__[wrong[1]])
+        return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
+    return f"{' '.join(message.split())}. --help lists all options."

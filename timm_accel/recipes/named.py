@@ -1,0 +1,68 @@
+"""Published recipes by name, each with its source and what it reached there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from timm_accel.recipes.recipe import Recipe
+from timm_accel.suggestions import nearest
+
+_FOLDER = files("timm_accel.recipes") / "yaml"
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe of somebody's.
+
+    Args:
+        name: Its name.
+        about: What it is for, in a sentence.
+        source: Where its numbers stand.
+        published: What was reached with it, where, and with which model.
+        options: The options of a `Recipe` that it sets.
+    """
+
+    name: str
+    about: str
+    source: str
+    published: str
+    options: Mapping[str, Any]
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """Return the recipe, with changes.
+
+        Raises:
+            ValueError: A change is unknown or does not fit.
+        """
+        known = Recipe.__annotations__
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"Expected changes to be options of Recipe, but got {name!r}. {nearest(name, known)}")
+        return Recipe(**{**self.options, **changes})
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes that come with the package."""
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def named_recipe(name: str) -> NamedRecipe:
+    """Return a recipe by its name.
+
+    Args:
+        name: One of `recipe_names`, such as ``a3``.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in recipe_names():
+        raise ValueError(f"Expected recipe to be one by name, but got {name!r}. {nearest(name, recipe_names())}")
+    content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    options = content["options"]
+    for key in ("scale", "resolutions"):
+        if options.get(key) is not None:
+            options[key] = tuple(options[key])
+    return NamedRecipe(name=name, **content)

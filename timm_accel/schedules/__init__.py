@@ -1,0 +1,14 @@
+"""Learning-rate schedules without a trainer: timm's, fitted to a run, and the plan of a run's every rate."""
+
+from timm_accel.schedules.fitting import SCHEDULERS, check_fits, check_scheduler_args, create_schedule
+from timm_accel.schedules.planning import SchedulePlan, plan, recipe_scheduler_args
+
+__all__ = [
+    "SCHEDULERS",
+    "SchedulePlan",
+    "check_fits",
+    "check_scheduler_args",
+    "create_schedule",
+    "plan",
+    "recipe_scheduler_args",
+]

@@ -1,0 +1,162 @@
+"""Teachers for distillation: opened, and checked against student and data before a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate.utils import convert_to_fp32
+from timm.task import DistillationTeacher
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from timm_accel.data.classes import class_names
+from timm_accel.models import check_model_name, open_classifier
+from timm_accel.models.trial import output_shape
+
+
+class Teacher(DistillationTeacher):
+    """timm's, under autocast; without a config of its own it sees the student's images.
+
+    Args:
+        model: The model to learn from.
+        student: The model that is to learn.
+
+    Source: ``timm.task.DistillationTeacher``.
+    """
+
+    autocast: Callable[[], Any]
+    """Makes the context of the run's precision."""
+
+    def __init__(self, model: nn.Module, student: Any) -> None:
+        super().__init__(model)
+        own: Any = getattr(model, "pretrained_cfg", None)  # without one timm takes ImageNet's mean for its own (1.0.31)
+        other = student.pretrained_cfg
+        self.sees_the_same = own is None or all(tuple(own[name]) == tuple(other[name]) for name in ("mean", "std"))
+
+    def normalize_input(
+        self, images: torch.Tensor, student_mean: torch.Tensor, student_std: torch.Tensor
+    ) -> torch.Tensor:
+        if self.sees_the_same:  # timm compares the tensors at each step, and waits for the device (1.0.31)
+            return images
+        return (images * student_std + student_mean - self.mean_kd) / self.std_kd
+
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        with self.autocast():
+            outputs = super().forward(images, return_features)
+        return convert_to_fp32(outputs)
+
+
+def open_teacher(given: Any, student: nn.Module) -> tuple[nn.Module, list[str] | None]:
+    """Return the teacher, and the names of its classes where they are known.
+
+    Args:
+        given: A model, the name of one of timm's, or a folder of weights.
+        student: The model that is to learn from it.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: timm has no such model, or cannot rebuild that of the folder.
+        FileNotFoundError: The folder holds no weights.
+    """
+    if isinstance(given, nn.Module):
+        return given, None
+    if not isinstance(given, str | Path):
+        raise TypeError(
+            f"Expected distill_teacher to be a model, a name or a folder, but got {type(given).__name__}. Pass one."
+        )
+    if isinstance(given, Path) or Path(given).is_dir():
+        model, config = open_classifier(given)
+        return model, config.get("label_names")
+    check_model_name(given)
+    return timm.create_model(given, pretrained=True, in_chans=getattr(student, "in_chans", 3)), None
+
+
+def check_student(student: nn.Module, kind: str) -> None:
+    """Raise when a student cannot be distilled in this way.
+
+    Args:
+        student: The model that is to learn.
+        kind: ``logit``, ``token`` or ``feature``.
+
+    Raises:
+        ValueError: It lacks something of timm's models.
+    """
+    needed = {
+        "logit": ("pretrained_cfg",),
+        "token": ("pretrained_cfg", "set_distilled_training"),
+        "feature": ("pretrained_cfg", "forward_features", "forward_head", "num_features"),
+    }[kind]
+    if missing := [name for name in needed if not hasattr(student, name)]:
+        remedy = "Choose one such as deit_tiny_distilled_patch16_224." if kind == "token" else "Use a model of timm."
+        raise ValueError(
+            f"Expected model to have {missing[0]}, since distill_kind={kind!r} needs it, but got "
+            f"{type(student).__name__} without. {remedy}"
+        )
+
+
+def check_teacher(teacher: nn.Module, student: nn.Module, kind: str) -> None:
+    """Raise when a teacher cannot teach this student in this way.
+
+    Args:
+        teacher: The model to learn from.
+        student: The model that is to learn.
+        kind: ``logit``, ``token`` or ``feature``.
+
+    Raises:
+        ValueError: It has other classes, or no features.
+    """
+    if kind == "feature":
+        if missing := [
+            name for name in ("forward_features", "forward_head", "num_features") if not hasattr(teacher, name)
+        ]:
+            raise ValueError(
+                f"Expected distill_teacher to have {missing[0]}, since distill_kind='feature' needs it, but got "
+                f"{type(teacher).__name__} without. Use a model of timm, or another kind."
+            )
+        return
+    wanted, found = getattr(student, "num_classes", None), getattr(teacher, "num_classes", None)
+    if None not in (wanted, found) and wanted != found:
+        raise ValueError(
+            f"Expected distill_teacher to have the {wanted} classes of the student, but got {found}. Train a teacher "
+            "on this data, or use distill_kind='feature', which needs no classes."
+        )
+
+
+def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any) -> None:
+    """Raise when a teacher does not go with a training set.
+
+    Args:
+        teacher: The model to learn from.
+        names: The names of its classes, where they are known.
+        dataset: The training set; unless it is a stream, its first image is read.
+
+    Raises:
+        ValueError: The classes are others, or the teacher cannot take the images.
+    """
+    wanted = class_names(dataset)
+    if None not in (names, wanted) and names != wanted:
+        raise ValueError(
+            f"Expected distill_teacher to have the classes of the data in the same order, {_few(wanted)}, but got "
+            f"{_few(names)}. Train a teacher on this data."
+        )
+    image = None if isinstance(dataset, IterableDataset) else dataset[0][0]
+    if isinstance(image, torch.Tensor):
+        _try_out(teacher, tuple(image.shape))
+
+
+def _try_out(teacher: nn.Module, image_shape: Any) -> None:
+    try:
+        output_shape(teacher, image_shape)
+    except Exception as error:  # whatever the layers of the teacher raise
+        raise ValueError(
+            f"Expected distill_teacher to take the images of the data, {image_shape}, but it raised "
+            f"{type(error).__name__} ({' '.join(str(error).split())[:160]}). Create it with their size and channels, "
+            "or make the data of its own."
+        ) from error
+
+
+def _few(names: list[str] | None) -> str:
+    names = names or []
+    return f"{names[:5]}{' …' if len(names) > 5 else ''}"
