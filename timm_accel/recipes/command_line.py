@@ -2,6 +2,7 @@
 
 import re
 from inspect import formatannotation
+from typing import Any, Literal, get_args, get_origin
 
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.suggestions import nearest
@@ -14,6 +15,14 @@ def explain(message: str) -> str:
         return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
     if wrong and wrong[1] in Recipe.__annotations__:
-        kind = formatannotation(Recipe.__annotations__[wrong[1]])
+        kind = _in_words(Recipe.__annotations__[wrong[1]])
         return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
     return f"{' '.join(message.split())}. --help lists all options."
+
+
+def _in_words(annotation: Any) -> str:
+    """Return the choices of a `Literal`, alone or beside None; any other annotation as it is written."""
+    for kind in (annotation, *get_args(annotation)):
+        if get_origin(kind) is Literal:
+            return f"one of {', '.join(get_args(kind))}"
+    return formatannotation(annotation)
