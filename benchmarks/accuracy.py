@@ -106,7 +106,7 @@ def elpv(options: argparse.Namespace) -> None:
     tuned = {**shared, "weights": options.weights, "pretrained": False}
     summary("fine_tune", [by_recipe("fine_tune", seed=seed, **tuned) for seed in range(options.seeds)])
     if options.scratch:
-        scratch = {**shared, "pretrained": False, "layer_decay": None, "freeze_epochs": 0, "warmup_epochs": 1}
+        scratch = {**shared, "pretrained": False, "freeze_epochs": 0, "warmup_epochs": 1}
         summary("from random weights", [by_recipe("fine_tune", seed=0, **scratch)])
 
 

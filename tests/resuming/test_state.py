@@ -244,7 +244,7 @@ class Odd:
     """Something that would load by running code only."""
 
 
-@pytest.mark.parametrize("value", [np.zeros(2), Odd(), Path("x"), len], ids=repr)
+@pytest.mark.parametrize("value", [np.zeros(2), Odd(), Path("x"), len], ids=lambda value: type(value).__name__)
 def test_what_would_load_by_running_code_is_refused_by_name(value: object) -> None:
     with refused(TypeError, "its state['a'] to hold tensors and plain", type(value).__qualname__, "state_dict()"):
         plain({"a": [value]}, "its state")
