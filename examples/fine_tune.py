@@ -34,13 +34,13 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
         data=source,
         crop_pct=config["crop_pct"],
         eval_interpolation=config["interpolation"],
-        auto_augment="rand-m5-mstd0.5-inc1",
-        scale=(0.5, 1.0),
+        auto_augment=None,
+        scale=(0.7, 1.0),
     )
     epochs = arguments.num_epochs
     trainer = TimmMixupTrainer(
         model=model,
-        optimizer=create_optimizer_v2(model, "adamw", lr=arguments.lr, weight_decay=0.05, layer_decay=0.75),
+        optimizer=create_optimizer_v2(model, "adamw", lr=arguments.lr, weight_decay=0.05, layer_decay=0.9),
         loss_func=nn.CrossEntropyLoss(label_smoothing=0.1),
         eval_loss_fn=nn.CrossEntropyLoss(),
         num_class=len(names),

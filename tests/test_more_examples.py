@@ -1,9 +1,12 @@
 """The shorter examples."""
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import timm
+import torch
 from timm.optim import Lookahead
 from tools import load_example
 
@@ -21,7 +24,22 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.mark.usefixtures("capsys")
+@pytest.mark.filterwarnings("ignore:ema_decay=0.99 averages")  # so short a run
+def test_fine_tuning_starts_from_the_weights_and_trains_the_head_first(image_folder: Path, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "weights.pth")
+    example = load_example(EXAMPLES / "fine_tune.py")
+    arguments = Namespace(
+        data_dir=str(image_folder), model="test_resnet", weights=str(tmp_path / "weights.pth"), image_size=32,
+        num_epochs=2, batch_size=4, lr=1e-2, seed=0, run_dir=str(tmp_path / "run"))  # fmt: skip
+    trainer = example.main(arguments)
+    assert trainer.freeze_schedule == {0: -1, 1: 0}
+    assert trainer.unwrapped_model.weights_report.matched > 10
+    assert trainer.num_updates == 2 * 4
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    steps = {int(state["step"]) for state in trainer.unwrapped_optimizer.state.values()}
+    assert steps == {4, 8}  # the body of the model was trained in the second epoch alone
+
+
 def test_the_custom_trainer_learns_and_is_less_confident() -> None:
     example = load("custom_trainer")
     confident, less = (example.main(penalty=penalty, num_epochs=4) for penalty in (0.0, 1.0))
@@ -30,7 +48,6 @@ def test_the_custom_trainer_learns_and_is_less_confident() -> None:
     assert len(less.run_history.get_metric_values("entropy")) == 4
 
 
-@pytest.mark.usefixtures("capsys")
 def test_the_composed_trainer_learns_with_its_three_mixins_alone() -> None:
     trainer = load("compose_mixins").main(num_epochs=4)
     losses = trainer.run_history.get_metric_values("eval_loss_epoch")
