@@ -110,6 +110,18 @@ def test_a_manifest_with_several_labels_trains_by_a_recipe(tmp_path: Path) -> No
     assert json.loads((tmp_path / "run" / "best" / "config.json").read_text())["multi_label"] is True
 
 
+def test_further_arguments_reach_optimizer_and_schedule(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", image_size=32, num_epochs=4, opt="sgd",
+        warmup_epochs=1, channels_last=True, opt_args={"momentum": 0.5}, sched_args={"cooldown_epochs": 1})  # fmt: skip
+    trainer = build_run(recipe).trainer
+    assert trainer.optimizer.param_groups[0]["momentum"] == 0.5
+    assert trainer.scheduler_args["cooldown_epochs"] == 1
+    assert next(each for each in trainer.model.parameters() if each.ndim == 4).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
 def test_two_recipes_differ_where_they_differ() -> None:
     a2, a3 = (named_recipe(name).recipe() for name in ("a2", "a3"))
     assert a2.diff(a2) == {}

@@ -283,3 +283,15 @@ def test_timms_loader_is_its_own_again(tmp_path: Path) -> None:
     model, _ = create_classifier("test_resnet", 3, weights=tmp_path)
     assert not model._load_state_dict_pre_hooks
     assert not model._load_state_dict_post_hooks
+
+
+def test_a_new_head_beside_weights_starts_near_equal_chances(tmp_path: Path) -> None:
+    name = "test_efficientnet"
+    torch.save(timm.create_model(name, num_classes=7).state_dict(), tmp_path / "weights.pth")
+    model, _ = create_classifier(name, 2, image_size=32, weights=tmp_path / "weights.pth")
+    assert model.weights_report.head == "new"
+    assert timm.create_model(name, num_classes=2).get_classifier().weight.std() > 0.3
+    assert 0.01 < model.get_classifier().weight.std() < 0.03
+    assert not model.get_classifier().bias.any()
+    same, _ = create_classifier(name, 7, image_size=32, weights=tmp_path / "weights.pth")
+    assert same.get_classifier().weight.std() > 0.1  # loaded, not drawn

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, ReduceLROnPlateau
 
 from timm_accel import Recipe, TimmTrainer
-from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, plan, recipe_scheduler_args
+from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, plan
 
 EPOCHS, UPDATES, LR = 6, 4, 0.1
 METRICS = [0.5, 0.4, 0.4, 0.4, 0.4, 0.3]
@@ -181,11 +181,9 @@ def test_timms_cosine_is_torchs_warm_restarts(multiplier: int) -> None:
 def test_a_recipe_has_its_own_schedule_rate_and_length() -> None:
     recipe = Recipe(num_epochs=5, warmup_epochs=2, lr=0.2, warmup_lr=0.01, min_lr=0.001)
     expected = {"sched": "cosine", "min_lr": 0.001, "warmup_lr": 0.01, "warmup_epochs": 2}
-    assert recipe_scheduler_args(recipe).items() >= expected.items()
+    assert recipe.scheduler_args().items() >= expected.items()
     planned = plan(recipe, updates_per_epoch=3)
-    assert np.array_equal(
-        planned.rates, plan(recipe_scheduler_args(recipe), lr=0.2, num_epochs=5, updates_per_epoch=3).rates
-    )
+    assert np.array_equal(planned.rates, plan(recipe.scheduler_args(), lr=0.2, num_epochs=5, updates_per_epoch=3).rates)
     assert plan(recipe, updates_per_epoch=3, num_epochs=4, lr=0.1).rates.shape == (12, 1)
     assert plan(recipe, updates_per_epoch=3, optimizer=layered_optimizer()).rates.shape == (15, 3)
 

@@ -55,6 +55,26 @@ def attach_head(model: nn.Module, head: Head, num_classes: int) -> None:
     model.set_submodule(name, _build(head, in_features, num_classes))
 
 
+def calm_classifier(model: nn.Module) -> None:
+    """Draw timm's linear classifiers anew, small, so that training begins near equal chances.
+
+    EfficientNet and its kin draw them by the number of classes (timm 1.0.31): for two, with a deviation of 0.41, the
+    first loss on pretrained features is about 2.2 instead of 0.7, and the first steps spoil them. This is the deviation
+    that timm's transformers have.
+
+    Args:
+        model: A timm model.
+
+    Source: ``timm.models.vision_transformer.init_weights_vit_timm``.
+    """
+    for name in classifier_names(model):
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
 def check_head(head: Head, num_classes: int) -> None:
     """Raise when a head is of no kind that `attach_head` takes, or there are no classes to have one for."""
     if isinstance(head, str):

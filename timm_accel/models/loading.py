@@ -9,7 +9,7 @@ from timm.models import load_model_config_from_hf
 from torch import nn
 
 from timm_accel.models.building import build, said
-from timm_accel.models.heads import Head, attach_head
+from timm_accel.models.heads import Head, attach_head, calm_classifier
 from timm_accel.models.names import check_model_name
 from timm_accel.models.pooling import REFUSALS
 from timm_accel.models.sources import Source, is_remote, read_source
@@ -50,7 +50,13 @@ def build_with_weights(name: str, weights: str | Path, options: dict[str, Any], 
     if not remote:
         check_fit(heard, architecture, source.where)
     attach_head(model, head, options["num_classes"])
-    model.weights_report = report(model, heard, source.where, load_head(model, heard)) if heard.called else None
+    if not heard.called:
+        model.weights_report = None
+        return model
+    head_loaded = load_head(model, heard)
+    if not head_loaded and head == "linear" and model.num_classes:
+        calm_classifier(model)
+    model.weights_report = report(model, heard, source.where, head_loaded)
     return model
 
 

@@ -24,7 +24,6 @@ from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.schedules import recipe_scheduler_args
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import RUN_CONTENTS, check_run_dir
 
@@ -158,7 +157,7 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
     return {
         "mixup_args": mixup_args if recipe.mixes else None,
         "mixup_off_epoch": recipe.mixup_off_epoch,
-        "scheduler_args": recipe_scheduler_args(recipe),
+        "scheduler_args": recipe.scheduler_args(),
         "ema_decay": recipe.ema_decay,
         "clip_grad": recipe.clip_grad,
         "clip_mode": recipe.clip_mode,

@@ -240,6 +240,11 @@ class Recipe:
         """Return the options that a run must have in common with a state to go on from it."""
         return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
+    def scheduler_args(self) -> dict[str, Any]:
+        """Return the arguments of timm's ``create_scheduler_v2``, but for the length of the run."""
+        names = ("sched", "min_lr", "warmup_epochs", "warmup_lr")
+        return {name: getattr(self, name) for name in names} | (self.sched_args or {})
+
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Return the options in which two recipes differ: ``{name: (mine, the other's)}``."""
         mine, others = asdict(self), asdict(other)

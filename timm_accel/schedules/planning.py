@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,12 +13,20 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.schedules.fitting import TIMM_ARGUMENTS, check_fits, create_schedule
-
-if TYPE_CHECKING:
-    from timm_accel.recipes import Recipe
+from timm_accel.schedules.fitting import check_fits, create_schedule
 
 _PLATEAU = (PlateauLRScheduler, ReduceLROnPlateau)
+
+
+@runtime_checkable
+class DescribesSchedule(Protocol):
+    """A description of a run, such as a `Recipe`."""
+
+    num_epochs: int
+    lr: float
+
+    def scheduler_args(self) -> dict[str, Any]:
+        """Return the arguments of timm's ``create_scheduler_v2``."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class SchedulePlan:
 
 
 def plan(
-    schedule: "Recipe | Mapping[str, Any] | Callable[[Optimizer], Any]",
+    schedule: DescribesSchedule | Mapping[str, Any] | Callable[[Optimizer], Any],
     *,
     updates_per_epoch: int,
     num_epochs: int | None = None,
@@ -63,11 +71,10 @@ def plan(
         ValueError: The schedule does not fit the run, a length or a rate is missing, or a plateau schedule has no
             metrics.
     """
-    if hasattr(schedule, "sched"):
-        recipe = cast("Recipe", schedule)
-        num_epochs = recipe.num_epochs if num_epochs is None else num_epochs
-        lr = recipe.lr if lr is None and optimizer is None else lr
-        schedule = recipe_scheduler_args(recipe)
+    if isinstance(schedule, DescribesSchedule):
+        num_epochs = schedule.num_epochs if num_epochs is None else num_epochs
+        lr = schedule.lr if lr is None and optimizer is None else lr
+        schedule = schedule.scheduler_args()
     _check_lengths(num_epochs, updates_per_epoch)
     assert num_epochs is not None
     stand_in = _stand_in(lr, optimizer)
@@ -80,16 +87,6 @@ def plan(
     rates = _simulate(scheduler, stand_in, num_epochs, updates_per_epoch, metrics or [0.0] * num_epochs)
     updates = np.arange(len(rates))
     return SchedulePlan(rates, updates, updates / updates_per_epoch)
-
-
-def recipe_scheduler_args(recipe: "Recipe") -> dict[str, Any]:
-    """Return the arguments of timm's ``create_scheduler_v2`` that a recipe has, but for the length of the run.
-
-    Args:
-        recipe: The recipe.
-    """
-    names = {field.name for field in fields(recipe)} & TIMM_ARGUMENTS.keys() - {"num_epochs"}
-    return {name: getattr(recipe, name) for name in TIMM_ARGUMENTS if name in names} | (recipe.sched_args or {})
 
 
 def _check_lengths(num_epochs: int | None, updates_per_epoch: int) -> None:
