@@ -33,6 +33,7 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
         config["std"],
         data=source,
         crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
         eval_interpolation=config["interpolation"],
         auto_augment=None,
         scale=(0.7, 1.0),

@@ -32,6 +32,9 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
         parser.set_defaults(dict(named_recipe(begin).options))
     try:
         options = parser.parse_args(arguments).as_dict()
+        if options["recipe"] not in (None, begin):  # named in the file of --config
+            parser.set_defaults(dict(named_recipe(options["recipe"]).options))
+            options = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
         raise ValueError(explain(str(error))) from error
     for name in ("config", "recipe"):

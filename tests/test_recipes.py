@@ -9,10 +9,13 @@ import torch
 import yaml
 from conftest import write_images
 from refusal import refused
+from timm.layers import DropPath
 from timm.optim import Lamb
+from tools import load_example
 
 from timm_accel import Recipe
 from timm_accel.recipes import build_run, named_recipe, recipe_names
+from timm_accel.schedules import check_fits
 
 # ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -21,12 +24,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "a2": {"image_size": 224, "num_epochs": 300, "lr": 5e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
            "drop_path_rate": 0.05, "num_repeats": 3, "auto_augment": "rand-m7-mstd0.5-inc1"},
     "a3": {"image_size": 160, "num_epochs": 100, "lr": 8e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
-           "drop_path_rate": 0.0, "num_repeats": 1, "auto_augment": "rand-m6-mstd0.5-inc1"},
+           "drop_path_rate": 0.0, "num_repeats": 1, "eval_image_size": 224, "auto_augment": "rand-m6-mstd0.5-inc1"},
     "deit_small": {"num_epochs": 300, "lr": 5e-4, "base_batch_size": 512, "weight_decay": 0.05, "smoothing": 0.1,
                    "mixup": 0.8, "cutmix": 1.0, "drop_path_rate": 0.1, "num_repeats": 3, "re_prob": 0.25,
                    "auto_augment": "rand-m9-mstd0.5-inc1", "warmup_epochs": 5},
 }  # fmt: skip
-RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5, "eval_image_size": 224,
+RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5,
        "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
 
 
@@ -122,11 +125,54 @@ def test_further_arguments_reach_optimizer_and_schedule(image_folder: Path, tmp_
     )
 
 
+def test_the_sizes_of_a3_need_a_model_that_takes_both(image_folder: Path, tmp_path: Path) -> None:
+    recipe = named_recipe("a3").recipe(data_dir=str(image_folder), run_dir=str(tmp_path), model="vit_tiny_patch16_224")
+    with refused(ValueError, "eval_image_size to be a size that vit_tiny_patch16_224 takes beside 160", "got 224"):
+        build_run(recipe)
+
+
+def test_no_drop_path_is_none_whatever_the_model_has_by_default(image_folder: Path, tmp_path: Path) -> None:
+    def rates(folder: str, rate: float) -> set[float]:
+        recipe = Recipe(data_dir=str(image_folder), run_dir=str(tmp_path / folder), model="swin_s3_tiny_224",
+                        drop_path_rate=rate, num_epochs=3)  # fmt: skip
+        model = build_run(recipe).trainer.model
+        return {each.drop_prob for each in model.modules() if isinstance(each, DropPath)}
+
+    assert rates("none", 0.0) <= {0.0}
+    assert max(rates("some", 0.2)) == pytest.approx(0.2)
+
+
+def test_a_warmup_may_be_given_in_updates_or_as_a_fraction() -> None:
+    for given in ({"warmup_updates": 7, "step_on_epochs": False}, {"warmup_fraction": 0.25}):
+        args = Recipe(num_epochs=2, sched_args=given).scheduler_args()
+        assert "warmup_epochs" not in args
+        assert args.items() >= given.items()
+        check_fits(args, num_epochs=4, updates_per_epoch=10)
+
+
+def test_a_start_that_failed_leaves_no_recipe_for_the_next(image_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
+                               "image_size": 32, "num_epochs": 1, "warmup_epochs": 0, "num_workers": 0,
+                               "ema_decay": 0.0}  # fmt: skip
+    with pytest.raises(ValueError, match="fill at least one batch"):
+        build_run(Recipe(batch_size=64, **options)).train()
+    build_run(Recipe(batch_size=4, **options)).train()
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["batch_size"] == 4
+
+
+def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path) -> None:
+    example = load_example(Path(__file__).parent.parent / "examples" / "train.py")
+    (tmp_path / "mine.yaml").write_text("recipe: a3\ndata_dir: x\nlr: 0.001\n")
+    recipe = example.parse_recipe(["--config", str(tmp_path / "mine.yaml"), "--batch_size", "64"])
+    assert (recipe.opt, recipe.image_size, recipe.lr, recipe.batch_size) == ("lamb", 160, 0.001, 64)
+
+
 def test_two_recipes_differ_where_they_differ() -> None:
     a2, a3 = (named_recipe(name).recipe() for name in ("a2", "a3"))
     assert a2.diff(a2) == {}
     assert a2.diff(a3) == {
         "image_size": (224, 160),
+        "eval_image_size": (None, 224),
         "num_epochs": (300, 100),
         "lr": (5e-3, 8e-3),
         "drop_path_rate": (0.05, 0.0),

@@ -254,6 +254,16 @@ def test_a_cache_skips_or_raises_as_files_do(image_folder: Path) -> None:
         strict.load(3)
 
 
+def test_a_cached_file_that_cannot_be_opened_keeps_its_label(image_folder: Path) -> None:
+    path = image_folder / "train" / "dog" / "001.png"
+    train_set, _ = sets(image_folder)  # its list of files
+    path.unlink()
+    cached = MemoryCache(train_set.reader, PrepareImage())
+    assert list(cached.labels) == [0] * 7 + [1] * 6 + [2] * 6
+    with pytest.raises(OSError, match=r"001\.png"):
+        cached[8]
+
+
 def test_a_cache_that_does_not_fit_is_refused_before_decoding(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.readers.reader import Reader
 from tqdm import tqdm
 
+from timm_accel.data.classes import labels_of
 from timm_accel.data.images import PrepareImage, read_image
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -41,6 +42,8 @@ class MemoryCache(Reader):
         self.class_to_idx = getattr(reader, "class_to_idx", None)
         self._errors: dict[int, str] = {}
         sizes = [self._measure(number) for number in range(len(reader))]
+        if any(isinstance(label, int) and label == -1 for label in self.labels):  # of a file that cannot be opened
+            self.labels = list(labels_of(reader))
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._shapes = np.zeros((len(reader), 2), dtype=np.int64)
         _check_room(self.num_bytes, len(reader))

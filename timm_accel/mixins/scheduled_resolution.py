@@ -14,7 +14,10 @@ from timm_accel.training import LoopTrainer
 from timm_accel.training.randomness import KeyedSampler, SeededDataset
 
 SCHEDULES = ("progressive", "constant")
-_KEPT = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "persistent_workers")
+_KEPT = (
+    *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "persistent_workers"),
+    *("prefetch_factor", "multiprocessing_context"),
+)
 
 
 class ScheduledResolutionMixin(LoopTrainer):

@@ -8,6 +8,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from timm.layers import DropPath
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
@@ -22,10 +23,12 @@ from timm_accel.data import RepeatedSampler, Source, create_datasets, write_digi
 from timm_accel.data.multi_label import has_several_labels
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
+from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import RUN_CONTENTS, check_run_dir
+from timm_accel.training.state import STATES
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Run:
     def train(self) -> TimmMixupTrainer:
         """Write the resolved recipe into the run folder, train, and return the trainer."""
         path = Path(self.recipe.run_dir) / "recipe.yaml"
-        if self.trainer.accelerator.is_main_process and not path.exists():
+        begun = path.exists() and (path.parent / STATES).is_dir()  # else a start that failed has left it
+        if self.trainer.accelerator.is_main_process and not begun:
             path.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
         self.trainer.train(**self.train_arguments)
         return self.trainer
@@ -108,7 +112,25 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         image_size=recipe.image_size,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
     )
+    if recipe.drop_path_rate == 0:
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+    _try_evaluation_size(recipe, model, data_config["input_size"][0])
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model, data_config
+
+
+def _try_evaluation_size(recipe: Recipe, model: nn.Module, channels: int) -> None:
+    size = recipe.eval_image_size
+    if size in (None, recipe.image_size):
+        return
+    try:
+        output_shape(model, (channels, size, size))
+    except Exception as error:  # whatever the model's layers raise
+        raise ValueError(
+            f"Expected eval_image_size to be a size that {recipe.model} takes beside {recipe.image_size}, but got "
+            f"{size} ({error}). Choose the same size, or a model that takes any."
+        ) from error
 
 
 def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) -> tuple[Any, Any]:

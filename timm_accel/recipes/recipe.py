@@ -208,7 +208,8 @@ class Recipe:
         """Yield what does not go together."""
         if self.mixes:
             yield from self._check("batch_size", lambda value: value % 2 == 0, "even, since Mixup pairs images up")
-        if self.sched not in ("none", "constant") and self.warmup_epochs > self.num_epochs:
+        in_epochs = "warmup_epochs" in self.scheduler_args()
+        if in_epochs and self.sched not in ("none", "constant") and self.warmup_epochs > self.num_epochs:
             yield (
                 f"Expected warmup_epochs to be at most num_epochs, {self.num_epochs}, but got "
                 f"{self.warmup_epochs}. Shorten the warm-up or lengthen the run."
@@ -242,8 +243,11 @@ class Recipe:
 
     def scheduler_args(self) -> dict[str, Any]:
         """Return the arguments of timm's ``create_scheduler_v2``, but for the length of the run."""
-        names = ("sched", "min_lr", "warmup_epochs", "warmup_lr")
-        return {name: getattr(self, name) for name in names} | (self.sched_args or {})
+        given = self.sched_args or {}
+        names = ["sched", "min_lr", "warmup_lr", "warmup_epochs"]
+        if given.keys() & {"warmup_updates", "warmup_fraction"}:
+            names.remove("warmup_epochs")
+        return {name: getattr(self, name) for name in names} | given
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Return the options in which two recipes differ: ``{name: (mine, the other's)}``."""
