@@ -24,6 +24,7 @@ from resuming.runs import (
 )
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import Callback, SaveStateCallback
+from timm_accel.training.identity import describe_run
 from timm_accel.training.upstream import DataLoaderSlice
 
 
@@ -403,3 +404,12 @@ def test_one_trainer_may_go_on_with_its_own_run(tmp_path: Path) -> None:
     train(trainer, num_epochs=4, create_scheduler_fn=linear(4), resume_from="auto")
     reference = train(make(tmp_path / "other"), num_epochs=4, create_scheduler_fn=linear(4))
     assert trainer.rates[14:] == reference.rates[14:]
+
+
+def test_a_rate_that_is_scaled_from_the_batch_may_differ_from_the_state() -> None:
+    def described(lr: float, **recipe: Any) -> dict[str, Any]:
+        model = tiny_model()
+        return describe_run(model, torch.optim.SGD(model.parameters(), lr=lr), tiny_data(), 0, recipe)
+
+    assert described(0.1, base_batch_size=256) == described(0.2, base_batch_size=256)
+    assert described(0.1, base_batch_size=None) != described(0.2, base_batch_size=None)

@@ -16,7 +16,8 @@ def describe_run(
     """Return plain values that are equal when, and only when, one run may go on from the other's state."""
     base = getattr(optimizer, "_base_optimizer", None)  # timm's Lookahead
     kinds = [type(part).__name__ for part in (optimizer, base) if part is not None]
-    defaults = {name: value for name, value in optimizer.defaults.items() if _is_plain(value)}
+    scaled = {"lr"} if recipe.get("base_batch_size") else set()  # the rate follows the global batch
+    defaults = {name: value for name, value in optimizer.defaults.items() if name not in scaled and _is_plain(value)}
     tensors = {name: value for name, value in model.state_dict().items() if hasattr(value, "shape")}
     described = {
         "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__,
