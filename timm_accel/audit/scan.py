@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -47,9 +46,10 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
+    from timm_accel.cores import usable_cores
     from timm_accel.data.classes import class_names
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     files: Any = _Files(dataset.reader, class_names(dataset) or [])
     loader = DataLoader(
         files,

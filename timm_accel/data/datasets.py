@@ -105,13 +105,14 @@ def create_datasets(
     Source: ``timm.data.create_transform``.
     """
     size = height_and_width(image_size)
+    eval_size = height_and_width(eval_image_size or size)
     colours: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
     transform_of_size = partial(
         create_training_transform, auto_augment, **colours, interpolation=interpolation, **train_transform
     )
     transform = transform_of_size(input_size=size)
     eval_transform = create_transform(
-        height_and_width(eval_image_size or size),
+        eval_size,
         **colours,
         interpolation=eval_interpolation,
         crop_pct=crop_pct,
@@ -139,7 +140,7 @@ def create_datasets(
         max_bad_fraction=max_bad_fraction,
     )
     eval_dataset.data_config = {
-        "input_size": (len(data_mean), *height_and_width(eval_image_size or size)),
+        "input_size": (len(data_mean), *eval_size),
         "mean": tuple(data_mean),
         "std": tuple(data_std),
         "interpolation": eval_interpolation,

@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.readers.reader import Reader
 from tqdm import tqdm
 
+from timm_accel.cores import usable_cores
 from timm_accel.data.classes import labels_of
 from timm_accel.data.images import PrepareImage, read_image
 
@@ -83,8 +84,7 @@ class MemoryCache(Reader):
         numbers = [number for number in range(len(self)) if number not in self._errors]
         hidden = int(os.environ.get("LOCAL_RANK", 0)) > 0
         bar = tqdm(total=len(numbers), desc=f"decode into {_in_words(self.num_bytes)}", leave=False, disable=hidden)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with ThreadPoolExecutor(cores) as pool, bar:
+        with ThreadPoolExecutor(usable_cores()) as pool, bar:
             for start in range(0, len(numbers), _TOGETHER):
                 group = numbers[start : start + _TOGETHER]
                 for _ in pool.map(self._keep, group, [self._read(number)[0] for number in group]):

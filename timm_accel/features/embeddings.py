@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 from tqdm import tqdm
 
+from timm_accel.data.parquet import open_parquet
 from timm_accel.features.modules import pooled_features
 
 _SUFFIXES = (".parquet", ".npz")
@@ -111,19 +112,7 @@ def _check(data: Any, path: str | Path | None) -> None:
             f"Expected path to end in {' or '.join(_SUFFIXES)}, but got {str(path)!r}. Rename it, or leave it out."
         )
     if path is not None and Path(path).suffix == ".parquet":
-        _parquet()
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'parquet' to be installed for .parquet files, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[parquet]".',
-            name=error.name,
-        ) from error
-    return pyarrow
+        open_parquet()
 
 
 def _write(made: Embeddings, path: Path) -> None:
@@ -136,7 +125,7 @@ def _write(made: Embeddings, path: Path) -> None:
             if path.suffix == ".npz":
                 np.savez(file, index=index, label=made.labels, features=made.features)
             else:
-                pyarrow = _parquet()
+                pyarrow = open_parquet()
                 columns = {"index": index, "label": _column(pyarrow, made.labels)}
                 columns["features"] = _column(pyarrow, made.features)
                 pyarrow.parquet.write_table(pyarrow.table(columns), file)

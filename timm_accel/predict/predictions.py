@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from timm_accel.data.parquet import open_parquet
 from timm_accel.export.writing import replacing
 from timm_accel.suggestions import nearest
 
@@ -74,19 +75,7 @@ def _write_json(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    pyarrow = _parquet()
+    pyarrow = open_parquet()
     texts, numbers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.float64())
     kinds = {"path": pyarrow.string(), "labels": texts, "scores": numbers, "error": pyarrow.string()}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(kinds)), path)
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'parquet' to be installed for .parquet files, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[parquet]".',
-            name=error.name,
-        ) from error
-    return pyarrow

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from timm_accel.cores import usable_cores
 from timm_accel.training.default_callbacks import (
     DEFAULT_CALLBACKS,
     MoveModulesToDeviceCallback,
@@ -167,9 +168,8 @@ class PreparedTrainer(Trainer):
         return super().get_default_eval_dl_kwargs(batch_size) | self._worker_kwargs()
 
     def _worker_kwargs(self) -> dict[str, Any]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return {"num_workers": max(1, cores // processes), "persistent_workers": True, "worker_init_fn": None}
+        return {"num_workers": max(1, usable_cores() // processes), "persistent_workers": True, "worker_init_fn": None}
 
     def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
         defaults = self.get_default_train_dl_kwargs(batch_size)
