@@ -70,7 +70,7 @@ def by_article(data_dir: Path, seed: int, **recipe: Any) -> dict[str, float]:
     """Train by the article's script, with its own optimizer, loss, schedule and augmentation."""
     torch.manual_seed(seed)
     size, epochs = recipe["image_size"], recipe["num_epochs"]
-    model, config = create_classifier(recipe["model"], 10, image_size=size, drop_path_rate=0.05)
+    model, config = create_classifier(recipe["model"], 10, image_size=size, drop_path_rate=0.05, **recipe["model_args"])
     train_set, eval_set = create_datasets(
         size, config["mean"], config["std"], data_dir / "train", data_dir / "val", crop_pct=config["crop_pct"]
     )
@@ -113,7 +113,7 @@ def elpv(options: argparse.Namespace) -> None:
 def fashion(options: argparse.Namespace) -> None:
     """Train by the fast recipe and by the article's script in turn."""
     recipe = named_recipe("fast_cpu").options
-    budget = {name: recipe[name] for name in ("model", "image_size", "batch_size")}
+    budget = {name: recipe[name] for name in ("model", "model_args", "image_size", "batch_size")}
     budget["num_epochs"] = options.num_epochs or recipe["num_epochs"]
     ours, article = [], []
     for seed in range(options.seeds):

@@ -14,6 +14,7 @@ from timm.optim import Lamb
 from tools import load_example
 
 from timm_accel import Recipe
+from timm_accel.models import open_classifier
 from timm_accel.recipes import build_run, named_recipe, recipe_names
 from timm_accel.schedules import check_fits
 
@@ -123,6 +124,31 @@ def test_further_arguments_reach_optimizer_and_schedule(image_folder: Path, tmp_
     assert next(each for each in trainer.model.parameters() if each.ndim == 4).is_contiguous(
         memory_format=torch.channels_last
     )
+
+
+def test_arguments_of_the_model_and_both_flips_reach_what_they_are_for(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", image_size=32, num_epochs=1,
+        batch_size=4, warmup_epochs=0, num_workers=0, ema_decay=0.0, hflip=0.25, vflip=0.75,
+        model_args={"channels": [8, 16, 24, 40], "in_chans": 3})  # fmt: skip
+    run = build_run(recipe)
+    assert run.trainer.model.num_features == 40
+    flips = {type(each).__name__: each.p for each in run.train_arguments["train_dataset"].transform.transforms
+             if hasattr(each, "p")}  # fmt: skip
+    assert (flips["RandomHorizontalFlip"], flips["RandomVerticalFlip"]) == (0.25, 0.75)
+    run.train()
+    rebuilt, _ = open_classifier(tmp_path / "best")
+    assert rebuilt.num_features == 40
+
+
+def test_an_argument_of_the_model_that_is_an_option_too_is_refused_as_is_one_that_it_lacks(tmp_path: Path) -> None:
+    with refused(ValueError, "but got 2", "model_args without 'drop_path_rate', but got 0.1", "option drop_path_rate",
+                 "without 'num_classes'"):  # fmt: skip
+        Recipe(model_args={"drop_path_rate": 0.1, "num_classes": 3})
+    with refused(ValueError, "Expected vflip to be between 0 and 1", "1.5"):
+        Recipe(vflip=1.5)
+    with refused(TypeError, "arguments that test_resnet takes", "'chanels'"):
+        build_run(Recipe(run_dir=str(tmp_path), model="test_resnet", model_args={"chanels": [8]}))
 
 
 def test_the_sizes_of_a3_need_a_model_that_takes_both(image_folder: Path, tmp_path: Path) -> None:

@@ -167,3 +167,16 @@ def test_images_that_a_file_does_not_take(tmp_path: Path) -> None:
     for shape in ((3, 8, 8), (1, 1, 8, 8)):
         with refused(ValueError, "of shape (B, 3, H, W), but got", shape):
             plain(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_that_is_none(temperature: float, tmp_path: Path) -> None:
+    with refused(ValueError, "Expected temperature to be positive", repr(temperature), "fit_temperature"):
+        export_program(Small(), tmp_path / "model.pt2", temperature=temperature)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_softmax_over_several_labels(tmp_path: Path) -> None:
+    with refused(ValueError, "Expected softmax to be False", "several labels", "Leave it out"):
+        export_torchscript(Small(), tmp_path / "model.pt", softmax=True, multi_label=True)
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporters import EXPORTERS, Small, logits_of, run_file
-from refusal import contents
+from exporters import EXPORTERS, Small, classifier, logits_of, run_file
+from refusal import contents, refused
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_accel.export import ExportError, Metadata, export, export_onnx, export_torchscript, read_metadata, to_onnx
@@ -129,3 +130,32 @@ def test_a_run_folder_or_its_best_becomes_the_format_of_the_suffix(name: str, tm
     assert metadata.class_names == ("a", "b", "c")
     assert metadata.input_size == (3, 64, 64)
     assert (metadata.includes_normalization, metadata.includes_softmax) == (False, False)
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_a_temperature_is_inside_a_file_of_probabilities_and_beside_logits(kind: str, tmp_path: Path) -> None:
+    exporter, name = EXPORTERS[kind]
+    model, images = classifier(), torch.randn(3, 3, 64, 64)
+    exporter(model, tmp_path / name, temperature=2.5)
+    torch.testing.assert_close(run_file(tmp_path / name, images), logits_of(model, images), atol=1e-4, rtol=1e-4)
+    assert read_metadata(tmp_path / name).temperature == 2.5
+    exporter(model, tmp_path / name, temperature=2.5, softmax=True)
+    expected = (logits_of(model, images) / 2.5).softmax(dim=1)
+    torch.testing.assert_close(run_file(tmp_path / name, images), expected, atol=1e-5, rtol=1e-4)
+    assert read_metadata(tmp_path / name).temperature == 1.0  # nothing is left to do
+
+
+def test_a_folder_with_a_head_of_ones_own_and_what_it_says_of_its_outputs(tmp_path: Path) -> None:
+    def head(in_features: int, num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(), nn.Linear(in_features, num_classes))
+
+    model, _ = create_classifier("test_resnet", num_classes=3, image_size=32, head=head)
+    save_classifier(model, tmp_path / "best", ["a", "b", "c"], temperature=0.5, multi_label=True)
+    with refused(ValueError, "Expected head to be the function or module"):
+        export(tmp_path / "best", tmp_path / "model.pt")
+    path = export(tmp_path, tmp_path / "model.pt", head=head).path
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(run_file(path, images), logits_of(model, images), atol=1e-5, rtol=1e-4)
+    metadata = read_metadata(path)
+    assert (metadata.temperature, metadata.multi_label) == (0.5, True)
+    assert not read_metadata(export(tmp_path, path, head=head, multi_label=False).path).multi_label

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from trained_runs import Trained, brightness, trained_run
 
 from timm_accel import evaluate_classifier, load_classifier
+from timm_accel.export import export
 from timm_accel.predict import fit_temperature
 from timm_accel.predict.calibration import best_temperature
 
@@ -105,3 +106,15 @@ def test_a_folder_that_cannot_be_written_leaves_the_classifier_as_it_is(trained:
     with pytest.raises(OSError, match=r"config\.json"):
         fit_temperature(classifier, trained.data)
     assert classifier.temperature == brightness().temperature == 1.0
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_an_exported_file_keeps_the_temperature(trained: Trained, tmp_path: Path, softmax: bool) -> None:
+    shutil.copytree(trained.run / "best", tmp_path / "best")
+    folder = load_classifier(tmp_path)
+    temperature = fit_temperature(folder, trained.data)
+    assert temperature != 1.0
+    file = load_classifier(export(tmp_path, tmp_path / "model.pt2", softmax=softmax).path)
+    assert file.temperature == (1.0 if softmax else temperature)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(file.probabilities(images), folder.probabilities(images), atol=1e-5, rtol=1e-4)

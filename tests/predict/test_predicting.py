@@ -17,6 +17,7 @@ from torch import nn
 from trained_runs import CLASSES, Trained, brightness, picture, trained_run
 
 from timm_accel import create_classifier, load_classifier
+from timm_accel.export import export
 from timm_accel.models import save_classifier
 from timm_accel.predict import Classifier, Prediction, exit_code, write_predictions
 from timm_accel.predict.pictures import Pictures, find_pictures
@@ -220,6 +221,9 @@ def test_a_head_of_ones_own_names_and_several_labels_come_with_the_folder(tmp_pa
     assert (classifier.class_names, classifier.is_named) == (["0", "1"], False)
     assert classifier.multi_label
     assert not load_classifier(tmp_path / "own", head=head, multi_label=False).multi_label
+    file = export(tmp_path / "own", tmp_path / "model.pt", head=head).path
+    assert load_classifier(file).multi_label
+    assert not load_classifier(file, multi_label=False).multi_label
     images = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     assert len(classifier.predict(picture(0, 0), threshold=0)[0].labels) == 2  # in grey
     mean, std = (torch.tensor(classifier.data_config[name]).view(-1, 1, 1) for name in ("mean", "std"))

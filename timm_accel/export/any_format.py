@@ -9,27 +9,31 @@ from timm_accel.export.to_onnx import export_onnx
 from timm_accel.export.to_program import export_program
 from timm_accel.export.to_torchscript import export_torchscript
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
+from timm_accel.models.heads import Head
 
 
-def export(source: str | Path, out: str | Path, **options: Any) -> Exported:
-    """Export saved weights to the format that the suffix of `out` names, with their class names and data config.
+def export(source: str | Path, out: str | Path, *, head: Head | None = None, **options: Any) -> Exported:
+    """Export saved weights to the format that the suffix of `out` names, with all that ``config.json`` says of them.
+
+    These are their class names, data config, fitted temperature, and whether an image may have several labels.
 
     Args:
         source: A folder with ``config.json`` and ``model.safetensors``, such as ``RUN/best`` or ``RUN/best_ema``, or a
             run folder, whose ``best`` or ``best_ema`` is taken, whichever has the better metric.
         out: ``.onnx``, ``.pt2``, ``.pt`` or ``.torchscript``.
+        head: For a head of one's own, the function or module that made it.
         **options: Those of `export_onnx`, `export_program` or `export_torchscript`.
 
     Raises:
         FileNotFoundError: The folder holds no weights to use.
-        ValueError: The suffix is unknown, or the folder's model has a head of the user's own; open that one with
-            `timm_accel.models.open_classifier` and export the model.
+        ValueError: The suffix is unknown, or the head is needed or not.
     """
     exporters = {"onnx": export_onnx, "pt2": export_program, "torchscript": export_torchscript}
     exporter = exporters[format_of(out)]
-    model, config = open_classifier(_weights_folder(Path(source)))
-    options.setdefault("class_names", config.get("label_names"))
-    return exporter(model, out, **options)
+    model, config = open_classifier(_weights_folder(Path(source)), head)
+    names = {"class_names": "label_names", "temperature": "temperature", "multi_label": "multi_label"}
+    stored = {option: config[name] for option, name in names.items() if name in config}
+    return exporter(model, out, **(stored | options))
 
 
 def _weights_folder(source: Path) -> Path:

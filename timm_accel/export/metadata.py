@@ -29,6 +29,8 @@ class Metadata:
         crop_mode: timm's ``center``, ``squash`` or ``border``.
         includes_normalization: Whether the file takes ``uint8`` pixels and applies mean and std itself.
         includes_softmax: Whether its output are probabilities.
+        temperature: What its logits are yet to be divided by.
+        multi_label: Whether an image may have several labels.
         version: Of timm_accel.
     """
 
@@ -43,6 +45,8 @@ class Metadata:
     crop_mode: str
     includes_normalization: bool
     includes_softmax: bool
+    temperature: float = 1.0
+    multi_label: bool = False
     version: str = timm_accel.__version__
 
     def to_json(self) -> str:

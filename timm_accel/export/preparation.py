@@ -3,6 +3,7 @@
 The model of the user stays as it is, in whatever mode, place and wrapper.
 """
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ def prepare(
     class_names: Sequence[str] | Any | None,
     normalize: bool,
     softmax: bool,
+    temperature: float,
+    multi_label: bool,
     reparameterize: bool,
 ) -> Prepared:
     """Copy a model for export and resolve what is stored with it.
@@ -60,14 +63,17 @@ def prepare(
         class_names: The names in the order of the output, or a data set that has them; None for the config's
             ``label_names``.
         normalize: Whether mean and std go in.
-        softmax: Whether softmax goes in.
+        softmax: Whether softmax goes in, and the temperature with it.
+        temperature: What logits are to be divided by.
+        multi_label: Whether an image may have several labels.
         reparameterize: Whether to fuse branches that timm can fuse.
 
     Raises:
         TypeError: The model is no module, or its output no tensor.
         ValueError: It has no data config, or one that does not suit it, or the class names are not as many as the
-            outputs.
+            outputs, the temperature is not positive, or softmax goes with several labels.
     """
+    _check_probabilities(softmax, temperature, multi_label)
     copy = evaluation_copy(model)
     about: dict[str, Any] = getattr(copy, "pretrained_cfg", None) or {}
     config, num_classes = _data_config(copy, about)
@@ -77,6 +83,8 @@ def prepare(
         class_names=_names(class_names, about),
         includes_normalization=normalize,
         includes_softmax=softmax,
+        temperature=1.0 if softmax else temperature,
+        multi_label=multi_label,
         **config,
     )
     if metadata.class_names is not None and len(metadata.class_names) != metadata.num_classes:
@@ -86,7 +94,8 @@ def prepare(
         )
     # timm 1.0.31 replaces parts in place, so that it gets a copy of its own
     inference = reparameterize_model(copy) if reparameterize else copy
-    return Prepared(_with_ends(copy, metadata), _with_ends(inference, metadata), metadata)
+    eager, module = (_with_ends(each, metadata, temperature) for each in (copy, inference))
+    return Prepared(eager, module, metadata)
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
@@ -152,12 +161,36 @@ class Normalize(nn.Module):
         return (images.to(torch.float32) / 255 - self.mean) / self.std
 
 
-def _with_ends(model: nn.Module, metadata: Metadata) -> nn.Module:
+class Softmax(nn.Module):
+    """Turn logits ``(B, num_classes)`` into probabilities, at a temperature."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (logits / self.temperature).softmax(dim=-1)
+
+
+def _check_probabilities(softmax: bool, temperature: float, multi_label: bool) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"Expected temperature to be positive, but got {temperature!r}. Find one by "
+            "timm_accel.predict.fit_temperature, or leave it out."
+        )
+    if softmax and multi_label:
+        raise ValueError(
+            "Expected softmax to be False where an image may have several labels, whose probabilities are sigmoids, "
+            "but got True. Leave it out."
+        )
+
+
+def _with_ends(model: nn.Module, metadata: Metadata, temperature: float) -> nn.Module:
     parts = [model]
     if metadata.includes_normalization:
         parts.insert(0, Normalize(metadata.mean, metadata.std))
     if metadata.includes_softmax:
-        parts.append(nn.Softmax(dim=-1))
+        parts.append(Softmax(temperature))
     return nn.Sequential(*parts).eval() if len(parts) > 1 else model
 
 

@@ -31,6 +31,8 @@ def export_onnx(
     class_names: Sequence[str] | Any | None = None,
     normalize: bool = False,
     softmax: bool = False,
+    temperature: float = 1.0,
+    multi_label: bool = False,
     reparameterize: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
@@ -50,6 +52,8 @@ def export_onnx(
         class_names: The names in the order of the output, or a data set that has them; None for the config's.
         normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
         softmax: Whether its output are probabilities.
+        temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
+        multi_label: Whether an image may have several labels, for `load_classifier`.
         reparameterize: Whether to fuse branches that timm can fuse.
         tolerance: The largest difference, as `checking.max_difference` has it.
 
@@ -58,8 +62,8 @@ def export_onnx(
         ModuleNotFoundError: The extra ``export`` is not installed.
         OSError: Nothing can be written there.
         TypeError: The model is no module, or its output no tensor.
-        ValueError: The suffix is unknown, the model has no data config, the class names do not fit, or the model takes
-            one size alone and another was asked for.
+        ValueError: The suffix is unknown, the model has no data config, the class names do not fit, the model takes one
+            size alone and another was asked for, the temperature is not positive, or softmax goes with several labels.
 
     Source: ``timm.utils.onnx.onnx_export``, ``torch.onnx.export``.
     """
@@ -67,7 +71,13 @@ def export_onnx(
     check_installed("onnx", "onnxscript", "onnxruntime")
     path = Path(path)
     prepared = prepare(
-        model, class_names=class_names, normalize=normalize, softmax=softmax, reparameterize=reparameterize
+        model,
+        class_names=class_names,
+        normalize=normalize,
+        softmax=softmax,
+        temperature=temperature,
+        multi_label=multi_label,
+        reparameterize=reparameterize,
     )
     sizes = [_other_size(prepared)] if dynamic_size else []
 

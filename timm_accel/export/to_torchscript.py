@@ -24,6 +24,8 @@ def export_torchscript(
     class_names: Sequence[str] | Any | None = None,
     normalize: bool = False,
     softmax: bool = False,
+    temperature: float = 1.0,
+    multi_label: bool = False,
     reparameterize: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
@@ -38,6 +40,8 @@ def export_torchscript(
         class_names: The names in the order of the output, or a data set that has them; None for the config's.
         normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
         softmax: Whether its output are probabilities.
+        temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
+        multi_label: Whether an image may have several labels, for `load_classifier`.
         reparameterize: Whether to fuse branches that timm can fuse.
         tolerance: The largest difference, as `checking.max_difference` has it.
 
@@ -45,7 +49,8 @@ def export_torchscript(
         ExportError: The model does not export that way, or the file differs from it by more.
         OSError: Nothing can be written there.
         TypeError: The model is no module, or its output no tensor.
-        ValueError: The method or suffix is unknown, the model has no data config, or the class names do not fit.
+        ValueError: The method or suffix is unknown, the model has no data config, the class names do not fit, the
+            temperature is not positive, or softmax goes with several labels.
 
     Source: ``torch.jit``.
     """
@@ -53,7 +58,13 @@ def export_torchscript(
     if method not in METHODS:
         raise ValueError(f"Expected method to be one of {METHODS}, but got {method!r}. {nearest(method, METHODS)}")
     prepared = prepare(
-        model, class_names=class_names, normalize=normalize, softmax=softmax, reparameterize=reparameterize
+        model,
+        class_names=class_names,
+        normalize=normalize,
+        softmax=softmax,
+        temperature=temperature,
+        multi_label=multi_label,
+        reparameterize=reparameterize,
     )
 
     def write(unfinished: Path) -> None:

@@ -37,8 +37,8 @@ def load_classifier(
         device: Where to compute; None for the GPU if there is one. Exported files compute on the CPU.
         weights: ``best`` or ``best_ema`` of a run. None: the average where the metric that it was kept for is better
             than that of ``best``.
-        multi_label: Whether an image may have several labels; None for what ``config.json`` says, and if it does not,
-            one label.
+        multi_label: Whether an image may have several labels; None for what ``config.json`` or the file says, and if it
+            does not, one label.
         head: For a head of one's own, the function or module that made it.
 
     Raises:
@@ -59,7 +59,7 @@ def load_classifier(
             f"{str(path)!r}. Leave it out."
         )
     if path.is_file() and path.name != "latest":
-        return _of_file(path, device, bool(multi_label))
+        return _of_file(path, device, multi_label)
     if is_run:
         path = weights_of_run(path, weights)
     if (path / CONFIG_FILE).is_file():
@@ -134,7 +134,7 @@ def _of_model(
     )
 
 
-def _of_file(path: Path, device: str | torch.device | None, multi_label: bool) -> Classifier:
+def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | None) -> Classifier:
     if device is not None and torch.device(device).type != "cpu":
         raise ValueError(
             f"Expected device to be 'cpu', since exported files run there, but got {device!r}. Leave it out, or load "
@@ -158,7 +158,8 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool) -
         data_config=about.data_config,
         device=torch.device("cpu"),
         gives_probabilities=about.includes_softmax,
-        multi_label=multi_label,
+        multi_label=about.multi_label if multi_label is None else multi_label,
+        temperature=about.temperature,
         is_named=about.class_names is not None,
     )
 

@@ -111,6 +111,7 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         head=recipe.head,
         image_size=recipe.image_size,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
+        **(recipe.model_args or {}),
     )
     if recipe.drop_path_rate == 0:
         for module in model.modules():
@@ -146,6 +147,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         auto_augment=recipe.auto_augment,
         scale=recipe.scale,
         hflip=recipe.hflip,
+        vflip=recipe.vflip,
         re_prob=recipe.re_prob,
         re_mode=recipe.re_mode,
         cache=recipe.cache,

@@ -31,6 +31,7 @@ class Recipe:
         pretrained: Whether to start from timm's weights.
         weights: Others to start from: a file, a folder, a run.
         head: linear or mlp.
+        model_args: Further arguments of the model: layers, channels, img_size, ….
         image_size: The height and width of the input in pixels.
         eval_image_size: The same in evaluation; None for the same size.
         num_epochs: Passes over the training images.
@@ -61,6 +62,7 @@ class Recipe:
         auto_augment: timm's name of an augmentation policy; None for none.
         scale: The smallest and largest share of the image that a random crop takes.
         hflip: The probability of a horizontal flip.
+        vflip: The probability of a vertical flip.
         re_prob: The probability of random erasing.
         re_mode: What fills an erased part: const, rand or pixel.
         num_repeats: How often an image comes in a batch, each time augmented anew; an epoch stays as long.
@@ -93,6 +95,7 @@ class Recipe:
     pretrained: bool = False
     weights: str | None = None
     head: Literal["linear", "mlp"] = "linear"
+    model_args: dict[str, Any] | None = None
     image_size: int = 224
     eval_image_size: int | None = None
     num_epochs: int = 40
@@ -123,6 +126,7 @@ class Recipe:
     auto_augment: str | None = "rand-m7-mstd0.5-inc1"
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
+    vflip: float = 0.0
     re_prob: float = 0.0
     re_mode: str = "const"
     num_repeats: int = 1
@@ -194,7 +198,7 @@ class Recipe:
             yield from self._check(name, lambda value: value >= 0, "at least 0")
         for name in ("mixup_off_epoch", "num_workers"):
             yield from self._check(name, lambda value: value is None or value >= 0, "at least 0")
-        for name in ("smoothing", "hflip", "re_prob", "distill_alpha"):
+        for name in ("smoothing", "hflip", "vflip", "re_prob", "distill_alpha"):
             yield from self._check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
         yield from self._check("crop_pct", lambda value: value is None or 0 < value <= 1, "above 0 and up to 1")
         for name in ("drop_path_rate", "ema_decay"):
@@ -221,6 +225,10 @@ class Recipe:
             )
         if self.pretrained and self.weights is not None:
             yield f"Expected pretrained or weights, but got both, {self.weights!r} too. Leave one of them out."
+        for name in self.model_args or ():
+            if name in {"num_classes", *asdict(self)}:
+                remedy = "They follow from the data." if name == "num_classes" else f"Set the option {name}."
+                yield f"Expected model_args without {name!r}, but got {self.model_args[name]!r} for it. {remedy}"
         if self.resolutions is not None and self.gradient_accumulation_steps > 1:
             yield (
                 "Expected gradient_accumulation_steps to be 1 with resolutions, since an update has images of one "
