@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from timm_accel import create_classifier, create_datasets
+from timm_accel import create_classifier, create_datasets, evaluate_classifier
 from timm_accel.callbacks import Callback
+from timm_accel.predict.opening import classifier_of
 from timm_accel.recipes import build_run, named_recipe
 
 TARGET = 0.92
@@ -41,10 +43,10 @@ class Clock(Callback):
         self.seconds.append(time.perf_counter() - self.started)
 
 
-def report(name: str, trainer: Any, clock: Clock) -> dict[str, float]:
-    """Print and return what a run reached."""
+def report(name: str, trainer: Any, clock: Clock, found: dict[str, float]) -> dict[str, float]:
+    """Print and return what a run reached, beside what was found already."""
     metrics = trainer.run_history
-    found = {"seconds": clock.seconds[-1]}
+    found = {"seconds": clock.seconds[-1]} | found
     for key in ("accuracy", "ema_model_accuracy"):
         if key in metrics.get_metric_names():
             values = [float(value) for value in metrics.get_metric_values(key)]
@@ -57,13 +59,26 @@ def report(name: str, trainer: Any, clock: Clock) -> dict[str, float]:
     return found
 
 
-def by_recipe(name: str, **changes: Any) -> dict[str, float]:
-    """Train by a recipe and report."""
+def with_flips(model: nn.Module, eval_set: Any) -> float:
+    """Return the accuracy of the mean of the probabilities over an image and its mirror images."""
+    classifier = classifier_of(model)
+    classifier = replace(classifier, data_config=classifier.data_config | eval_set.data_config)
+    return evaluate_classifier(classifier, eval_set, tta=("hflip", "vflip")).metrics["accuracy"]
+
+
+def by_recipe(name: str, flips: bool = False, **changes: Any) -> dict[str, float]:
+    """Train by a recipe and report, with `flips` what the last models reach over mirror images too."""
     with tempfile.TemporaryDirectory() as folder:
         run = build_run(named_recipe(name).recipe(run_dir=folder, **changes))
         clock = Clock()
         run.trainer.callback_handler.add_callback(clock)
-        return report(f"{name} {changes.get('seed')}", run.train(), clock)
+        trainer = run.train()
+        models = {"": trainer.unwrapped_model, "ema_model_": trainer.ema_model.module} if flips else {}
+        mirrored = {
+            f"last {prefix}accuracy with flips": with_flips(model, trainer.eval_dataset)
+            for prefix, model in models.items()
+        }
+        return report(f"{name} {changes.get('seed')}", trainer, clock, mirrored)
 
 
 def by_article(data_dir: Path, seed: int, **recipe: Any) -> dict[str, float]:
@@ -91,7 +106,7 @@ def by_article(data_dir: Path, seed: int, **recipe: Any) -> dict[str, float]:
         num_epochs=epochs,
         create_scheduler_fn=trainer.create_scheduler,
     )
-    return report(f"article {seed}", trainer, clock)
+    return report(f"article {seed}", trainer, clock, {})
 
 
 def summary(name: str, runs: list[dict[str, float]]) -> None:
@@ -103,10 +118,10 @@ def summary(name: str, runs: list[dict[str, float]]) -> None:
 def elpv(options: argparse.Namespace) -> None:
     """Fine-tune, and train from random weights."""
     shared = {"data_dir": options.data_dir, "num_epochs": options.num_epochs or 10}
-    tuned = {**shared, "weights": options.weights, "pretrained": False}
+    tuned = {**shared, "flips": True, "weights": options.weights, "pretrained": False}
     summary("fine_tune", [by_recipe("fine_tune", seed=seed, **tuned) for seed in range(options.seeds)])
     if options.scratch:
-        scratch = {**shared, "pretrained": False, "freeze_epochs": 0, "warmup_epochs": 1}
+        scratch = {**shared, "flips": True, "pretrained": False, "freeze_epochs": 0, "warmup_epochs": 1}
         summary("from random weights", [by_recipe("fine_tune", seed=0, **scratch)])
 
 

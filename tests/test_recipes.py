@@ -12,6 +12,7 @@ from refusal import refused
 from timm.layers import DropPath
 from timm.optim import Lamb
 from tools import load_example
+from torchvision.transforms import ColorJitter
 
 from timm_accel import Recipe
 from timm_accel.models import open_classifier
@@ -126,16 +127,20 @@ def test_further_arguments_reach_optimizer_and_schedule(image_folder: Path, tmp_
     )
 
 
-def test_arguments_of_the_model_and_both_flips_reach_what_they_are_for(image_folder: Path, tmp_path: Path) -> None:
+def test_arguments_of_the_model_and_augmentation_reach_what_they_are_for(image_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe(
         data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", image_size=32, num_epochs=1,
         batch_size=4, warmup_epochs=0, num_workers=0, ema_decay=0.0, hflip=0.25, vflip=0.75,
+        auto_augment=None, color_jitter=0.125,
         model_args={"channels": [8, 16, 24, 40], "in_chans": 3})  # fmt: skip
     run = build_run(recipe)
     assert run.trainer.model.num_features == 40
     flips = {type(each).__name__: each.p for each in run.train_arguments["train_dataset"].transform.transforms
              if hasattr(each, "p")}  # fmt: skip
     assert (flips["RandomHorizontalFlip"], flips["RandomVerticalFlip"]) == (0.25, 0.75)
+    (jitter,) = (each for each in run.train_arguments["train_dataset"].transform.transforms
+                 if isinstance(each, ColorJitter))  # fmt: skip
+    assert jitter.contrast == (0.875, 1.125)
     run.train()
     rebuilt, _ = open_classifier(tmp_path / "best")
     assert rebuilt.num_features == 40

@@ -145,6 +145,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         crop_mode=data_config["crop_mode"],
         eval_interpolation=data_config["interpolation"],
         auto_augment=recipe.auto_augment,
+        color_jitter=recipe.color_jitter or None,
         scale=recipe.scale,
         hflip=recipe.hflip,
         vflip=recipe.vflip,

@@ -60,6 +60,7 @@ class Recipe:
         class_weights: auto weighs classes inverse to their numbers of images, with ce; None for equal weights.
         bce_target_thresh: Targets above it count as 1 in the binary cross-entropy; None keeps them soft.
         auto_augment: timm's name of an augmentation policy; None for none.
+        color_jitter: How far brightness, contrast and saturation vary where there is no policy; 0 is off.
         scale: The smallest and largest share of the image that a random crop takes.
         hflip: The probability of a horizontal flip.
         vflip: The probability of a vertical flip.
@@ -124,6 +125,7 @@ class Recipe:
     class_weights: Literal["auto"] | None = None
     bce_target_thresh: float | None = 0.2
     auto_augment: str | None = "rand-m7-mstd0.5-inc1"
+    color_jitter: float = 0.4
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
     vflip: float = 0.0
@@ -198,7 +200,7 @@ class Recipe:
             yield from self._check(name, lambda value: value >= 0, "at least 0")
         for name in ("mixup_off_epoch", "num_workers"):
             yield from self._check(name, lambda value: value is None or value >= 0, "at least 0")
-        for name in ("smoothing", "hflip", "vflip", "re_prob", "distill_alpha"):
+        for name in ("smoothing", "color_jitter", "hflip", "vflip", "re_prob", "distill_alpha"):
             yield from self._check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
         yield from self._check("crop_pct", lambda value: value is None or 0 < value <= 1, "above 0 and up to 1")
         for name in ("drop_path_rate", "ema_decay"):
