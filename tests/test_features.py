@@ -241,8 +241,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     path = tmp_path / "e.npz"
     path.write_bytes(b"old")
 
-    def full(file: Any, **_: Any) -> None:
-        file.write(b"half")
+    def full(file: Path, **_: Any) -> None:
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr("numpy.savez", full)

@@ -119,6 +119,7 @@ class _Sweep(LoopTrainer):
 
     def after_update(self) -> None:
         super().after_update()
+        self.sweep_loss = self.accelerator.reduce(self.sweep_loss, reduction="mean")  # all end at the same update
         self.sweep_losses.append(self.sweep_loss)
         smoothed = self.sweep_average.add(self.sweep_loss.item())
         self.sweep_smallest = min(self.sweep_smallest, smoothed)
@@ -126,8 +127,8 @@ class _Sweep(LoopTrainer):
             self.request_stop("The loss has diverged: the sweep is over.")
 
     def mean_losses(self) -> np.ndarray:
-        """Return the losses, their means over all processes, up to the first that is not finite."""
-        losses = self.accelerator.reduce(torch.stack(self.sweep_losses), reduction="mean").cpu().numpy()
+        """Return the losses, means over all processes, up to the first that is not finite."""
+        losses = torch.stack(self.sweep_losses).cpu().numpy()
         finite = np.isfinite(losses)
         return losses.astype(float)[: len(losses) if finite.all() else int(finite.argmin())]
 

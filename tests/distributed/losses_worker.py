@@ -10,11 +10,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import timm
 import torch
 from accelerate import Accelerator, PartialState
-from tools import fit, make_trainer
+from tools import NO_WORKERS, fit, make_trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from timm_accel import TimmTrainer
 from timm_accel.losses import create_loss
+from timm_accel.lr_finder import find_lr
 from timm_accel.mixins import ClassificationMetricsMixin, DistillationMixin, ModelEmaMixin
 
 
@@ -66,12 +68,27 @@ def distil(kind: str) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": value for part in parts for name, value in parts[part].state_dict().items()}
 
 
+def sweep() -> dict[str, Any]:
+    """Sweep over rates; return the losses, and the largest change to the model, which is to be none."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    trainer = make_trainer(TimmTrainer, model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01), num_classes=3)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    data = TensorDataset(images, torch.arange(32) % 3)
+    options = {"per_device_batch_size": share(8), "train_dataloader_kwargs": NO_WORKERS}
+    found = find_lr(trainer, data, min_lr=1e-4, max_lr=1e3, num_updates=20, **options)
+    after = [parameter.detach() for parameter in trainer.unwrapped_model.parameters()]
+    changes = [(new - old).abs().max().item() for old, new in zip(before, after, strict=True)]
+    return {"losses": found.losses.tolist(), "rates": found.rates.tolist(), "change": max(changes)}
+
+
 def results() -> dict[str, Any]:
     """Everything, on however many processes there are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ema_decay=")
         several = learn_several_labels()
-    return {"several": several} | {kind: distil(kind) for kind in ("logit", "feature")}
+    return {"several": several, "sweep": sweep()} | {kind: distil(kind) for kind in ("logit", "feature")}
 
 
 if __name__ == "__main__":

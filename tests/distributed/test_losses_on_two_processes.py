@@ -1,4 +1,4 @@
-"""Several labels an image, and distillation, on two processes against one."""
+"""Several labels an image, distillation, and the learning-rate finder, on two processes against one."""
 
 import os
 import subprocess
@@ -51,3 +51,12 @@ def test_student_and_projection_stay_equal_on_both(two: Any, kind: str) -> None:
 def test_distillation_gives_the_weights_of_one_process(one: Any, two: Any, kind: str) -> None:
     for name, value in one[kind].items():
         assert torch.allclose(two[0][kind][name], value, atol=1e-5), name
+
+
+def test_a_sweep_over_rates_is_that_of_one_process_ends_on_both_and_leaves_the_model(one: Any, two: Any) -> None:
+    first, second = (rank["sweep"] for rank in two)
+    assert first == second
+    assert 3 < len(first["losses"]) < 20  # diverged, and both left
+    assert first["losses"] == pytest.approx(one["sweep"]["losses"], rel=1e-4)
+    assert first["rates"] == one["sweep"]["rates"]
+    assert first["change"] == one["sweep"]["change"] == 0

@@ -33,8 +33,11 @@ def test_the_example_draws_what_the_model_and_its_files_say(tmp_path: Path) -> N
     assert {tuple(bytes.fromhex(colour[1:])) for colour in example.COLOURS} <= colours  # a bar of each
 
 
-def test_a_model_of_another_family_exports_in_every_way(families: ModuleType) -> None:
-    found = families.check_exports("test_mambaout")
+@pytest.mark.parametrize(
+    "name", ["test_mambaout", "resnet10t", "mobilenetv3_small_050", "regnetx_002", "mixer_s32_224", "darknet17"]
+)
+def test_a_model_of_another_family_exports_in_every_way(name: str, families: ModuleType) -> None:
+    found = families.check_exports(name)
     assert list(found) == ["onnx", "pt2", "script", "trace"]
     assert all(each.startswith("ok (") for each in found.values()), found
 

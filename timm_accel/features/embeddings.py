@@ -1,6 +1,5 @@
 """The pooled features of a whole data set, in its order, for search, clustering or a classifier on top."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from timm_accel.data.parquet import open_parquet
 from timm_accel.features.modules import pooled_features
+from timm_accel.writing import replacing
 
 _SUFFIXES = (".parquet", ".npz")
 
@@ -116,22 +116,15 @@ def _check(data: Any, path: str | Path | None) -> None:
 
 
 def _write(made: Embeddings, path: Path) -> None:
-    """Write the file under another name first, so that a kill leaves none or a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     index = np.arange(len(made.features))
-    try:
-        with open(unfinished, "wb") as file:
-            if path.suffix == ".npz":
-                np.savez(file, index=index, label=made.labels, features=made.features)
-            else:
-                pyarrow = open_parquet()
-                columns = {"index": index, "label": _column(pyarrow, made.labels)}
-                columns["features"] = _column(pyarrow, made.features)
-                pyarrow.parquet.write_table(pyarrow.table(columns), file)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        if path.suffix == ".npz":
+            np.savez(unfinished, index=index, label=made.labels, features=made.features)
+        else:
+            pyarrow = open_parquet()
+            columns = {"index": index, "label": _column(pyarrow, made.labels)}
+            columns["features"] = _column(pyarrow, made.features)
+            pyarrow.parquet.write_table(pyarrow.table(columns), unfinished)
 
 
 def _column(pyarrow: Any, values: np.ndarray) -> Any:

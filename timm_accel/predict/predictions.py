@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_accel.data.parquet import open_parquet
-from timm_accel.export.writing import replacing
 from timm_accel.suggestions import nearest
+from timm_accel.writing import replacing
 
 
 @dataclass(frozen=True)
