@@ -147,6 +147,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         auto_augment=recipe.auto_augment,
         color_jitter=recipe.color_jitter or None,
         scale=recipe.scale,
+        ratio=recipe.ratio,
         hflip=recipe.hflip,
         vflip=recipe.vflip,
         re_prob=recipe.re_prob,

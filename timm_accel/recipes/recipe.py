@@ -62,6 +62,7 @@ class Recipe:
         auto_augment: timm's name of an augmentation policy; None for none.
         color_jitter: How far brightness, contrast and saturation vary where there is no policy; 0 is off.
         scale: The smallest and largest share of the image that a random crop takes.
+        ratio: The smallest and largest width over height of that crop.
         hflip: The probability of a horizontal flip.
         vflip: The probability of a vertical flip.
         re_prob: The probability of random erasing.
@@ -127,6 +128,7 @@ class Recipe:
     auto_augment: str | None = "rand-m7-mstd0.5-inc1"
     color_jitter: float = 0.4
     scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333333333333333)
     hflip: float = 0.5
     vflip: float = 0.0
     re_prob: float = 0.0
@@ -206,6 +208,7 @@ class Recipe:
         for name in ("drop_path_rate", "ema_decay"):
             yield from self._check(name, lambda value: 0 <= value < 1, "from 0 to below 1")
         yield from self._check("scale", lambda value: 0 < value[0] <= value[1] <= 1, "two rising shares of up to 1")
+        yield from self._check("ratio", lambda value: 0 < value[0] <= value[1], "two rising, positive numbers")
         yield from self._check(
             "resolutions", lambda value: value is None or (len(value) >= 2 and min(value) >= 1), "two sizes or more"
         )
