@@ -1,10 +1,11 @@
 """Export one small model of each timm family in every way, and write down what fails and why.
 
     python benchmarks/families_export.py --out docs/families_export.md
+    python benchmarks/families_export.py vgg11 levit_128s
 
-The models are those of ``families.py``. Weights are random; parameters that timm starts near zero (heads, layer scales)
-are drawn anew, or the comparison would see little. Each model has a process and a time limit of its own. ``--log``
-keeps what is done, so that a second start goes on. Needs the extra export.
+The models are those named, else those of ``families.py``. Weights are random; parameters that timm starts near zero
+(heads, layer scales) are drawn anew, or the comparison would see little. Each model has a process and a time limit of
+its own. ``--log`` keeps what is done, so that a second start goes on. Needs the extra export.
 """
 
 import argparse
@@ -89,6 +90,7 @@ def table(results: dict[str, dict[str, str]]) -> str:
 def main() -> None:
     """Check every model that the log does not have yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="models; none for those of families.py")
     parser.add_argument("--out", type=Path, default=Path("docs/families_export.md"))
     parser.add_argument("--log", type=Path, default=Path("families_export.json"))
     parser.add_argument("--only", help="check this model and print the result as JSON")
@@ -99,7 +101,7 @@ def main() -> None:
     from families import FAMILIES  # beside this script, and with its own imports
 
     results = json.loads(options.log.read_text()) if options.log.exists() else {}
-    for name in FAMILIES:
+    for name in options.names or FAMILIES:
         if name not in results:
             results[name] = check_in_a_process(name)
             options.log.write_text(json.dumps(results, indent=1))

@@ -8,12 +8,12 @@ Without --weights timm downloads its own.
 import argparse
 import sys
 
-from timm.optim import create_optimizer_v2
 from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, SaveBestCallback, SaveStateCallback
 from timm_accel.data import Source
+from timm_accel.optim import create_optimizer
 
 
 def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
     epochs = arguments.num_epochs
     trainer = TimmMixupTrainer(
         model=model,
-        optimizer=create_optimizer_v2(model, "adamw", lr=arguments.lr, weight_decay=0.05, layer_decay=0.9),
+        optimizer=create_optimizer(model, "adamw", arguments.lr, weight_decay=0.05, layer_decay=0.9),
         loss_func=nn.CrossEntropyLoss(label_smoothing=0.1),
         eval_loss_fn=nn.CrossEntropyLoss(),
         num_class=len(names),

@@ -30,7 +30,9 @@ def model(seed: int = 0, **options: Any) -> nn.Module:
 
 def write(root: Path, seed: int, metric: str = "accuracy", value: float | None = None) -> Path:
     folder = root / f"run{seed}" / "best"
-    about = {} if value is None else {"best": {"metric": metric, "value": value, "epoch": 1}}
+    about: dict[str, Any] = {"temperature": 1.0 + seed}
+    if value is not None:
+        about |= {"best": {"metric": metric, "value": value, "epoch": 1}, "greater_is_better": True}
     save_classifier(model(seed), folder, ["a", "b", "c"], **about)
     os.utime(folder / "model.safetensors", (1000 - seed, 1000 - seed))  # higher seeds are older
     return folder
@@ -59,6 +61,7 @@ def test_the_mean_of_all_is_a_folder_to_use(tmp_path: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     assert config["label_names"] == ["a", "b", "c"]
     assert config["averaged"] == {"method": "uniform", "folders": [str(folder) for folder in folders]}
+    assert "temperature" not in config  # fitted to one of them
     assert {path.name for path in tmp_path.iterdir()} == {"run1", "run2", "run3", "soup"}
 
 
@@ -85,7 +88,7 @@ def test_the_best_by_the_metric_are_chosen_with_its_sign(
     check_mean(out, chosen)
     config = json.loads((out / "config.json").read_text())
     assert config["averaged"]["metric"] == metric.removeprefix("ema_model_")
-    assert "best" not in config
+    assert not {"best", "greater_is_better"} & config.keys()
 
 
 @pytest.mark.parametrize("greater", [None, False])
@@ -180,6 +183,20 @@ def test_weights_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     save_classifier(model(), tmp_path / "names", ["a", "c", "b"])
     with refused(ValueError, "label_names", "['a', 'b', 'c']", "['a', 'c', 'b']"):
         average_weights([first, tmp_path / "names"], out=out)
+    for key, value, shown in (
+        ("crop_pct", 0.5, "0.95"),
+        ("mean", [0.1, 0.2, 0.3], "[0.5, 0.5, 0.5]"),
+        ("std", [0.1, 0.2, 0.3], "[0.5, 0.5, 0.5]"),
+        ("input_size", [3, 64, 64], "[3, 160, 160]"),
+        ("interpolation", "nearest", "'bilinear'"),
+        ("crop_mode", "squash", "'center'"),
+    ):
+        save_classifier(model(), tmp_path / key, ["a", "b", "c"], {key: value})
+        with refused(ValueError, "Expected folders of one model", f"with {key} {shown} and", key, value, "data config"):
+            average_weights([first, tmp_path / key], out=out)
+    save_classifier(model(), tmp_path / "several", ["a", "b", "c"], multi_label=True)
+    with refused(ValueError, "multi_label None and", "with True"):
+        average_weights([first, tmp_path / "several"], out=out)
     with refused(ValueError, "accuracy", "finite", "nan", "run2"):
         average_weights([first, write(tmp_path, 2, "accuracy", float("nan"))], count=1, out=out)
     with refused(ValueError, "metric", "run3"):

@@ -241,7 +241,7 @@ def test_a_classifier_of_one_class_is_refused() -> None:
         ("mixup_off_epoch", -1, ("at least 0", "got -1", "default is None")),
         ("num_workers", -1, ("at least 0", "got -1", "default is None")),
         ("hflip", 1.5, ("between 0 and 1", "got 1.5", "default is 0.5")),
-        ("smoothing", None, ("between 0 and 1", "got None", "default is 0.1")),
+        ("smoothing", None, ("from 0 to below 1", "got None", "default is 0.1")),
         ("ema_decay", 1.0, ("below 1", "got 1.0", "default is 0.9998")),
         ("ema_decay", "0.9", ("below 1", "got '0.9'", "default is 0.9998")),
         ("scale", (1.0, 0.5), ("rising", "got (1.0, 0.5)", "default is (0.08, 1.0)")),
@@ -266,7 +266,7 @@ def test_an_odd_batch_is_accepted_by_a_recipe_that_does_not_mix() -> None:
         (["--ema_decy", "0.9"], ("Expected an option", "got 'ema_decy'", "Did you mean 'ema_decay'")),
         (["--ema_decy=0.9"], ("Expected an option", "got 'ema_decy'", "Did you mean 'ema_decay'")),
         (["--loss", "bec"], ("Expected loss to be one of bce, ce", "got 'bec'", "--help")),
-        (["--class_weights", "equal"], ("Expected class_weights to be one of auto", "got 'equal'", "--help")),
+        (["--class_weights", "equal"], ("class_weights to be one of auto, list[float], dict[str, float]", "'equal'")),
         (["--recipe", "a33"], ("Expected recipe to be one by name", "got 'a33'", "Did you mean 'a3'")),
         (["--data", "folder"], ("Expected an option", "got 'data'", "or 'data_dir'")),  # no abbreviations
         (["--confg", "my.yaml"], ("Expected an option", "got 'confg'", "Did you mean 'config'")),

@@ -108,7 +108,8 @@ def test_the_token_loss_is_of_the_distillation_head(hard: bool) -> None:
 
 
 def feature_options(**options: Any) -> dict[str, Any]:
-    return {"distill_teacher": create("test_resnet", 1), "distill_kind": "feature", **options}
+    teacher = create("test_resnet", 1, num_classes=5)  # whose classes do not matter
+    return {"distill_teacher": teacher, "distill_kind": "feature", **options}
 
 
 def test_the_feature_loss_is_of_projected_features() -> None:
@@ -316,6 +317,17 @@ def test_a_teacher_of_another_size_is_refused_before_training() -> None:
     teacher = create("vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=1, num_heads=2)
     trainer = make_trainer(DistillationMixin, create("test_resnet"), distill_teacher=teacher)
     with refused(ValueError, "distill_teacher", "(3, 32, 32)", "AssertionError"):
+        fit(trainer, images())
+    assert trainer.num_updates == 0
+
+
+@pytest.mark.parametrize("outputs", [(5,), (3, 1, 1)])
+def test_a_module_with_other_outputs_is_refused_before_training(outputs: tuple[int, ...]) -> None:
+    count = torch.Size(outputs).numel()
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, count), nn.Unflatten(1, outputs))
+    trainer = make_trainer(DistillationMixin, create("test_resnet"), distill_teacher=teacher)
+    found = ", ".join(map(str, outputs))
+    with refused(ValueError, "distill_teacher to give the 3 outputs", f"but got (B, {found})", "feature"):
         fit(trainer, images())
     assert trainer.num_updates == 0
 

@@ -13,8 +13,9 @@ import timm
 import torch
 from refusal import refused
 from torch import nn
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
+from timm_accel.data import create_datasets
 from timm_accel.features import (
     FeatureLevel,
     describe_features,
@@ -267,6 +268,22 @@ class Stream(IterableDataset):
 def test_what_cannot_be_embedded_is_refused(dataset: Any, path: Any, kind: type[Exception], words: list[str]) -> None:
     with refused(kind, *words):
         extract_embeddings(nn.Identity(), dataset, path)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_picture_that_cannot_be_read_is_neither_replaced_nor_left_out(split: str, image_folder: Path) -> None:
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    options = {"auto_augment": None, "on_error": None if split == "train" else "skip"}
+    sets = create_datasets(32, (0.5,) * 3, (0.5,) * 3, data=image_folder, **options)
+    dataset = dict(zip(("train", "val"), sets, strict=True))[split]
+    bad = image_folder / split / "dog" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    number = [dataset.filename(each, absolute=True) for each in range(len(dataset))].index(str(bad))
+    for data in (dataset, Subset(dataset, [0, number]), Subset(Subset(dataset, [0, number]), [1])):
+        with refused(OSError, "Expected every file to be a readable image", str(bad), "Repair or remove it."):
+            extract_embeddings(model, data)
+    assert (dataset.on_error, dataset.unreadable) == ("skip", [])
+    assert len(extract_embeddings(model, Subset(dataset, [0, number - 1])).features) == 2
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

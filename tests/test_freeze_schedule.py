@@ -1,5 +1,6 @@
 """Freezing: what is frozen keeps its bits, what is not moves, and a resumed run goes on by the schedule."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from tools import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 
 from timm_accel import TimmTrainer, create_classifier
-from timm_accel.mixins import FreezingMixin
+from timm_accel.mixins import FreezingMixin, GradientClippingMixin
 
 BODY = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
 HEAD = ("5.weight", "5.bias")
@@ -74,6 +75,24 @@ def test_a_frozen_parameter_has_no_optimizer_state_until_it_is_thawed() -> None:
     trainer = frozen_run({0: 2, 1: 0}, num_epochs=2)
     steps = [trainer.unwrapped_optimizer.state[each]["step"].item() for each in trainer.model.parameters()]
     assert steps == [4, 4, 4, 4, 8, 8]
+
+
+@pytest.mark.parametrize("order", [(GradientClippingMixin, FreezingMixin), (FreezingMixin, GradientClippingMixin)])
+def test_the_head_is_clipped_by_its_own_gradients_alone(order: tuple[type, ...]) -> None:
+    """One update of plain SGD, with a limit far below the norm."""
+    model, data = tiny_model(), tiny_data(4)
+    model[4] = torch.nn.Identity()
+    start = model[5].weight.detach().clone()
+    twin = deepcopy(model)
+    twin[1].eval()
+    torch.nn.functional.cross_entropy(twin(data.tensors[0]), data.tensors[1]).backward()
+    head = twin[5].weight.grad
+    norm = torch.cat([each.grad.flatten() for each in twin[5].parameters()]).norm()
+    of_all = torch.cat([each.grad.flatten() for each in twin.parameters()]).norm()
+    assert of_all > 1.05 * norm > 0.1
+    trainer = make_trainer(type("Clipped", order, {}), model, clip_grad=0.01, freeze_schedule={0: 2})
+    fit(trainer, data, num_epochs=1)
+    torch.testing.assert_close(model[5].weight.detach(), start - 0.1 * 0.01 / norm * head, rtol=0, atol=1e-7)
 
 
 def test_all_but_the_last_stage_are_frozen_by_minus_one() -> None:

@@ -13,10 +13,12 @@ from timm.loss import (
     PolyCrossEntropy,
     SoftTargetCrossEntropy,
 )
+from tools import fit, make_trainer, tiny_model
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from timm_accel.losses import KINDS, create_loss, refuse_softmax_loss
+from timm_accel import TimmTrainer
+from timm_accel.losses import KINDS, create_loss, refuse_other_weights, refuse_softmax_loss
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.5, 1.5, -1.0], [0.0, 0.0, 3.0], [1.0, -2.0, 0.5]])
 LABELS = torch.tensor([0, 1, 1, 2])
@@ -121,6 +123,51 @@ def test_a_loss_over_a_softmax_is_refused_for_several_labels_alone() -> None:
     for loss in (plain, weighted, smooth, soft, create_loss("poly")[0], create_loss("asl")[0], JsdCrossEntropy()):
         with refused(ValueError, "loss_func", "each label by itself", type(loss).__name__, "create_loss"):
             refuse_softmax_loss("loss_func", loss, Counted(), SeveralLabels())
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"class_weights": [1, 2]}, "2 numbers as its weight"),
+        ({"class_weights": [2]}, "1 numbers as its weight"),
+        ({"kind": "bce", "class_weights": [1, 2, 1, 2]}, "4 numbers as its weight"),
+        ({"kind": "bce", "pos_weights": [1, 2]}, "2 numbers as its pos_weight"),
+        ({"kind": "asl", "multi_label": True, "pos_weights": [1, 2]}, "2 numbers as its pos_weight"),
+    ],
+)
+@pytest.mark.parametrize("num_classes", [3, None])
+def test_weights_for_another_number_of_classes_are_refused_before_the_first_batch(
+    options: dict[str, Any], found: str, num_classes: int | None
+) -> None:
+    """Also where the model alone tells how many there are."""
+    loss, _ = create_loss(**options)
+    model = tiny_model()
+    if num_classes is None:
+        model.num_classes = 3  # type: ignore[assignment]
+    trainer = make_trainer(TimmTrainer, model, loss_func=loss, num_classes=num_classes)
+    with refused(ValueError, "loss_func to weigh each of the 3 classes", found):
+        fit(trainer)
+    assert trainer.num_updates == 0
+    trainer = make_trainer(TimmTrainer, model, eval_loss_fn=loss, num_classes=num_classes)
+    with refused(ValueError, "eval_loss_fn to weigh each of the 3 classes", found):
+        fit(trainer)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        create_loss(class_weights=[1, 2, 3])[0],
+        create_loss("bce", pos_weights=[1, 2, 3])[0],
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)),
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0])),
+        nn.BCEWithLogitsLoss(weight=torch.ones(4, 3)),
+        nn.CrossEntropyLoss(),
+        lambda outputs, targets: outputs.sum(),
+    ],
+)
+def test_weights_that_torch_can_use_are_left_alone(loss: Any) -> None:
+    refuse_other_weights("loss_func", loss, 3)
+    refuse_other_weights("loss_func", create_loss(class_weights=[1, 2])[0], None)
 
 
 @pytest.mark.parametrize(

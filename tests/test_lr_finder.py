@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from refusal import contents, refused
 from resuming.runs import Augmented, make_run, same_outcome, train
@@ -15,9 +16,11 @@ from timm.optim import Lookahead
 from timm.optim.adahessian import Adahessian
 from tools import NO_WORKERS, differences, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
 from timm_accel.lr_finder import RateSweep, _longest_fall, _suggest, find_lr
+from timm_accel.mixins import DistillationMixin
 from timm_accel.optim import create_optimizer
 
 OPTIONS: dict[str, Any] = {
@@ -96,6 +99,7 @@ def test_modes_gradients_attributes_and_the_losss_own_tensors_stay_as_well() -> 
     [
         lambda parameters: Lookahead(Adahessian(parameters, lr=0.01, update_each=2), k=2),
         lambda parameters: AdamWScheduleFree(parameters, lr=0.01),
+        lambda parameters: Lookahead(AdamWScheduleFree(parameters, lr=0.01), k=2),
         lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
     ],
 )
@@ -109,6 +113,59 @@ def test_an_optimizer_goes_on_as_if_nothing_had_been(kind: Any) -> None:
         return {"model": model.state_dict(), "optimizer": trainer.unwrapped_optimizer.state_dict()}
 
     assert not differences(weights(False), weights(True))
+
+
+def test_the_projection_of_distillation_stays_as_well() -> None:
+    teacher, student = (timm.create_model(f"test_{kind}", num_classes=3) for kind in ("resnet", "efficientnet"))
+    trainer = make_trainer(DistillationMixin, student, distill_teacher=teacher, distill_kind="feature")
+    projection = trainer.components()["distill_projection"]
+    projection.weight.grad = torch.ones_like(projection.weight)
+    before = {name: each.clone() for name, each in projection.state_dict().items()}
+    data = TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 3)
+    sweep = find_lr(trainer, data, **OPTIONS)
+    assert len(sweep.losses) == 12
+    assert not differences(before, dict(projection.state_dict()))
+    assert torch.equal(projection.weight.grad, torch.ones_like(projection.weight))
+    assert trainer.model is student
+
+
+class Counter:
+    """A part with a state of its own."""
+
+    def __init__(self) -> None:
+        self.batches = [0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.batches = list(state_dict["batches"])
+
+
+def test_a_user_s_parts_and_all_that_the_optimizer_steps_stay_as_well() -> None:
+    counter, norm, shift = Counter(), nn.BatchNorm1d(3), nn.Parameter(torch.zeros(3))
+
+    class Shifted(LoopTrainer):
+        """Steps a parameter of no module, gathers statistics, and counts batches."""
+
+        def components(self) -> dict[str, Any]:
+            return super().components() | {"counter": counter, "norm": norm, "head": self.unwrapped_model[5]}
+
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            counter.batches[0] += 1
+            output = super().calculate_train_batch_loss(batch)
+            norm(output["model_outputs"].detach())
+            return output | {"loss": output["loss"] + shift.sum()}
+
+    model = tiny_model()
+    model[5].weight.grad = torch.ones_like(model[5].weight)  # of the model and of a part
+    optimizer = torch.optim.SGD([*model.parameters(), shift], lr=0.1)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    find_lr(make_trainer(Shifted, model, optimizer=optimizer), tiny_data(), **OPTIONS)
+    assert (counter.batches, norm.num_batches_tracked.item(), norm.running_mean.tolist()) == ([0], 0, [0, 0, 0])
+    assert (shift.tolist(), shift.grad) == ([0, 0, 0], None)
+    assert not differences(before, dict(model.state_dict()))
+    assert torch.equal(model[5].weight.grad, torch.ones_like(model[5].weight))
 
 
 def test_even_an_error_within_the_sweep_leaves_no_trace() -> None:

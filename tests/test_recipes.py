@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,6 +36,11 @@ RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5
        "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    return load_example(Path(__file__).parent.parent / "examples" / "train.py")
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_has_the_published_numbers(name: str) -> None:
     recipe = named_recipe(name).recipe()
@@ -62,6 +68,7 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
         num_workers=0,
         ema_decay=0.0,
     )
+    assert type(recipe.scale) is type(recipe.ratio) is tuple
     run = build_run(recipe)
     repeated = recipe.num_repeats > 1
     assert len(run.train_arguments["train_dataloader_kwargs"].get("sampler", range(15))) == 15
@@ -70,7 +77,7 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
     assert trainer.num_updates == 2 * (3 if recipe.mixes else 4)
     assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    assert Recipe(**{**written, "scale": tuple(written["scale"])}).diff(recipe) == {}
+    assert Recipe(**{**written, **{name: tuple(written[name]) for name in ("scale", "ratio")}}).diff(recipe) == {}
 
 
 def test_the_rate_is_scaled_from_the_batch_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
@@ -147,8 +154,8 @@ def test_arguments_of_the_model_and_augmentation_reach_what_they_are_for(image_f
 
 
 def test_an_argument_of_the_model_that_is_an_option_too_is_refused_as_is_one_that_it_lacks(tmp_path: Path) -> None:
-    with refused(ValueError, "but got 2", "model_args without 'drop_path_rate', but got 0.1", "option drop_path_rate",
-                 "without 'num_classes'"):  # fmt: skip
+    with refused(ValueError, "but got 2", "model_args without 'num_classes'", "follow from the data",
+                 "model_args without 'drop_path_rate', but got 0.1", "option drop_path_rate"):  # fmt: skip
         Recipe(model_args={"drop_path_rate": 0.1, "num_classes": 3})
     with refused(ValueError, "Expected vflip to be between 0 and 1", "1.5"):
         Recipe(vflip=1.5)
@@ -191,8 +198,22 @@ def test_a_start_that_failed_leaves_no_recipe_for_the_next(image_folder: Path, t
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["batch_size"] == 4
 
 
-def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path) -> None:
-    example = load_example(Path(__file__).parent.parent / "examples" / "train.py")
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_named_on_the_command_line(name: str, example: ModuleType) -> None:
+    recipe = example.parse_recipe(["--recipe", name, "--data_dir", "x", "--lr", "0.001"])
+    assert recipe.diff(named_recipe(name).recipe(data_dir="x", lr=0.001)) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "weights"),
+    [("auto", "auto"), ("[1, 2.5]", [1.0, 2.5]), ("{cat: 2.5}", {"cat": 2.5}), ("null", None)],
+)
+def test_weights_of_classes_are_read_from_the_command_line(written: str, weights: Any, example: ModuleType) -> None:
+    recipe = example.parse_recipe(["--data_dir", "x", "--class_weights", written, "--pos_weights", written])
+    assert (recipe.class_weights, recipe.pos_weights) == (weights, weights)
+
+
+def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path, example: ModuleType) -> None:
     (tmp_path / "mine.yaml").write_text("recipe: a3\ndata_dir: x\nlr: 0.001\n")
     recipe = example.parse_recipe(["--config", str(tmp_path / "mine.yaml"), "--batch_size", "64"])
     assert (recipe.opt, recipe.image_size, recipe.lr, recipe.batch_size) == ("lamb", 160, 0.001, 64)
@@ -216,17 +237,51 @@ def test_all_faults_are_listed_at_once() -> None:
     with refused(ValueError, "without faults, but got 3", "(1) Expected opt", "'adamw'", "(2) Expected lr to be",
                  "(3) Expected hflip to be between 0 and 1"):  # fmt: skip
         Recipe(opt="adamww", lr=-1, hflip=2)
-    with refused(ValueError, "but got 5", "batch_size to be even", "warmup_epochs to be at most num_epochs, 2",
-                 "pretrained or weights", "draft or cache", "loss to be 'ce' with class_weights"):  # fmt: skip
+    with refused(ValueError, "but got 6", "batch_size to be even", "warmup to be no longer than the run, 2 epochs",
+                 "opt_args to be options", "pretrained or weights", "draft or cache",
+                 "loss to be one of ce, bce, asl with class_weights"):  # fmt: skip
         Recipe(
             batch_size=3,
             num_epochs=2,
+            opt_args={"momentun": 0.9},
             pretrained=True,
             weights="x.pth",
             draft=True,
             cache="memory",
+            loss="poly",
             class_weights="auto",
         )
+
+
+def test_a_contradiction_is_named_beside_a_wrong_value_of_another_option() -> None:
+    with refused(ValueError, "but got 2", "(1) Expected hflip", "(2) Expected pretrained or weights"):
+        Recipe(hflip=2, pretrained=True, weights="x")
+    with refused(ValueError, "Expected warmup_epochs to be at least 0, but got 'many'"):
+        Recipe(warmup_epochs="many")  # alone: the schedule that it is part of is not looked at
+    with refused(ValueError, "but got 3", "sched_args", "'cycle_limt'", "sched_args", "'warmup'", "cooldown", "got 99"):
+        Recipe(sched_args={"cycle_limt": 1, "warmup": 1, "cooldown_epochs": 99})
+    with refused(ValueError, "but got 3", "cycle_limit", "cycle_mul", "step_on_epochs to be True"):
+        Recipe(sched="plateau", sched_args={"cycle_limit": 0, "cycle_mul": "two", "step_on_epochs": False})
+
+
+def test_an_optimizer_that_cannot_run_here_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with refused(ValueError, "but got 2", "(1) Expected lr", "(2) Expected opt to be an optimizer that runs here",
+                 "'fusedadam'", "needs a CUDA GPU"):  # fmt: skip
+        Recipe(opt="fusedadam", lr=-1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with refused(ValueError, "'bitsandbytes' to be installed"):
+        Recipe(opt="bnbadam8bit")
+
+
+def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
+    recipe = Recipe(num_epochs=2, sched_args={"warmup_updates": 20, "step_on_epochs": False})
+    check_fits(recipe.scheduler_args(), num_epochs=2, updates_per_epoch=10)
+    with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "got 4 epochs"):
+        check_fits(recipe.scheduler_args(), num_epochs=2, updates_per_epoch=5)
+    with refused(ValueError, "schedule to end within the run, 2 epochs", "leave 0,"):
+        Recipe(num_epochs=2, sched_args={"warmup_fraction": 0.5, "cooldown_fraction": 0.5, "warmup_prefix": True,
+                                         "step_on_epochs": False})  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -241,10 +296,39 @@ def test_all_faults_are_listed_at_once() -> None:
         ({"freeze_epochs": 50}, ("freeze_epochs to be at most num_epochs, 40", "got 50")),
         ({"resolutions": (8, 16), "gradient_accumulation_steps": 2}, ("gradient_accumulation_steps to be 1", "got 2")),
         ({"resolutions": (8, 16), "draft": True}, ("draft or resolutions", "got both")),
+        ({"auto_augment": "rnd-m7"}, ("auto_augment to begin with", "got 'rnd-m7'")),
+        ({"layer_decay": 1.5}, ("layer_decay to be above 0 and up to 1", "got 1.5")),
+        ({"layer_decay_min_scale": -1}, ("layer_decay_min_scale to be between 0 and 1", "got -1")),
+        ({"bce_target_thresh": 1}, ("bce_target_thresh to be from 0 to below 1", "got 1")),
+        ({"scheduler_metric": ""}, ("scheduler_metric to be the name of a metric", "got ''")),
+        ({"class_weights": "equal"}, ("class_weights to be auto, positive numbers", "got 'equal'")),
+        ({"class_weights": [1, -1]}, ("class_weights to be auto, positive numbers", "got [1, -1]")),
+        ({"pos_weights": {"cat": 0}}, ("pos_weights to be auto, positive numbers", "got {'cat': 0}")),
+        ({"loss": "ce", "pos_weights": "auto"}, ("loss to be one of bce, asl with pos_weights", "got 'ce'")),
+        ({"loss": "zlpr", "cutmix": 0, "smoothing": 0}, ("mixup to be 0 with the loss 'zlpr'", "got 0.2")),
+        ({"loss": "twoway", "mixup": 0, "cutmix": 0}, ("smoothing to be 0 with the loss 'twoway'", "got 0.1")),
+        ({"distill_kind": "logits"}, ("distill_kind to be one of logit, token, feature", "'logit'")),
+        ({"distill_temperature": 0}, ("distill_temperature to be positive", "got 0")),
+        ({"distill_hard": True}, ("distill_kind to be 'token' with distill_hard", "got 'logit'")),
+        ({"opt": "sgd", "opt_args": {"momentm": 0.9}}, ("opt_args to be options", "of 'sgd'", "'momentum'")),
+        ({"opt_args": {"weight_decay": 0.1}}, ("opt_args without 'weight_decay'", "option weight_decay")),
+        ({"opt_args": [0.9]}, ("opt_args to be values by the names of arguments", "got [0.9]")),
+        ({"sched_args": {"cycle_limt": 1}}, ("sched_args to be arguments of timm's", "'cycle_limit'")),
+        ({"sched_args": {"cooldown_epochs": 99}}, ("cooldown to be no longer than the run, 40 epochs", "got 99")),
+        ({"sched_args": {"cooldown_epochs": "ten"}}, ("cooldown_epochs to be a number from 0 on", "got 'ten'")),
+        ({"sched_args": {"sched": "cosin"}}, ("sched_args['sched']", "'cosine'")),
+        ({"sched_args": {"num_epochs": 50}}, ("end within the run, 40 epochs", "sched_args['num_epochs']")),
+        ({"sched_args": {"decay_epochs": "ten"}}, ("decay_epochs to be a number", "got 'ten'", "default is None")),
+        ({"sched": "plateau", "sched_args": {"step_on_epochs": False}}, ("step_on_epochs to be True", "got False")),
+        ({"sched": "constant", "warmup_epochs": 50}, ("warmup to be no longer than the run, 40 epochs", "got 50")),
+        ({"sched": "step"}, ("decay_epochs to begin within the run, 40 epochs", "got 90")),
+        ({"sched": "multistep", "sched_args": {"decay_milestones": []}}, ("decay_milestones to be a list", "got []")),
     ],
 )
 def test_a_fault_is_one_sentence(options: dict[str, Any], words: tuple[str, ...]) -> None:
     with refused(ValueError, *words):
+        Recipe(**options)
+    with pytest.raises(ValueError, match=r"^Expected (?!a recipe without faults)"):
         Recipe(**options)
 
 
@@ -253,3 +337,5 @@ def test_unknown_names_suggest_the_nearest() -> None:
         named_recipe("a33")
     with refused(ValueError, "options of Recipe", "got 'num_epoch'", "'num_epochs'"):
         named_recipe("a3").recipe(num_epoch=3)
+    with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
+        named_recipe("a3").recipe(num_epoch=3, batch=8)

@@ -10,7 +10,7 @@ from torch import nn
 
 from timm_accel import LoopTrainer
 from timm_accel.mixins import TimmSchedulerMixin
-from timm_accel.mixins.scheduler import SCHEDULERS
+from timm_accel.schedules import SCHEDULERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated:FutureWarning")
 

@@ -21,6 +21,10 @@ from timm_accel.training.state import COMMON, LATEST, SavedState, open_state
 
 METHODS = ("uniform", "greedy")
 _AVERAGE = "ema_model_"
+_SHARED = ("architecture", "num_classes", "label_names", "multi_label")
+_SHARED_DATA = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+_OF_ONE = ("best", "greater_is_better", "temperature")
+"""What a config says of its own weights alone: the average's temperature is another."""
 
 
 def average_weights(
@@ -36,7 +40,8 @@ def average_weights(
     """Average the weights of several runs of one model, and write them as a folder to use.
 
     Numbers are averaged in double precision, BatchNorm's running statistics too; whole numbers are those of the newest
-    weights. The classes, the data config and the architecture are those of all.
+    weights. The classes, the data config and the architecture are those of all. A fitted temperature is left out: fit
+    that of the average.
 
     Args:
         folders: At least two: folders of weights (``best``), of runs (``best_ema``, or else ``best``), or of states
@@ -59,7 +64,7 @@ def average_weights(
         FileExistsError: `out` is there already.
         FileNotFoundError: A folder holds no weights, or a state's run no ``config.json``.
         ValueError: There are fewer than two folders or than `count`, the method is unknown or lacks `evaluate`, a
-            metric was not recorded or is not finite, or the models differ.
+            metric was not recorded or is not finite, or the models, their classes or their data configs differ.
 
     Source: Model soups, arXiv 2203.05482.
     """
@@ -76,8 +81,8 @@ def average_weights(
     if evaluate is not None:
         chosen = _greedy(chosen, evaluate, _is_greater_better(metric, greater_is_better))
     about["folders"] = [str(each.folder) for each in chosen]
-    config = {name: value for name, value in chosen[0].config.items() if name != "best"} | {"averaged": about}
-    _write_new(out, _mean(chosen), config)
+    config = {name: value for name, value in chosen[0].config.items() if name not in _OF_ONE}
+    _write_new(out, _mean(chosen), config | {"averaged": about})
     return out
 
 
@@ -170,13 +175,14 @@ def _check_options(folders: Sequence[Any], out: Path, count: int | None, method:
 
 def _check_alike(candidates: list[_Candidate]) -> None:
     first = candidates[0]
+    described = _described(first.config)
     for other in candidates[1:]:
-        for key in ("architecture", "num_classes", "label_names"):
-            if first.config.get(key) != other.config.get(key):
+        for key, value in _described(other.config).items():
+            if described[key] != value:
                 raise ValueError(
                     f"Expected folders of one model, but got {str(first.folder)!r} with {key} "
-                    f"{first.config.get(key)!r} and {str(other.folder)!r} with {other.config.get(key)!r}. "
-                    "Average runs of the same model on the same classes."
+                    f"{described[key]!r} and {str(other.folder)!r} with {value!r}. "
+                    "Average runs of the same model on the same classes and data config."
                 )
         names = [*first.shapes, *(name for name in other.shapes if name not in first.shapes)]
         if differing := [name for name in names if first.shapes.get(name) != other.shapes.get(name)]:
@@ -184,6 +190,12 @@ def _check_alike(candidates: list[_Candidate]) -> None:
                 f"Expected folders with the same tensors, but got {str(first.folder)!r} and {str(other.folder)!r}, "
                 f"which differ in {differing[0]!r} and {len(differing) - 1} others. Average runs of the same model."
             )
+
+
+def _described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what all must have in common."""
+    data_config = config.get("pretrained_cfg", {})
+    return {key: config.get(key) for key in _SHARED} | {key: data_config.get(key) for key in _SHARED_DATA}
 
 
 def _is_greater_better(metric: str | None, given: bool | None) -> bool:

@@ -56,9 +56,9 @@ def find_lr(
 ) -> RateSweep:
     """Train with rates that rise exponentially, note the losses, and put everything back.
 
-    Model, optimizer, average, random states, history and run folder are then as they were, bit for bit. The losses are
-    those of the trainer: its batches, transforms, Mixup, clipping, accumulation and precision. Groups keep the ratios
-    of their rates. On several processes call it on all of them.
+    Model, optimizer and all that it steps, components, average, random states, history and run folder are then as they
+    were, bit for bit. The losses are those of the trainer: its batches, transforms, Mixup, clipping, accumulation and
+    precision. Groups keep the ratios of their rates. On several processes call it on all of them.
 
     Args:
         trainer: The trainer, before or between runs.
@@ -183,21 +183,32 @@ def _stand_in(trainer: LoopTrainer) -> Any:
 
 @contextmanager
 def _put_back(trainer: LoopTrainer) -> Iterator[None]:
-    """Put back model, optimizer, loss and random states, however the sweep ends."""
-    model, loss = trainer.unwrapped_model, trainer.loss_func
-    modules = [model, *([loss] if isinstance(loss, nn.Module) else [])]
-    kept_modules = [_Kept(module) for module in modules]
+    """Put back modules, components, optimizer and random states, however the sweep ends."""
+    parts = [part for part in trainer.components().values() if not isinstance(part, nn.Module)]
+    kept_parts = [(part, deepcopy(part.state_dict())) for part in parts]
+    kept_modules = [_Kept(module) for module in _modules(trainer)]
     kept_optimizer = _KeptOptimizer(trainer.unwrapped_optimizer)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
-            for kept in kept_modules:
+            for part, state in kept_parts:
+                part.load_state_dict(state)
+            for kept in reversed(kept_modules):  # of shared parameters the first keeps the gradients
                 kept.put_back()
             kept_optimizer.put_back()
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _modules(trainer: LoopTrainer) -> list[nn.Module]:
+    """Return the modules that a sweep may change; the last one holds what the optimizer steps beside the others."""
+    candidates = [trainer.unwrapped_model, trainer.loss_func, *trainer.components().values()]
+    modules = [*dict.fromkeys(each for each in candidates if isinstance(each, nn.Module))]
+    owned = {id(parameter) for module in modules for parameter in module.parameters()}
+    stepped = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    return [*modules, nn.ParameterList(parameter for parameter in stepped if id(parameter) not in owned)]
 
 
 class _Kept:

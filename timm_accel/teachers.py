@@ -124,16 +124,17 @@ def check_teacher(teacher: nn.Module, student: nn.Module, kind: str) -> None:
         )
 
 
-def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any) -> None:
+def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any, num_outputs: int | None) -> None:
     """Raise when a teacher does not go with a training set.
 
     Args:
         teacher: The model to learn from.
         names: The names of its classes, where they are known.
         dataset: The training set; unless it is a stream, its first image is read.
+        num_outputs: The outputs that the student learns from; None where it learns from none.
 
     Raises:
-        ValueError: The classes are others, or the teacher cannot take the images.
+        ValueError: The classes are others, the teacher cannot take the images, or it gives another number of outputs.
     """
     wanted = class_names(dataset)
     if None not in (names, wanted) and names != wanted:
@@ -143,18 +144,23 @@ def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any) -> N
         )
     image = None if isinstance(dataset, IterableDataset) else dataset[0][0]
     if isinstance(image, torch.Tensor):
-        _try_out(teacher, tuple(image.shape))
+        _try_out(teacher, tuple(image.shape), num_outputs)
 
 
-def _try_out(teacher: nn.Module, image_shape: Any) -> None:
+def _try_out(teacher: nn.Module, image_shape: Any, num_outputs: int | None) -> None:
     try:
-        output_shape(teacher, image_shape)
+        _, *found = output_shape(teacher, image_shape)
     except Exception as error:  # whatever the layers of the teacher raise
         raise ValueError(
             f"Expected distill_teacher to take the images of the data, {image_shape}, but it raised "
             f"{type(error).__name__} ({' '.join(str(error).split())[:160]}). Create it with their size and channels, "
             "or make the data of its own."
         ) from error
+    if num_outputs is not None and found != [num_outputs]:
+        raise ValueError(
+            f"Expected distill_teacher to give the {num_outputs} outputs of the student, (B, {num_outputs}), but got "
+            f"(B, {', '.join(map(str, found))}). Train a teacher on this data, or use distill_kind='feature'."
+        )
 
 
 def _few(names: list[str] | None) -> str:

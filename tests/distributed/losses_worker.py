@@ -19,6 +19,8 @@ from timm_accel.losses import create_loss
 from timm_accel.lr_finder import find_lr
 from timm_accel.mixins import ClassificationMetricsMixin, DistillationMixin, ModelEmaMixin
 
+KINDS = ("logit", "token", "feature")
+
 
 def share(count: int) -> int:
     """This process's part of a global batch."""
@@ -53,7 +55,8 @@ def distil(kind: str) -> dict[str, torch.Tensor]:
     teacher = timm.create_model("vit_tiny_patch16_224", **small, embed_dim=32)
     for number, parameter in enumerate(teacher.parameters()):
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
-    student = timm.create_model("vit_tiny_patch16_224", **small, embed_dim=24)
+    name = "deit_tiny_distilled_patch16_224" if kind == "token" else "vit_tiny_patch16_224"
+    student = timm.create_model(name, **small, embed_dim=24)
     trainer = make_trainer(
         DistillationMixin,
         student,
@@ -88,7 +91,7 @@ def results() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ema_decay=")
         several = learn_several_labels()
-    return {"several": several, "sweep": sweep()} | {kind: distil(kind) for kind in ("logit", "feature")}
+    return {"several": several, "sweep": sweep()} | {kind: distil(kind) for kind in KINDS}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.losses_worker import results
+from distributed.losses_worker import KINDS, results
 
 WORKER = Path(__file__).parent / "losses_worker.py"
 
@@ -39,7 +39,7 @@ def test_metrics_of_several_labels_are_those_of_one_process(one: Any, two: Any, 
         assert ranks[0][name] == pytest.approx(values, rel=1e-5), name
 
 
-@pytest.mark.parametrize("kind", ["logit", "feature"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_student_and_projection_stay_equal_on_both(two: Any, kind: str) -> None:
     first, second = (rank[kind] for rank in two)
     assert first.keys() == second.keys()
@@ -47,7 +47,7 @@ def test_student_and_projection_stay_equal_on_both(two: Any, kind: str) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", ["logit", "feature"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_distillation_gives_the_weights_of_one_process(one: Any, two: Any, kind: str) -> None:
     for name, value in one[kind].items():
         assert torch.allclose(two[0][kind][name], value, atol=1e-5), name

@@ -170,6 +170,17 @@ def test_frozen_stages_keep_their_bits_on_both_ranks_and_thawed_ones_move_alike(
     assert all(equal(*pair) for pair in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("updates", [2, 6, 9])
+def test_a_resumed_run_freezes_and_thaws_as_the_uncut_one(one: Any, two: Any, updates: int) -> None:
+    for ranks in ([one], two):
+        for rank in ranks:
+            whole, resumed = rank["freezing"], rank[f"freezing/{updates}"]
+            rest = 3 - updates // 5  # epochs, the one that was cut among them
+            assert len(resumed) == rest + 1
+            for uncut, cut in zip(whole[-rest:], resumed[1:], strict=True):  # the first is within its epoch
+                assert equal(uncut, cut)
+
+
 def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
     for rank in two:
         assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]

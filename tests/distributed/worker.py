@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from accelerate import Accelerator, PartialState
 from conftest import write_images
-from resuming.runs import Noting
+from resuming.runs import Noting, every_update
 from test_schedules import EPOCHS, SETTINGS
 from test_schedules import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
@@ -30,6 +30,7 @@ from timm_accel.data import LabelledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
 from timm_accel.training import DEFAULT_CALLBACKS
+from timm_accel.training.state import open_state, state_folders
 
 GLOBAL_BATCH = 8
 RESULTS: dict[str, Any] = {}
@@ -215,19 +216,32 @@ def check_scheduled_sizes() -> None:
 
 
 def check_freezing() -> None:
-    """What is frozen keeps its bits on all processes, what is thawed moves alike."""
-    model = tiny_model()
-    copies: list[dict[str, torch.Tensor]] = []
+    """What is frozen keeps its bits on all processes, what is thawed moves alike, after a resume too.
+
+    An epoch has 5 updates; the run is cut while the body is frozen, just after it is thawed, and just before it is
+    frozen again.
+    """
+    run_dir = Path(sys.argv[1]) / f"freezing_{PartialState().num_processes}"
 
     class Watching(TimmTrainer):
         def train_epoch_start(self) -> None:
             super().train_epoch_start()
             copies.append(weights_of(self.unwrapped_model))
 
-    optimizer = create_optimizer_v2(model, "lookahead_adamw", lr=1e-2, weight_decay=0.1)
-    trainer = make_trainer(Watching, model, optimizer=optimizer, freeze_schedule={0: 2, 1: 0, 2: 2})
-    fit(trainer, tiny_data(40), num_epochs=3, per_device_batch_size=share())
-    RESULTS["freezing"] = [*copies, weights_of(trainer.unwrapped_model)]
+    def run(**options: Any) -> list[dict[str, torch.Tensor]]:
+        copies.clear()
+        model = tiny_model()
+        optimizer = create_optimizer_v2(model, "lookahead_adamw", lr=1e-2, weight_decay=0.1)
+        schedule, resume_from = {0: 2, 1: 0, 2: 2}, options.pop("resume_from", None)
+        trainer = make_trainer(Watching, model, optimizer=optimizer, freeze_schedule=schedule, **options)
+        fit(trainer, tiny_data(40), num_epochs=3, per_device_batch_size=share(), resume_from=resume_from)
+        return [*copies, weights_of(trainer.unwrapped_model)]
+
+    copies: list[dict[str, torch.Tensor]] = []
+    RESULTS["freezing"] = run(run_dir=run_dir, callbacks=[every_update()])
+    states = {open_state(folder).manifest["num_updates"]: folder for folder in state_folders(run_dir / "state")}
+    for updates in (2, 6, 9):
+        RESULTS[f"freezing/{updates}"] = run(resume_from=states[updates])
 
 
 def check_not_finite_on_one_rank() -> None:

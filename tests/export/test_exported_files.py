@@ -4,7 +4,9 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from exporters import EXPORTERS, Small, classifier, logits_of, run_file
@@ -55,6 +57,26 @@ def test_weights_that_do_not_fit_into_the_file_go_beside_it(tmp_path: Path, monk
     export_onnx(Small(), tmp_path / "model.onnx")
     assert len(list(tmp_path.glob("model.onnx.????????.data"))) == 1
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_runs_but_breaks_the_format_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = to_onnx.onnx_export
+
+    def unsorted(model: nn.Module, path: str, **options: Any) -> None:
+        """Write nodes before those that they need, which onnxruntime sorts for itself."""
+        real(model, path, **options)
+        program = onnx.load(path)
+        nodes = list(program.graph.node)
+        del program.graph.node[:]
+        program.graph.node.extend(reversed(nodes))
+        onnx.save(program, path)
+
+    monkeypatch.setattr(to_onnx, "onnx_export", unsorted)
+    with pytest.raises(ExportError, match=r"topologically sorted.* Before that, by dynamo: .*topologically sorted"):
+        export_onnx(Small(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: None)
+    export_onnx(Small(), tmp_path / "model.onnx")  # nobody else minds
 
 
 def test_external_weights_have_a_name_of_their_own_and_move_with_the_file(tmp_path: Path) -> None:
@@ -130,6 +152,24 @@ def test_a_run_folder_or_its_best_becomes_the_format_of_the_suffix(name: str, tm
     assert metadata.class_names == ("a", "b", "c")
     assert metadata.input_size == (3, 64, 64)
     assert (metadata.includes_normalization, metadata.includes_softmax) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("average", "greater_is_better", "chosen"),
+    [(0.9, True, "best_ema"), (0.7, True, "best"), (0.7, False, "best_ema")],
+)
+def test_of_a_run_the_weights_with_the_better_metric_are_exported(
+    average: float, greater_is_better: bool, chosen: str, tmp_path: Path
+) -> None:
+    models = {}
+    for name, value in (("best", 0.8), ("best_ema", average)):
+        models[name], _ = create_classifier("test_resnet", num_classes=2, image_size=32)
+        about = {"best": {"metric": "m", "value": value}, "greater_is_better": greater_is_better}
+        save_classifier(models[name], tmp_path / "run" / name, [f"{name} a", f"{name} b"], **about)
+    path = export(tmp_path / "run", tmp_path / "model.pt").path
+    assert read_metadata(path).class_names == (f"{chosen} a", f"{chosen} b")
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(run_file(path, images), logits_of(models[chosen], images), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms.functional import normalize
 
 from timm_accel.export import Exported, ExportError, export_onnx, export_torchscript, open_exported
+from timm_accel.models import freeze_stages
 
 NAMES = ("test_resnet", "test_vit", "test_byobnet", "test_efficientnet")
 
@@ -245,17 +246,18 @@ def test_autocast_of_accelerate_does_not_get_into_the_file(tmp_path: Path) -> No
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+class Branched(Small):
+    """Has a block of several branches before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = RepVggBlock(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.block(images).flatten(1))
+
+
 def test_branches_are_fused_unless_told_otherwise(tmp_path: Path) -> None:
-    class Branched(Small):
-        """Has a block of several branches before it."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = RepVggBlock(3, 3)
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.head(self.block(images).flatten(1))
-
     model = Branched()
     kept, fused = (export_torchscript(model, tmp_path / f"{on}.pt", reparameterize=on) for on in (False, True))
     with pytest.warns(FutureWarning):
@@ -264,6 +266,19 @@ def test_branches_are_fused_unless_told_otherwise(tmp_path: Path) -> None:
     assert counts[1] < counts[0]
     images = torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(run_file(fused.path, images), logits_of(model, images), atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_branches_are_fused_too(tmp_path: Path) -> None:
+    model = Branched()
+    freeze_stages(model, ["block"])
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    expected = logits_of(model, normalize(images / 255, CONFIG["mean"], CONFIG["std"]))
+    for frozen in (model, torch.compile(model)):
+        fused = export_torchscript(frozen, tmp_path / "model.pt", normalize=True)
+        torch.testing.assert_close(run_file(fused.path, images), expected, atol=1e-5, rtol=1e-4)
+    norms = [module for module in model.train().modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)  # the model itself stays frozen
 
 
 def test_a_first_convolution_behind_a_rearrangement_says_nothing_of_the_channels(tmp_path: Path) -> None:

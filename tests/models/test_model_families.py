@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from tools import load_example
 
+from timm_accel.models.pooling import pooling_kinds
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families.py"
 SMALL = ["test_vit", "test_byobnet", "test_coatnet", "test_convnext", "test_nfnet", "test_mambaout"]
 
@@ -40,6 +42,13 @@ def test_a_family_with_another_classifier_keeps_it(families: ModuleType, name: s
     )
     assert families._head(name, "linear") is None
     assert families._weights(name) is None
+
+
+def test_each_pooling_of_a_family_gives_something_else(families: ModuleType) -> None:
+    assert families._poolings("test_resnet", pooling_kinds("test_resnet")) == "avg, max, avgmax, catavgmax, ''"
+    assert families._poolings("test_resnet", []) == "''"
+    with pytest.raises(ValueError, match="one is ignored"):
+        families._poolings("test_resnet", ["avg", "avg"])
 
 
 def test_a_model_whose_blocks_share_weights_is_saved_and_loaded(families: ModuleType) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from timm_accel.callbacks import SaveBestCallback, SaveStateCallback
 from timm_accel.mixins import ClassificationMetricsMixin, ModelEmaMixin
 from timm_accel.models import LoadReport, create_classifier, save_classifier
+from timm_accel.models.weights import Heard
 
 
 def trained(name: str = "test_resnet", num_classes: int = 3, **options: Any) -> nn.Module:
@@ -193,6 +194,69 @@ def test_weights_on_the_hub_go_through_timm(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(asked) == {"timm/test_resnet.r160_in1k"}
 
 
+def put_on_hub(monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any], architecture: str | None = None) -> None:
+    """Let timm fetch these, whatever is asked for; as ``hf-hub:…`` they say that they are of an architecture."""
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: deepcopy(tensors))
+    if architecture is not None:
+        about = timm.get_pretrained_cfg(architecture).to_dict() | {"source": "hf-hub", "hf_hub_id": "me/x"}
+        for module in ("timm_accel.models.loading", "timm.models._factory"):
+            monkeypatch.setattr(f"{module}.load_model_config_from_hf", lambda *_, **__: (about, architecture, {}))
+
+
+@pytest.mark.parametrize("num_classes", [3, 1000])  # timm loads strictly when they are as many as the weights'
+def test_fetched_weights_of_other_shapes_or_names_are_refused(
+    num_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on_hub(monkeypatch, trained(num_classes=1000).state_dict())
+    words = ("weights to fit test_resnet", "tensors have another shape", "layer1.0", "arguments that change its layers")
+    with refused(ValueError, *words):
+        create_classifier("test_resnet", num_classes, pretrained=True, channels=[16, 48, 48, 96])
+    put_on_hub(monkeypatch, trained("test_vit", num_classes=1000).state_dict(), "test_resnet")
+    with refused(ValueError, "weights to fit test_resnet", "'hf-hub:me/x'", "no tensor has a name", "cls_token"):
+        create_classifier("test_resnet", num_classes, weights="hf-hub:me/x")
+
+
+def test_a_fitted_first_convolution_of_fetched_weights_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = trained(num_classes=1000)
+    put_on_hub(monkeypatch, first.state_dict())
+    grey, _ = create_classifier("test_resnet", 1000, pretrained=True, in_chans=1)
+    (conv,) = grey.weights_report.resized
+    assert torch.equal(grey.state_dict()[conv], timm.models.adapt_input_conv(1, first.state_dict()[conv]))
+    assert not grey.weights_report.exact
+    assert equal(grey, first, but=(conv,))
+
+
+@pytest.mark.parametrize(("size", "resized"), [(64, ()), (96, ("pos_embed",))])
+def test_fetched_weights_of_foreign_names_are_reported_as_they_fit(
+    size: int, resized: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained("test_vit", num_classes=1000)
+    tensors = {f"visual.trunk.{name}": tensor for name, tensor in first.state_dict().items()}
+    put_on_hub(monkeypatch, {"state_dict": tensors}, "test_vit")
+    model, _ = create_classifier("test_vit", 1000, image_size=size, weights="hf-hub:me/x")
+    assert model.weights_report == LoadReport("hf-hub:me/x", len(tensors), (), (), resized, "exact")
+    assert model.weights_report.exact == (not resized)
+    assert equal(model, first, but=resized or ("none",))
+
+
+def test_what_a_filter_joins_or_cuts_was_not_offered_so() -> None:
+    heard = Heard()
+    hear = heard.filtering(lambda it: {"both": torch.cat([it["a"], it["b"]]), "b": it["b"][:2], "c": it["a"]})
+    assert hear({"a": torch.zeros(2), "b": torch.zeros(3)}).keys() == {"both", "b", "c"}
+    assert heard.offered == {"a": (2,), "b": (3,), "c": (2,)}
+
+
+def test_pretrained_weights_are_timms_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_classifier(trained(num_classes=1000), "test_resnet")
+    first = trained(num_classes=1000)
+    put_on_hub(monkeypatch, first.state_dict())
+    model, _ = create_classifier("test_resnet", 1000, pretrained=True)
+    assert equal(model, first)
+    assert model.weights_report.source == "test_resnet"
+    assert not equal(create_classifier("test_resnet", 1000, weights="test_resnet")[0], first)
+
+
 def test_a_model_of_the_hub_must_be_the_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm_accel.models.loading.load_model_config_from_hf", lambda name: ({}, f"of_{name}", {}))
     with refused(ValueError, "weights to be of test_resnet", "'hf-hub:me/x'", "of_me/x"):
@@ -254,10 +318,12 @@ def test_files_and_folders_here_need_no_slash(tmp_path: Path, monkeypatch: pytes
     first = trained()
     torch.save(first.state_dict(), "w.pth")
     save_classifier(first, "best")
-    for weights in ("w.pth", "best"):
+    for weights in ("w.pth", "best", "local-dir:best"):
         assert equal(report_of("test_resnet", 3, weights)[0], first)
     with refused(FileNotFoundError, "'v.pth', which does not exist"):
         create_classifier("test_resnet", 3, weights="v.pth")
+    with refused(FileNotFoundError, "'local-dir:bset', which does not exist"):
+        create_classifier("test_resnet", 3, weights="local-dir:bset")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

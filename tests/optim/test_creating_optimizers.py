@@ -12,6 +12,7 @@ from tools import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 
 from timm_accel import TimmTrainer
+from timm_accel.models.heads import attach_head
 from timm_accel.optim import EXCLUDED, create_optimizer, scale_lr
 
 
@@ -94,8 +95,9 @@ def test_one_to_be_thawed_has_neither_decay_nor_state_until_it_has_a_gradient(na
             optimizer.step()
             optimizer.zero_grad()
         assert torch.equal(parameters["late"], torch.ones(3, 2))
-        state = optimizer.state.get(parameters["late"], {})  # torch's Adagrad makes its zeros at the start
+        state = optimizer.state.get(parameters["late"], {})
         assert not any(value.any() for value in state.values())
+        assert bool(state) == (name == "adagrad")  # which makes its zeros at the start
         assert not torch.equal(parameters["now"], torch.ones(3, 2))
         parameters["late"].requires_grad_(True)
         for _ in range(2):  # of which Adopt's first moves nothing
@@ -174,6 +176,33 @@ def frozen_model() -> nn.Module:
 def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], words: tuple[str, ...]) -> None:
     with refused(ValueError, *words):
         create_optimizer(tiny_model(), "sgd", **options)
+
+
+def test_layer_decay_on_a_model_whose_matcher_fails_is_refused_in_one_sentence() -> None:
+    """Inception-v3's matcher looks for a head of one layer."""
+    model = timm.create_model("inception_v3", num_classes=3, aux_logits=False)
+    attach_head(model, "mlp", 3)
+    with refused(ValueError, "layers timm can tell apart", "got InceptionV3", "group_matcher() fails", "KeyError"):
+        create_optimizer(model, "adamw", layer_decay=0.7)
+    assert create_optimizer(model, "adamw").param_groups
+
+
+def test_a_hook_of_one_s_own_may_thaw_what_is_in_its_group() -> None:
+    class Thawing(TimmTrainer):
+        def train_epoch_start(self) -> None:
+            super().train_epoch_start()
+            copies.append(model[0].weight.detach().clone())
+            model[0].requires_grad_(self.epoch == 1)
+
+    copies: list[torch.Tensor] = []
+    model = tiny_model()
+    model[0].requires_grad_(False)
+    optimizer = create_optimizer(model, "adamw", 0.01, weight_decay=0.5, thawed=["0"])
+    trainer = make_trainer(Thawing, model, optimizer=optimizer)
+    fit(trainer)
+    assert torch.equal(copies[0], copies[1])
+    assert not torch.equal(copies[1], model[0].weight)
+    assert trainer.unwrapped_optimizer.state[model[0].weight]["step"] == 4
 
 
 def test_a_model_with_nothing_to_train_is_refused() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
+from timm.optim import Lookahead
 from tools import differences, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 
@@ -49,12 +50,47 @@ def test_a_run_is_that_of_the_package_s_own_loop(kind: str) -> None:
     assert list(trainer.run_history.get_metric_values("eval_loss_epoch")) == pytest.approx(losses)
 
 
+def lookahead_trainer(**options: Any) -> Any:
+    model = quiet_model()
+    optimizer = Lookahead(AdamWScheduleFree(model.parameters(), lr=0.05), alpha=0.25, k=2)
+    return make_trainer(TimmTrainer, model, optimizer=optimizer, **options)
+
+
+def test_an_optimizer_within_lookahead_is_told_too() -> None:
+    """An epoch of 3 updates: the slow weights are those after 2, and move towards those after 3 at its end."""
+    data, held_out = tiny_data(12), tiny_data(4, seed=3)
+    in_order = {"num_workers": 0, "sampler": torch.utils.data.SequentialSampler(data)}
+    trainer = lookahead_trainer()
+    fit(trainer, data, held_out, num_epochs=1, train_dataloader_kwargs=in_order)
+
+    by_hand = quiet_model()
+    optimizer = AdamWScheduleFree(by_hand.parameters(), lr=0.05)
+    optimizer.train()
+    for update in range(3):
+        batch = slice(4 * update, 4 * update + 4)
+        nn.functional.cross_entropy(by_hand(data.tensors[0][batch]), data.tensors[1][batch]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if update == 1:
+            slow = [parameter.detach().clone() for parameter in by_hand.parameters()]
+    with torch.no_grad():
+        for parameter, weight in zip(by_hand.parameters(), slow, strict=True):
+            parameter.copy_(weight + 0.25 * (parameter - weight))
+    optimizer.eval()
+    for name, weight in by_hand.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], weight)
+    loss = nn.functional.cross_entropy(by_hand(held_out.tensors[0]), held_out.tensors[1]).item()
+    assert trainer.run_history.get_latest_metric("eval_loss_epoch") == pytest.approx(loss, rel=1e-5)
+    assert not trainer.unwrapped_optimizer.param_groups[0]["train_mode"]
+
+
+@pytest.mark.parametrize("create", [trainer_with, lookahead_trainer])
 @pytest.mark.parametrize("cut_after", range(5))
-def test_it_resumes_from_any_state_with_the_same_bits(cut_after: int, tmp_path: Path) -> None:
+def test_it_resumes_from_any_state_with_the_same_bits(create: Any, cut_after: int, tmp_path: Path) -> None:
     callbacks = [SaveStateCallback(every_n_epochs=1, every_n_updates=1, keep=99)]
-    whole = fit(trainer_with(run_dir=tmp_path, callbacks=callbacks), tiny_data(8), tiny_data(4))
+    whole = fit(create(run_dir=tmp_path, callbacks=callbacks), tiny_data(8), tiny_data(4))
     states = sorted((tmp_path / "state").glob("0*"))
-    resumed = fit(trainer_with(), tiny_data(8), tiny_data(4), resume_from=states[cut_after])
+    resumed = fit(create(), tiny_data(8), tiny_data(4), resume_from=states[cut_after])
     assert same_weights(whole.model, resumed.model)
     assert not differences(whole.unwrapped_optimizer.state_dict(), resumed.unwrapped_optimizer.state_dict())
     assert whole.run_history._metrics == resumed.run_history._metrics

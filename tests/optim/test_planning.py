@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, ReduceLROnPlateau
 
 from timm_accel import Recipe, TimmTrainer
+from timm_accel.recipes import named_recipe
 from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, plan
 
 EPOCHS, UPDATES, LR = 6, 4, 0.1
@@ -163,6 +164,23 @@ def test_a_share_counts_whole_epochs_where_the_schedule_steps_with_them() -> Non
     assert rates.tolist() == pytest.approx([0, LR / 2, LR, LR, LR, LR])
 
 
+@pytest.mark.parametrize(
+    ("length", "on_updates", "steps"),
+    [
+        ({"cooldown_updates": 5}, True, 19),
+        ({"cooldown_fraction": 0.27}, True, 18),  # 6.48 of 24 updates
+        ({"cooldown_fraction": 0.4}, False, 4),  # 2.4 of 6 epochs
+        ({"cooldown_epochs": 0}, True, 24),
+    ],
+)
+def test_a_cooldown_holds_the_lowest_rate_at_the_end(length: dict[str, Any], on_updates: bool, steps: int) -> None:
+    """A straight line down to it in `steps`."""
+    settings = {"sched": "poly", "decay_rate": 1.0, "min_lr": 0.02, "step_on_epochs": not on_updates} | length
+    rates = plan(settings, lr=LR, **RUN).rates[:: 1 if on_updates else UPDATES, 0]
+    line = [0.02 + 0.08 * (1 - step / steps) for step in range(steps)]
+    assert rates.tolist() == pytest.approx(line + [0.02] * (len(rates) - steps))
+
+
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
 def test_timms_cosine_is_torchs_warm_restarts(multiplier: int) -> None:
     def torchs(optimizer: Any) -> Any:
@@ -189,6 +207,29 @@ def test_a_recipe_has_its_own_schedule_rate_and_length() -> None:
 
 
 @pytest.mark.parametrize(
+    ("opt", "num_processes", "accumulation", "peak"),
+    [("sgd", 1, 1, 0.05), ("sgd", 2, 4, 0.4), ("lamb", 1, 8, 0.2)],
+)
+def test_a_recipe_s_rate_is_scaled_by_its_global_batch(
+    opt: str, num_processes: int, accumulation: int, peak: float
+) -> None:
+    recipe = Recipe(lr=0.1, base_batch_size=512, batch_size=256, opt=opt, gradient_accumulation_steps=accumulation,
+                    num_epochs=5, warmup_epochs=0)  # fmt: skip
+    options = {"updates_per_epoch": 2, "num_processes": num_processes}
+    assert plan(recipe, **options).rates.max() == pytest.approx(peak)
+    assert plan(recipe, lr=0.3, **options).rates.max() == 0.3  # given as it is
+    assert plan(recipe, optimizer=layered_optimizer(), **options).rates.max() == LR
+
+
+def test_a_named_recipe_peaks_where_its_run_does() -> None:
+    """After 5 of 100 epochs of warm-up; one process has 256 of the 2048 images that the rate is for."""
+    planned = plan(named_recipe("a3").recipe(), updates_per_epoch=4)
+    highest, lowest = 0.008 * (256 / 2048) ** 0.5, 1e-6
+    expected = lowest + (highest - lowest) * (1 + math.cos(math.pi * 5 / 100)) / 2
+    assert planned.rates.max() == planned.rates[20, 0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"warmup_epochs": 7}, ("warmup to be no longer than the run, 6 epochs", "got 7 epochs")),
@@ -200,6 +241,17 @@ def test_a_recipe_has_its_own_schedule_rate_and_length() -> None:
         ({"sched": "wsd", "num_epochs": 7}, ("end within the run", "leave 6, but got 7")),
         ({"sched": "wsd", "warmup_epochs": 4, "decay_epochs": 3}, ("decay_epochs", "leaves of the run, 2", "got 3")),
         ({"sched": "rsqrt", "warmup_epochs": 6}, ("decay_epochs", "leaves of the run, 0 epochs", "got 0.2")),
+        ({"sched": "wsd", "warmup_epochs": 4.5, "decay_epochs": 1.5}, ("decay_epochs", "run, 1.5 epochs", "got 1.5")),
+        (
+            {"sched": "wsd", "warmup_epochs": 4},
+            ("decay_epochs to be at least one epoch", "got 0.2", "none in 2 epochs"),
+        ),
+        (
+            {"sched": "wsd", "decay_epochs": 0.01, "step_on_epochs": False},
+            ("decay_epochs to be at least one update", "got 0.01", "none in 6 epochs"),
+        ),
+        ({"sched": "rsqrt"}, ("stable_timescale beside sched='rsqrt' without a warm-up", "got None", "a warm-up")),
+        ({"sched": "rsqrt", "warmup_fraction": 0.01}, ("stable_timescale beside sched='rsqrt'", "got None")),
         ({"sched": "step"}, ("decay_epochs to begin within the run, 6 epochs", "never decay", "got 90")),
         ({"sched": "step", "decay_epochs": 4, "warmup_epochs": 2, "warmup_prefix": True}, ("decay_epochs", "got 4")),
         ({"sched": "multistep", "decay_milestones": [8, 6]}, ("decay_milestones to begin within", "got 6")),
@@ -228,12 +280,16 @@ def test_a_schedule_that_does_not_fit_the_run_is_an_error_before_training(
         {"sched": "multistep", "decay_milestones": [5, 60]},
         {"sched": "wsd", "warmup_epochs": 3, "decay_epochs": 3},
         {"sched": "wsd", "warmup_epochs": 3, "decay_epochs": 3, "warmup_prefix": True},
+        {"sched": "wsd", "warmup_epochs": 3},
+        {"sched": "wsd", "decay_epochs": 0.03, "step_on_epochs": False},
+        {"sched": "rsqrt", "stable_timescale": 0.5},
         {"sched": "none", "warmup_epochs": 7},
         {"sched": "plateau", "num_epochs": 20},
     ],
 )
 def test_a_schedule_that_just_fits_is_none(settings: dict[str, Any]) -> None:
     check_fits(settings, **RUN)
+    create_schedule(layered_optimizer(), settings, **RUN)
 
 
 def test_a_run_cut_short_by_updates_may_end_within_the_warm_up() -> None:
@@ -242,6 +298,8 @@ def test_a_run_cut_short_by_updates_may_end_within_the_warm_up() -> None:
     trainer = make_trainer(TimmTrainer, optimizer.model, optimizer=optimizer, scheduler_args=settings)
     fit(trainer, num_epochs=EPOCHS, max_num_train_steps=2)
     assert len(optimizer.noted) == 2
+    with refused(ValueError, "decay_epochs to be no longer", "leaves of the run, 0 epochs"):  # timm would raise its own
+        create_schedule(layered_optimizer(), {"sched": "wsd", "warmup_epochs": 6}, **RUN)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +312,19 @@ def test_a_run_cut_short_by_updates_may_end_within_the_warm_up() -> None:
         ({"warmup_updates": 3}, ("step_on_epochs=False beside warmup_updates", "or warmup_epochs")),
         ({"sched": "plateau", "step_on_epochs": False}, ("step_on_epochs to be True", "once an epoch")),
         ({"sched": "cosin"}, ("scheduler of timm", "Did you mean 'cosine'")),
+        ({"cycle_limit": 0}, ("cycle_limit to be a whole number of at least 1", "got 0")),
+        ({"cycle_limit": 1.5}, ("cycle_limit to be a whole number of at least 1", "got 1.5")),
+        ({"cycle_limit": 2, "cycle_mul": 0}, ("cycle_mul to be positive", "got 0")),
+        ({"sched": "step", "decay_epochs": 0}, ("decay_epochs to be positive", "got 0", "None")),
+        ({"sched": "rsqrt", "stable_timescale": -1}, ("stable_timescale to be positive", "got -1")),
+        *(
+            ({"sched": sched, "cooldown_epochs": 1}, ("a cooldown with one of cosine", "no lowest rate", repr(sched)))
+            for sched in ("step", "multistep", "constant", "plateau", "none")
+        ),
+        (
+            {"sched": "step", "cooldown_fraction": 0.1, "decay_epochs": 2},
+            ("a cooldown with one of cosine, tanh, poly, wsd, rsqrt", "'step'"),
+        ),
     ],
 )
 def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -270,6 +341,7 @@ def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, A
     [
         ({"num_epochs": None}, ValueError, ("num_epochs to be a whole number", "got None")),
         ({"updates_per_epoch": 0}, ValueError, ("updates_per_epoch to be a whole number", "got 0")),
+        ({"num_processes": 0}, ValueError, ("num_processes to be a whole number of at least 1", "got 0")),
         ({"lr": None}, ValueError, ("lr or optimizer", "got neither")),
         ({"optimizer": layered_optimizer()}, ValueError, ("lr or optimizer", "got both")),
         ({"schedule": {"sched": "plateau"}}, ValueError, ("metrics to be 6 values", "got None")),

@@ -96,6 +96,9 @@ def test_a_classifier_without_a_folder_keeps_the_temperature_itself(trained: Tra
         fit_temperature(from_folder, trained.data), rel=1e-3
     )
     assert from_file.temperature != 1.0
+    of_val = fit_temperature(from_folder, trained.data / "val", eval_split=None)
+    assert of_val == pytest.approx(fit_temperature(from_folder, trained.data))
+    assert of_val != pytest.approx(fit_temperature(from_folder, trained.data, eval_split=None), rel=0.01)
     assert "temperature" not in json.loads((trained.run / "best" / "config.json").read_text())
 
 

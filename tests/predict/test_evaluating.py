@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from refusal import refused
 from torch.utils.data import Dataset
-from trained_runs import CLASSES, Trained, brightness, trained_run
+from trained_runs import CLASSES, Trained, brightness, picture, trained_run
 
-from timm_accel import evaluate_classifier, load_classifier
+from timm_accel import create_classifier, evaluate_classifier, load_classifier
 from timm_accel.data import ImageFolderDataset, Source
-from timm_accel.models import open_classifier
+from timm_accel.models import open_classifier, save_classifier
 from timm_accel.plots import plot_confusion
 from timm_accel.predict import Evaluation
 from timm_accel.predict.augmentation import config_of_views, views_of
@@ -159,6 +160,37 @@ def test_several_labels_an_image_are_evaluated_by_a_sigmoid(tmp_path: Path) -> N
         evaluate_classifier(classifier, Colours())
     with refused(ValueError, "Expected evaluation to have a confusion matrix", "evaluation.classes"):
         plot_confusion(found)
+
+
+def test_a_model_in_memory_gives_as_many_labels_as_the_data(tmp_path: Path) -> None:
+    names = ["red", "green", "blue"]
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    save_classifier(model, tmp_path / "best", names, multi_label=True)
+    model.pretrained_cfg["label_names"] = names
+    found = evaluate_classifier(model, manifest(tmp_path), eval_split=None)
+    assert found == evaluate_classifier(tmp_path / "best", tmp_path / "set.csv", eval_split=None)
+    assert "exact_match" in found.metrics
+    assert "accuracy" in evaluate_classifier(model, Colours()).metrics
+
+
+def test_timms_own_validation_of_the_folder_finds_the_same(trained: Trained, tmp_path: Path) -> None:
+    for label, name in enumerate(CLASSES):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            picture(label, 50 + number).save(tmp_path / name / f"{number}.png")
+    model = timm.create_model(f"local-dir:{trained.run}/best", pretrained=True).eval()
+    config = timm.data.resolve_data_config({}, model=model, use_test_size=True)
+    dataset = timm.data.create_dataset("", root=str(tmp_path))
+    loader = timm.data.create_loader(dataset, **config, batch_size=5, num_workers=0, use_prefetcher=False)
+    with torch.no_grad():
+        logits, labels = (torch.cat(each) for each in zip(*((model(x), y) for x, y in loader), strict=True))
+    called = [CLASSES[label] for label in logits.argmax(dim=1)]
+    assert len(set(called)) > 1
+    files = [dataset.filename(number, absolute=True) for number in range(24)]
+    assert [each.labels[0] for each in load_classifier(trained.run).predict(files)] == called
+    (top1,) = timm.utils.accuracy(logits, labels)
+    found = evaluate_classifier(trained.run, tmp_path, eval_split=None)
+    assert found.metrics["accuracy"] == pytest.approx(top1.item() / 100)
 
 
 def test_data_are_a_split_the_whole_or_a_data_set_with_a_transform_of_its_own(trained: Trained) -> None:
@@ -303,12 +335,19 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         evaluate_classifier(3, Colours())  # type: ignore[arg-type]
     with refused(ValueError, "Expected device to be None", "on 'cpu' already", "'meta'"):
         evaluate_classifier(brightness(), Colours(), device="meta")
+    with refused(ValueError, "Expected device to be one that this machine has", "'gpu'", "Leave it out"):
+        evaluate_classifier(brightness(), Colours(), device="gpu")
     with refused(ValueError, "Expected tta", "'flip'"):
         evaluate_classifier(brightness(), Colours(), tta=["flip"])
     with refused(ValueError, "data config in pretrained_cfg", "Linear"):
         evaluate_classifier(torch.nn.Linear(2, 2), Colours())
     with refused(FileNotFoundError, "no/such"):
         evaluate_classifier("no/such", Colours())
+
+
+def test_a_device_may_be_named_with_and_without_its_number() -> None:
+    for device in ("cpu", "cpu:0", torch.device("cpu", 0)):
+        assert evaluate_classifier(brightness(), Colours(), device=device).num_images == 4
 
 
 def test_an_evaluation_prints_a_short_table_and_goes_to_json(tmp_path: Path) -> None:

@@ -281,7 +281,9 @@ def test_paths_without_a_classifier_are_refused(trained: Trained, tmp_path: Path
         load_classifier(trained.run, weights="ema")
     with refused(ValueError, "Expected device to be 'cpu'", "'cuda'"):
         load_classifier(trained.path("model.pt"), device="cuda")
-    with refused(ValueError, "Expected device", "'gpu'"):
+    with refused(ValueError, "Expected device to be 'cpu'", "'gpu'"):
+        load_classifier(trained.path("model.pt"), device="gpu")
+    with refused(ValueError, "Expected device to be one that this machine has", "'gpu'"):
         load_classifier(trained.run, device="gpu")
     with refused(ValueError, "Expected multi_label", "softmax inside", "softmax=False"):
         load_classifier(trained.path("model.onnx"), multi_label=True)

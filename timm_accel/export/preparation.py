@@ -119,6 +119,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         del copy.forward  # accelerate 1.15 sets a forward with autocast on the instance
     if hasattr(copy, "set_grad_checkpointing"):
         copy.set_grad_checkpointing(False)
+    for module in copy.modules():
+        vars(module).pop("train", None)  # of `freeze_stages`; it names batch norms, which fusing removes
     copy = _plain_batch_norm(copy).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return copy.eval().requires_grad_(False)
 

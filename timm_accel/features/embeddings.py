@@ -1,5 +1,6 @@
 """The pooled features of a whole data set, in its order, for search, clustering or a classifier on top."""
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 from tqdm import tqdm
 
+from timm_accel.data.labelled_images import LabelledImages
 from timm_accel.data.parquet import open_parquet
 from timm_accel.features.modules import pooled_features
 from timm_accel.writing import replacing
@@ -63,7 +65,8 @@ def extract_embeddings(
 
     Args:
         model: A classifier of timm, on the device to compute on.
-        data: A map-style data set of (image, label), transformed as for evaluation.
+        data: A map-style data set of (image, label), transformed as for evaluation. Of ours, one that cannot be read
+            is an error whatever ``on_error`` says, since embeddings go by number.
         path: A new ``.parquet`` file, with columns index, label and features, or an ``.npz`` file, with arrays of these
             names; None to write none.
         batch_size: Images at a time.
@@ -72,12 +75,13 @@ def extract_embeddings(
 
     Raises:
         ModuleNotFoundError: ``.parquet`` without the extra ``parquet``.
+        OSError: A picture cannot be read; its name is in the message.
         TypeError: The data set cannot be indexed.
         ValueError: It is empty, or the file is of another kind.
     """
     _check(data, path)
     state = PartialState()
-    share = _Share(data, range(state.process_index, len(data), state.num_processes))
+    share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
     loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
     shown = tqdm(loader, unit="batch", disable=not (progress and state.is_main_process))
     parts = gather_object(_compute(pooled_features(model), shown))
@@ -88,6 +92,18 @@ def extract_embeddings(
         _write(made, Path(path))
     state.wait_for_everyone()
     return made
+
+
+def _strict(data: Any) -> Any:
+    """Return a data set that stops at a picture that it cannot read; the given one stays as it is."""
+    if not isinstance(data, LabelledImages | Subset):
+        return data
+    strict = copy(data)
+    if isinstance(strict, LabelledImages):
+        strict.on_error = "raise"
+    else:
+        strict.dataset = _strict(strict.dataset)
+    return strict
 
 
 @torch.no_grad()

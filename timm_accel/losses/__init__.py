@@ -1,6 +1,7 @@
 """Losses for training and evaluation, with class weights, over timm's factory."""
 
+from timm_accel.losses.class_weights import refuse_other_weights
 from timm_accel.losses.create import KINDS, create_loss
 from timm_accel.losses.softmax import refuse_softmax_loss
 
-__all__ = ["KINDS", "create_loss", "refuse_softmax_loss"]
+__all__ = ["KINDS", "create_loss", "refuse_other_weights", "refuse_softmax_loss"]

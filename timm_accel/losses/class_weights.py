@@ -6,12 +6,14 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
-from timm.loss import compute_class_weights
+from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy, compute_class_weights
+from torch import nn
 
 from timm_accel.data.classes import class_names
 from timm_accel.suggestions import nearest
 
 Weights = Literal["auto"] | Sequence[float] | Mapping[str, float]
+_WEIGHTED = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, BinaryCrossEntropy, AsymmetricLossMultiLabel)
 
 
 def resolve_weights(argument: str, given: Weights, dataset: Any, method: str) -> torch.Tensor:
@@ -48,6 +50,29 @@ def resolve_weights(argument: str, given: Weights, dataset: Any, method: str) ->
             "Give them by name: {'name': weight}."
         )
     return weights
+
+
+def refuse_other_weights(argument: str, loss: Any, num_classes: int | None) -> None:
+    """Raise when a loss of torch or timm has weights for another number of classes.
+
+    Args:
+        argument: What the user calls the loss, for the message.
+        loss: The loss.
+        num_classes: The number of classes; None where it is unknown.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    if num_classes is None or not isinstance(loss, _WEIGHTED):
+        return
+    for name in ("weight", "pos_weight"):
+        weights = getattr(loss, name, None)
+        found = num_classes if weights is None else weights.shape[-1] if weights.ndim else 1
+        if found != num_classes and (found > 1 or isinstance(loss, nn.CrossEntropyLoss)):  # else one for all
+            raise ValueError(
+                f"Expected {argument} to weigh each of the {num_classes} classes, but got {found} numbers as its "
+                f"{name}. Pass one for each class."
+            )
 
 
 def class_counts(what: str, dataset: Any) -> tuple[list[int], int]:

@@ -3,11 +3,14 @@
 from typing import Any
 
 from accelerate.utils import broadcast
-from timm.layers import convert_sync_batchnorm
+from timm.layers import FrozenBatchNormAct2d, convert_sync_batchnorm
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from timm_accel.training import LoopTrainer
 
 DIST_BN_MODES = ("reduce", "broadcast")
+_ALWAYS_FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
 class SyncBatchNormMixin(LoopTrainer):
@@ -44,7 +47,8 @@ class DistributedBatchNormMixin(LoopTrainer):
     """Make the running BatchNorm statistics equal on all processes before each evaluation, of model and average.
 
     DDP's ``broadcast_buffers`` is turned off for it: it would overwrite every process's statistics with those of the
-    first at each forward pass.
+    first at each forward pass. Norms of the model that are in evaluation mode, frozen ones, are left alone: a mean of
+    equal numbers over three processes need not be that number.
 
     Args:
         dist_bn: ``reduce`` averages the statistics, ``broadcast`` takes those of the first process, None leaves DDP's
@@ -70,16 +74,27 @@ class DistributedBatchNormMixin(LoopTrainer):
 
     def train_epoch_end(self) -> None:
         if self.dist_bn is not None and self.accelerator.num_processes > 1:
+            names = _moving_statistics(self.unwrapped_model)
             for module in self.weights().values():
-                self._distribute(module)
+                self._distribute(module, names)
         super().train_epoch_end()
 
-    def _distribute(self, module: Any) -> None:
+    def _distribute(self, module: Any, names: set[str]) -> None:
         for name, buffer in module.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
+            if name in names:
                 statistics = buffer.to(self.device)  # an average may live on the CPU, where nccl does not reach
                 if self.dist_bn == "reduce":
                     statistics = self.accelerator.reduce(statistics, reduction="mean")
                 else:
                     statistics = broadcast(statistics)
                 buffer.copy_(statistics)
+
+
+def _moving_statistics(model: nn.Module) -> set[str]:
+    """Return the names of the statistics that training moves; an average, always in evaluation, has the same names."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_buffers(recurse=False)
+        if module.training and not isinstance(module, _ALWAYS_FROZEN) and name in ("running_mean", "running_var")
+    }

@@ -43,7 +43,7 @@ class DistillationMixin(LoopTrainer):
 
     Raises:
         ValueError: An option is out of range; the student cannot be distilled in this way; the teacher has other
-            classes or, in `train`, cannot take the images; or the images have several labels.
+            classes or, in `train`, cannot take the images or gives other outputs; or the images have several labels.
         TypeError: The teacher is none.
 
     Source: arXiv 1503.02531, DeiT, arXiv 2012.12877; ``timm.task``.
@@ -138,7 +138,8 @@ class DistillationMixin(LoopTrainer):
                 f"Expected distill_kind to be 'feature', since images have several labels and {self.distill_kind!r} is "
                 f"over a softmax, but got {self.distill_kind!r}. Use 'feature'."
             )
-        check_images(self._distill_task.teacher.model, self._distill_names, self.train_dataset)
+        num_outputs = None if self.distill_kind == "feature" else getattr(self.unwrapped_model, "num_classes", None)
+        check_images(self._distill_task.teacher.model, self._distill_names, self.train_dataset, num_outputs)
 
     def _set_distilled_training(self, enable: bool) -> None:
         if self.distill_kind == "token":

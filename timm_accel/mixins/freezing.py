@@ -12,9 +12,10 @@ from timm_accel.training import LoopTrainer
 class FreezingMixin(LoopTrainer):
     """Keep stages of the model as they are in the epochs that a schedule names.
 
-    Their parameters get no gradient, hence no step, no weight decay and no new optimizer state, and their BatchNorm
-    stays in evaluation. ``requires_grad`` is left alone: changed after DDP has wrapped the model, it lets processes
-    diverge. So a frozen stage costs its backward pass; what is frozen for the whole run is better frozen by
+    Their parameters are in the optimizer's groups from the start, but get no gradient, hence no step, no weight decay
+    and no state beyond what Adagrad and Adahessian set up for all when they are made; their BatchNorm stays in
+    evaluation. ``requires_grad`` is left alone: changed after DDP has wrapped the model, it lets processes diverge. So
+    a frozen stage costs its backward pass; what is frozen for the whole run is better frozen by
     ``create_classifier(freeze=…)``. A resumed run goes on by the same schedule.
 
     Args:

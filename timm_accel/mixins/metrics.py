@@ -16,7 +16,7 @@ from torchmetrics.classification import (
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.multi_label import has_several_labels
-from timm_accel.losses import refuse_softmax_loss
+from timm_accel.losses import refuse_other_weights, refuse_softmax_loss
 from timm_accel.training import LoopTrainer
 from timm_accel.training.surface import metric_prefix
 
@@ -44,7 +44,8 @@ class ClassificationMetricsMixin(LoopTrainer):
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
         ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data has several
-            labels an image and the loss is over a softmax, or targets are of the other kind.
+            labels an image and the loss is over a softmax, the loss has weights for another number of classes, or
+            targets are of the other kind.
 
     Source: ``torchmetrics.classification``.
     """
@@ -92,8 +93,11 @@ class ClassificationMetricsMixin(LoopTrainer):
         super().before_prepare()
 
     def _settle_targets(self, *datasets: Any) -> None:
+        num_classes = self.num_classes or getattr(self.unwrapped_model, "num_classes", None)
         for argument in ("loss_func", "eval_loss_fn"):
-            refuse_softmax_loss(argument, getattr(self, argument, None), *datasets)
+            loss = getattr(self, argument, None)
+            refuse_softmax_loss(argument, loss, *datasets)
+            refuse_other_weights(argument, loss, num_classes)
         self._sees_several_labels = self.multi_label or any(map(has_several_labels, datasets))
         if self._has_default_metrics and self.num_classes is not None:
             self.metrics = _default_metrics(self.num_classes, self._sees_several_labels)

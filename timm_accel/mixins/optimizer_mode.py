@@ -17,7 +17,8 @@ class OptimizerModeMixin(LoopTrainer):
     bits. Does nothing with other optimizers.
 
     An average (`ModelEmaMixin`) follows the weights being trained, and BatchNorm's statistics are gathered at them: of
-    such optimizers, neither is made for both.
+    such optimizers, neither is made for both. timm's ``Lookahead`` around one has its slow weights there too, so
+    `LookaheadMixin` comes before this mixin.
 
     Source: The Road Less Scheduled, arXiv 2405.15682; ``schedulefree`` 1.4.
     """
@@ -25,7 +26,8 @@ class OptimizerModeMixin(LoopTrainer):
     _evaluation_within_epoch = ExitStack()
 
     def _optimizer_with_modes(self) -> Any:
-        optimizer = self.unwrapped_optimizer
+        optimizer: Any = self.unwrapped_optimizer
+        optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no modes of its own
         return optimizer if callable(getattr(optimizer, "train", None)) else None
 
     def train_epoch_start(self) -> None:

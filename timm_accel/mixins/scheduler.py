@@ -8,8 +8,8 @@ from timm.scheduler import PlateauLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.schedules.fitting import SCHEDULERS as SCHEDULERS
-from timm_accel.schedules.fitting import check_fits, check_scheduler_args, create_schedule
+from timm_accel.schedules.arguments import check_scheduler_args
+from timm_accel.schedules.fitting import check_fits, create_schedule
 from timm_accel.training import LoopTrainer
 
 

@@ -70,8 +70,8 @@ def create_classifier(
     Raises:
         FileNotFoundError: The weights do not exist.
         TypeError: The model lacks an argument, or the head is none.
-        ValueError: The model is unknown, an argument out of range or not one that this family has, the weights fit
-            nothing, or the head's output has another shape.
+        ValueError: The model is unknown, an argument out of range or not one that this family has, the weights do
+            not fit, or the head's output has another shape.
 
     Source: ``timm.create_model``, ``timm.data.resolve_input_data_config``.
     """
@@ -96,12 +96,11 @@ def create_classifier(
     )
     if size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
         options.setdefault("img_size", size)
-    wanted = name if pretrained else weights
-    if wanted is None:
+    if pretrained or weights is not None:
+        model = build_with_weights(name, weights, options, head)
+    else:
         model = build(name, options)
         attach_head(model, head, num_classes)
-    else:
-        model = build_with_weights(name, wanted, options, head)
     data_config = resolve_input_data_config(model, {"img_size": size})
     _settle_config(model, name, data_config)
     try_out(model, name, options, data_config["input_size"], head)

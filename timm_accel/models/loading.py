@@ -18,14 +18,14 @@ from timm_accel.models.weights import check_fit, listening, load_head, report
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
-def build_with_weights(name: str, weights: str | Path, options: dict[str, Any], head: Head) -> nn.Module:
+def build_with_weights(name: str, weights: str | Path | None, options: dict[str, Any], head: Head) -> nn.Module:
     """Create a timm model, give it its head, and load weights into both.
 
     Its attribute ``weights_report`` is the `LoadReport`, or None where a family reads foreign files by itself.
 
     Args:
         name: A model of ``timm.list_models()``.
-        weights: As for `create_classifier`.
+        weights: As for `create_classifier`; None for timm's own.
         options: Arguments of ``timm.create_model``.
         head: As for `create_classifier`.
 
@@ -34,20 +34,19 @@ def build_with_weights(name: str, weights: str | Path, options: dict[str, Any], 
         ValueError: They are of another model.
     """
     architecture = name.split(".")[0]
-    remote = isinstance(weights, str) and is_remote(weights)
-    source = Source(str(weights), {}) if remote else read_source(weights)
-    found = _remote_architecture(source.where) if remote else source.config.get("architecture")
+    source = _find(name, weights)
+    found = _remote_architecture(source.where) if source.is_remote else source.config.get("architecture")
     if found and found != architecture:
         raise ValueError(
             f"Expected weights to be of {architecture}, but got {source.where!r}, which are of {found}. Create that "
             "model, or choose other weights."
         )
     with listening(source.tensors) as heard:
-        if remote:
+        if source.is_remote:
             model = timm.create_model(source.where, pretrained=True, **options)
         else:
             model = _build_with_tensors(name, source, options)
-    if not remote:
+    if heard.called:
         check_fit(heard, architecture, source.where)
     attach_head(model, head, options["num_classes"])
     if not heard.called:
@@ -58,6 +57,14 @@ def build_with_weights(name: str, weights: str | Path, options: dict[str, Any], 
         calm_classifier(model)
     model.weights_report = report(model, heard, source.where, head_loaded)
     return model
+
+
+def _find(name: str, weights: str | Path | None) -> Source:
+    if weights is None:
+        return Source(name, {}, is_remote=True)
+    if isinstance(weights, str) and is_remote(weights):
+        return Source(weights, {}, is_remote=True)
+    return read_source(weights)
 
 
 def _remote_architecture(weights: str) -> str:

@@ -23,18 +23,22 @@ class Source:
         where: What they were read from.
         tensors: The tensors by name.
         config: What ``config.json`` says beside them; empty where there is none.
+        is_remote: Whether timm is yet to fetch the tensors.
     """
 
     where: str
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any] = field(default_factory=dict)
+    is_remote: bool = False
 
 
 def is_remote(weights: str) -> bool:
     """Whether these are weights that timm fetches: ``hf-hub:…``, or a model of timm and its tag."""
     if weights.startswith(("hf-hub:", "hf_hub:")):
         return True
-    return "/" not in weights and Path(weights).suffix not in FILE_TYPES and not Path(weights).exists()
+    if "/" in weights or weights.startswith(_LOCAL):
+        return False
+    return Path(weights).suffix not in FILE_TYPES and not Path(weights).exists()
 
 
 def read_source(weights: str | Path) -> Source:

@@ -25,7 +25,8 @@ class LoadReport:
         matched: How many tensors the model took, those of its head included.
         missing: Names of the model's that the weights lack, those of a new head not included.
         unexpected: Names of the weights' that the model lacks, those of a replaced head not included.
-        resized: Names of tensors that were fitted to another shape: to another number of channels or image size.
+        resized: Names of tensors that were fitted to another shape: to another number of channels or image size, or
+            made of several by a filter of timm's.
         head: ``exact`` when the head's weights were taken, ``new`` when the head starts from random weights, ``none``
             without a head.
     """
@@ -56,7 +57,8 @@ class Heard:
     """What timm's loader did to one model, as the hooks on that model heard it.
 
     Args:
-        offered: The shapes of the tensors before they were fitted to the model.
+        offered: The shapes of the tensors before they were fitted to the model, by their own names and by those that
+            timm's filter gave them.
         head: Tensors for the classifier, held back until the head is in its place.
         taken: Names of the tensors that the model took.
         resized: Those of other shape than offered.
@@ -75,6 +77,25 @@ class Heard:
     unexpected: list[str] = field(default_factory=list)
     called: bool = False
 
+    def filtering(self, filter_fn: Callable[..., Any] | None) -> Callable[..., Any]:
+        """Return a filter that does what a family's does, and notes the shapes that it is given.
+
+        A tensor of a new name counts as offered where one of as many elements was; else the filter has made it.
+
+        Args:
+            filter_fn: The family's own, which turns foreign weights into timm's; None where it has none.
+        """
+
+        def hear(tensors: Any, *model: nn.Module) -> Any:
+            self.offered = _shapes(tensors)
+            sizes = {shape.numel() for shape in self.offered.values()}
+            filtered = tensors if filter_fn is None else filter_fn(tensors, *model)
+            renamed = {name: shape for name, shape in _shapes(filtered).items() if shape.numel() in sizes}
+            self.offered = {**renamed, **self.offered}
+            return filtered
+
+        return hear
+
     def before(self, model: nn.Module, tensors: dict[str, torch.Tensor], *_: Any) -> None:
         """Take what is not to be loaded out of tensors that timm has fitted to the model."""
         self.called = True
@@ -88,7 +109,7 @@ class Heard:
                 tensors.pop(name)
             elif name in own:
                 self.taken.append(name)
-                if self.offered.get(name, tensor.shape) != tensor.shape:
+                if self.offered.get(name) != tensor.shape:
                     self.resized.append(name)
 
     def after(self, model: nn.Module, keys: Any) -> None:
@@ -102,19 +123,30 @@ class Heard:
         keys.unexpected_keys.clear()
 
 
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Return the shapes of tensors by name, those inside ``model`` or ``state_dict`` too."""
+    shapes: dict[str, torch.Size] = {}
+    for name, value in tensors.items():
+        if isinstance(value, torch.Tensor):
+            shapes[name] = value.shape
+        elif isinstance(value, Mapping):
+            shapes |= _shapes(value)
+    return shapes
+
+
 @contextmanager
 def listening(tensors: Mapping[str, torch.Tensor]) -> Iterator[Heard]:
     """Listen to timm's loader in the models that are created meanwhile.
 
-    timm (1.0.31) keeps to itself what its filters made of the weights and what `load_state_dict` returned.
+    timm (1.0.31) keeps to itself what it fetched, what its filters made of it and what `load_state_dict` returned.
 
     Args:
-        tensors: What timm is given to load.
+        tensors: What timm is given to load; none where it fetches weights itself.
     """
-    heard = Heard({name: tensor.shape for name, tensor in tensors.items()})
+    heard = Heard()
     load_pretrained = _builder.load_pretrained
 
-    def load(model: nn.Module, pretrained_cfg: dict[str, Any], **options: Any) -> None:
+    def load(model: nn.Module, pretrained_cfg: dict[str, Any], filter_fn: Any = None, **options: Any) -> None:
         channels = _source_channels(model, pretrained_cfg, tensors)
         cfg = {**pretrained_cfg, "input_size": (channels, *pretrained_cfg["input_size"][1:])}
         hooks = (
@@ -122,7 +154,7 @@ def listening(tensors: Mapping[str, torch.Tensor]) -> Iterator[Heard]:
             model.register_load_state_dict_post_hook(heard.after),
         )
         try:
-            load_pretrained(model, pretrained_cfg=cfg, **options)
+            load_pretrained(model, pretrained_cfg=cfg, filter_fn=heard.filtering(filter_fn), **options)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -165,7 +197,8 @@ def check_fit(heard: Heard, architecture: str, source: str) -> None:
         name, theirs, ours = heard.misfits[0]
         raise ValueError(
             f"Expected weights to fit {architecture}, but got {source!r}, of which {len(heard.misfits)} tensors have "
-            f"another shape, such as {name} with {theirs} instead of {ours}. Create the model that they are of."
+            f"another shape, such as {name} with {theirs} instead of {ours}. Create the model that they are of, "
+            "without arguments that change its layers."
         )
     if not heard.taken:
         raise ValueError(

@@ -34,7 +34,12 @@ def create_optimizer(
 
     Biases, norms and what the model itself names (``no_weight_decay()``) have no weight decay. A parameter that is
     frozen (``requires_grad`` is False) is in no group, unless it is named in `thawed`: then it is in its group from the
-    start, and has neither state nor decay until it has a gradient.
+    start, and has neither decay nor state until it has a gradient, but for the zeros that Adagrad and Adahessian set up
+    for all when they are made.
+
+    The stages of a trainer's ``freeze_schedule`` (`FreezingMixin`) are not frozen in this sense: they have
+    ``requires_grad``, so they are in their groups without `thawed`. That is for a loop or a hook of one's own that sets
+    ``requires_grad`` later; on several processes such a hook lets DDP's processes diverge.
 
     Args:
         model: The model, not wrapped.
@@ -48,7 +53,8 @@ def create_optimizer(
         layer_decay: The factor from one layer's rate to the next below, as ``lr_scale`` in the groups; None for equal
             rates.
         layer_decay_min_scale: The smallest ``lr_scale``.
-        thawed: Names of parameters or of modules, or parameters, that are frozen now and will be trained later.
+        thawed: Names of parameters or of modules, or parameters, that are frozen now (``requires_grad`` is False) and
+            will be trained later.
         **options: Other arguments of timm's ``create_optimizer_v2`` or of the optimizer.
 
     Raises:
@@ -60,7 +66,7 @@ def create_optimizer(
     """
     check_optimizer(opt)
     _check_numbers(lr, weight_decay, layer_decay, layer_decay_min_scale)
-    _check_options(opt, options)
+    check_options(opt, options)
     if base_lr is not None:
         lr = _scaled(opt, lr, base_lr, global_batch_size, base_batch_size, lr_scaling)
     if layer_decay is not None:
@@ -96,7 +102,16 @@ def _check_numbers(
             raise ValueError(f"Expected {name} to be {words}, but got {value!r}. Choose another.")
 
 
-def _check_options(opt: str, options: dict[str, Any]) -> None:
+def check_options(opt: str, options: dict[str, Any]) -> None:
+    """Raise when an optimizer does not take an option.
+
+    Args:
+        opt: A name of timm's, with or without ``lookahead_`` before it.
+        options: The options by name; their values are not looked at.
+
+    Raises:
+        ValueError: One is unknown.
+    """
     optimizer_class = get_optimizer_class(opt.lower().removeprefix(LOOKAHEAD), bind_defaults=False)
     known = {*signature(create_optimizer_v2).parameters, *signature(optimizer_class).parameters}
     known -= {"model_or_params", "params", "args", "kwargs", "self"}
@@ -127,9 +142,13 @@ def _scaled(
 
 def _check_layers(model: nn.Module) -> None:
     matcher: Any = getattr(model, "group_matcher", None)
-    layers = auto_group_layers(model)
-    if matcher is not None:
-        layers = group_parameters(model, matcher(coarse=False), reverse=True)
+    try:
+        layers = group_parameters(model, matcher(coarse=False), reverse=True) if matcher else auto_group_layers(model)
+    except (AssertionError, KeyError) as error:  # Inception-v3's with another head than timm's (1.0.31)
+        raise ValueError(
+            f"Expected layer_decay with a model whose layers timm can tell apart, but got {type(model).__name__}, "
+            f"whose group_matcher() fails ({type(error).__name__}: {error}). Leave layer_decay out, or use timm's head."
+        ) from error
     if len(set(layers.values())) == 1:
         raise ValueError(
             "Expected layer_decay with a model whose layers timm can tell apart, but got "

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_accel.data.classes import is_multi_label
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
-from timm_accel.predict.labelled import collect, open_labelled, unreadable_paths
+from timm_accel.predict.labelled import collect, open_labelled, open_reader, unreadable_paths
 from timm_accel.predict.measures import (
     class_measures,
     confusion_matrix,
@@ -19,7 +20,7 @@ from timm_accel.predict.measures import (
     multiclass_metrics,
     multilabel_metrics,
 )
-from timm_accel.predict.opening import classifier_of, load_classifier
+from timm_accel.predict.opening import classifier_of, load_classifier, resolve_device
 
 
 def evaluate_classifier(
@@ -39,7 +40,8 @@ def evaluate_classifier(
     and named in the result; at the first one of a stream there is an error.
 
     Args:
-        path_or_model: What `load_classifier` takes or has returned, or a model in memory with timm's data config.
+        path_or_model: What `load_classifier` takes or has returned, or a model in memory with timm's data config, which
+            gives an image one label or several as the data do.
         data: What `create_datasets` takes as ``data``, or a data set. A set without splits is divided as there; a data
             set is taken whole. The classifier's preprocessing takes the place of the data set's.
         eval_split: The split to evaluate on; None for all of a folder, tar or manifest without splits.
@@ -58,7 +60,10 @@ def evaluate_classifier(
     """
     tta = check_tta(tta)
     classifier = as_classifier(path_or_model, device)
-    dataset = open_labelled(classifier, data, eval_split, classifier.transform_of_views(tta))
+    reader = open_reader(data, eval_split)
+    if isinstance(path_or_model, nn.Module):
+        classifier.multi_label = is_multi_label(reader)
+    dataset = open_labelled(classifier, reader, classifier.transform_of_views(tta))
     probabilities, targets = collect(
         partial(classifier.probabilities, tta=tta),
         dataset,
@@ -87,10 +92,10 @@ def as_classifier(
 
     Raises:
         TypeError: It is of another kind.
-        ValueError: A device is named beside a classifier that has one.
+        ValueError: The device is unknown, or is another than that of the classifier.
     """
     if isinstance(path_or_model, Classifier):
-        if device is not None and torch.device(device) != path_or_model.device:
+        if device is not None and resolve_device(device) != resolve_device(path_or_model.device):
             raise ValueError(
                 f"Expected device to be None, since the classifier is on {str(path_or_model.device)!r} already, but "
                 f"got {str(device)!r}. Open it there: load_classifier(…, device=…)."

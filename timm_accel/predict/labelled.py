@@ -40,21 +40,18 @@ class ModelTarget:
 
 
 def open_labelled(
-    classifier: Classifier, data: Any, eval_split: str | None, transform: Callable[[Any], Any]
+    classifier: Classifier, reader: Any, transform: Callable[[Any], Any]
 ) -> LabelledImages | StreamedImages:
     """Return the images with the model's targets; what cannot be read is left out, but not of a stream.
 
     Args:
         classifier: The classifier.
-        data: Anything that `Source` takes, a `Source`, or a data set.
-        eval_split: The split; None for the whole, undivided.
+        reader: What `open_reader` returned.
         transform: What makes an image of a decoded picture.
 
     Raises:
-        FileNotFoundError: There are no such data.
-        ValueError: There is no such split, or the classes are not the model's.
+        ValueError: The classes are not the model's, or an image has one label where the model has several.
     """
-    reader = _reader(data, eval_split)
     several = is_multi_label(reader)
     if several != classifier.multi_label:
         kind, wanted = ("several labels", "one label") if several else ("one label", "several labels")
@@ -72,7 +69,17 @@ def open_labelled(
     )
 
 
-def _reader(data: Any, split: str | None) -> Any:
+def open_reader(data: Any, split: str | None) -> Any:
+    """Return the timm reader of labelled pictures.
+
+    Args:
+        data: Anything that `Source` takes, a `Source`, or a data set.
+        split: The split; None for the whole, undivided.
+
+    Raises:
+        FileNotFoundError: There are no such data.
+        ValueError: There is no such split.
+    """
     reader = getattr(data, "reader", data)  # ours and timm's data sets know their pictures as they are on the disk
     if isinstance(reader, Reader):
         return reader

@@ -117,7 +117,7 @@ def _of_model(
     multi_label: bool | None,
     folder: Path | None = None,
 ) -> Classifier:
-    place = _device(device)
+    place = resolve_device(device)
     data_config = resolve_input_data_config(model)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
     normalise = DeviceTransform(data_config["mean"], data_config["std"])
@@ -135,7 +135,7 @@ def _of_model(
 
 
 def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | None) -> Classifier:
-    if device is not None and torch.device(device).type != "cpu":
+    if device is not None and str(device).partition(":")[0] != "cpu":
         raise ValueError(
             f"Expected device to be 'cpu', since exported files run there, but got {device!r}. Leave it out, or load "
             "the run that the file was made of."
@@ -175,15 +175,21 @@ def _names(names: Sequence[str] | None, num_classes: int) -> list[str]:
     return list(names)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device of a name, with its number: ``cuda:0`` for ``cuda``.
+
+    Args:
+        device: A name; None for the GPU if there is one.
+
+    Raises:
+        ValueError: This machine has none such.
+    """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(
             f"Expected device to be one that this machine has, but got {device!r} ({said(error)}). Leave it out for "
             "the GPU if there is one."
         ) from error
-    return place

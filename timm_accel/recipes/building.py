@@ -9,7 +9,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.layers import DropPath
-from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from timm_accel.callbacks import (
@@ -88,6 +87,7 @@ def build_run(recipe: Recipe) -> Run:
             lr_scaling=recipe.lr_scaling,
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
+            layer_decay_min_scale=recipe.layer_decay_min_scale,
             **(recipe.opt_args or {}),
         ),
         loss_func=loss_fn,
@@ -158,15 +158,16 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
 
 
 def _create_losses(recipe: Recipe, train_set: Any) -> tuple[nn.Module, nn.Module]:
-    if recipe.loss == "bce" and not has_several_labels(train_set):
-        loss = BinaryCrossEntropy(smoothing=recipe.smoothing, target_threshold=recipe.bce_target_thresh)
-        return loss, nn.CrossEntropyLoss()
+    thresholded = recipe.loss == "bce" and not has_several_labels(train_set)
+    options: dict[str, Any] = {"bce_target_thresh": recipe.bce_target_thresh} if thresholded else {}
     return create_loss(
         recipe.loss,
         dataset=train_set,
-        smoothing=0.0 if recipe.mixes else recipe.smoothing,
+        smoothing=recipe.smoothing,
         soft_targets=recipe.mixes,
         class_weights=recipe.class_weights,
+        pos_weights=recipe.pos_weights,
+        **options,
     )
 
 
@@ -184,6 +185,7 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "mixup_args": mixup_args if recipe.mixes else None,
         "mixup_off_epoch": recipe.mixup_off_epoch,
         "scheduler_args": recipe.scheduler_args(),
+        "scheduler_metric": recipe.scheduler_metric,
         "ema_decay": recipe.ema_decay,
         "clip_grad": recipe.clip_grad,
         "clip_mode": recipe.clip_mode,
@@ -191,7 +193,10 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "freeze_schedule": {0: -1, recipe.freeze_epochs: 0} if recipe.freeze_epochs else None,
         "resolutions": recipe.resolutions,
         "distill_teacher": recipe.distill_teacher,
+        "distill_kind": recipe.distill_kind,
         "distill_alpha": recipe.distill_alpha,
+        "distill_temperature": recipe.distill_temperature,
+        "distill_hard": recipe.distill_hard,
     }
 
 

@@ -21,8 +21,10 @@ def explain(message: str) -> str:
 
 
 def _in_words(annotation: Any) -> str:
-    """Return the choices of a `Literal`, alone or beside None; any other annotation as it is written."""
-    for kind in (annotation, *get_args(annotation)):
-        if get_origin(kind) is Literal:
-            return f"one of {', '.join(get_args(kind))}"
-    return formatannotation(annotation)
+    """Return the choices of a `Literal`, with the kinds beside it but None; any other annotation as it is written."""
+    kinds = [annotation, *get_args(annotation)]
+    if not any(get_origin(kind) is Literal for kind in kinds):
+        return formatannotation(annotation)
+    others = [formatannotation(kind) for kind in kinds[1:] if get_origin(kind) in (list, dict)]
+    choices = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return f"one of {', '.join([*choices, *others])}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from timm_accel.recipes.faults import raise_faults
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.suggestions import nearest
 
@@ -35,12 +36,16 @@ class NamedRecipe:
         """Return the recipe, with changes.
 
         Raises:
-            ValueError: A change is unknown or does not fit.
+            ValueError: Changes are unknown, or do not fit.
         """
         known = Recipe.__annotations__
-        for name in changes:
-            if name not in known:
-                raise ValueError(f"Expected changes to be options of Recipe, but got {name!r}. {nearest(name, known)}")
+        raise_faults(
+            [
+                f"Expected changes to be options of Recipe, but got {name!r}. {nearest(name, known)}"
+                for name in changes
+                if name not in known
+            ]
+        )
         return Recipe(**{**self.options, **changes})
 
 
@@ -62,7 +67,7 @@ def named_recipe(name: str) -> NamedRecipe:
         raise ValueError(f"Expected recipe to be one by name, but got {name!r}. {nearest(name, recipe_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     options = content["options"]
-    for key in ("scale", "resolutions"):
+    for key in ("scale", "ratio", "resolutions"):
         if options.get(key) is not None:
             options[key] = tuple(options[key])
     return NamedRecipe(name=name, **content)

@@ -1,16 +1,9 @@
 """A training run in one description."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from timm.optim import list_optimizers
-
-from timm_accel.data.device_transform import ERASING_MODES
-from timm_accel.mixins.gradient_clipping import CLIP_MODES
-from timm_accel.mixins.scheduler import SCHEDULERS
-from timm_accel.models import check_model_name
-from timm_accel.suggestions import nearest
+from timm_accel.recipes.faults import check_recipe
 
 _FREE = {  # a run may go on with others: elsewhere, longer, or, with a warning, in other batches
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
@@ -44,6 +37,7 @@ class Recipe:
         opt_args: Further arguments of the optimizer: momentum, betas, ….
         weight_decay: Weight decay, not of biases and norms.
         layer_decay: The factor from one layer's rate to the next below; None for equal rates.
+        layer_decay_min_scale: The smallest share of the rate that is left to a layer then.
         drop_path_rate: Stochastic depth.
         channels_last: Whether the model's tensors are laid out channels last, which is often faster.
         freeze_epochs: Epochs, from the start, in which only the last stage, the head, is trained.
@@ -52,12 +46,17 @@ class Recipe:
         min_lr: The rate at the end of the schedule.
         warmup_epochs: Epochs of linear warm-up.
         warmup_lr: The rate at the start of the warm-up.
+        scheduler_metric: The metric that the schedule plateau watches.
         mixup: The alpha of Mixup; 0 is off.
         cutmix: The alpha of CutMix; 0 is off.
         mixup_off_epoch: The epoch, from 0, from which images are no longer mixed; None for never.
         smoothing: Label smoothing.
-        loss: bce or ce: binary cross-entropy for each class, or cross-entropy.
-        class_weights: auto weighs classes inverse to their numbers of images, with ce; None for equal weights.
+        loss: bce, binary cross-entropy for each class; ce, cross-entropy; asl; poly; for several labels an image also
+            twoway, zlpr or db.
+        class_weights: The weight of each class in ce, bce and asl of several labels: numbers in the order of the
+            labels, or by name; auto weighs classes inverse to their numbers of images; None for equal weights.
+        pos_weights: The weight of each class where it is present, in bce and asl of several labels, given in the same
+            ways; auto is the images without it over those with it.
         bce_target_thresh: Targets above it count as 1 in the binary cross-entropy; None keeps them soft.
         auto_augment: timm's name of an augmentation policy; None for none.
         color_jitter: How far brightness, contrast and saturation vary where there is no policy; 0 is off.
@@ -74,7 +73,10 @@ class Recipe:
         draft: Whether training decodes large JPEGs at a reduced scale where the crop allows.
         ema_decay: The share of the average that an update keeps; it rises to this.
         distill_teacher: A model to learn from: a run, a folder or a name of timm; None for none.
+        distill_kind: What the teacher gives: logit; token, for students with a distillation head; or feature.
         distill_alpha: The weight of the teacher, from 0 to 1.
+        distill_temperature: What logits are divided by, for logit and token.
+        distill_hard: Whether token learns the teacher's class instead of its probabilities.
         clip_grad: The limit of gradient clipping; None for none.
         clip_mode: norm, value or agc.
         sync_bn: Whether to synchronise BatchNorm across processes.
@@ -110,6 +112,7 @@ class Recipe:
     opt_args: dict[str, Any] | None = None
     weight_decay: float = 0.01
     layer_decay: float | None = None
+    layer_decay_min_scale: float = 0.0
     drop_path_rate: float = 0.05
     channels_last: bool = False
     freeze_epochs: int = 0
@@ -118,12 +121,14 @@ class Recipe:
     min_lr: float = 1e-6
     warmup_epochs: int = 3
     warmup_lr: float = 1e-4
+    scheduler_metric: str = "eval_loss_epoch"
     mixup: float = 0.2
     cutmix: float = 1.0
     mixup_off_epoch: int | None = None
     smoothing: float = 0.1
-    loss: Literal["bce", "ce"] = "bce"
-    class_weights: Literal["auto"] | None = None
+    loss: Literal["bce", "ce", "asl", "poly", "twoway", "zlpr", "db"] = "bce"
+    class_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
+    pos_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
     bce_target_thresh: float | None = 0.2
     auto_augment: str | None = "rand-m7-mstd0.5-inc1"
     color_jitter: float = 0.4
@@ -140,7 +145,10 @@ class Recipe:
     draft: bool = False
     ema_decay: float = 0.9998
     distill_teacher: str | None = None
+    distill_kind: Literal["logit", "token", "feature"] = "logit"
     distill_alpha: float = 0.5
+    distill_temperature: float = 1.0
+    distill_hard: bool = False
     clip_grad: float | None = None
     clip_mode: str = "norm"
     sync_bn: bool = False
@@ -154,96 +162,7 @@ class Recipe:
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        values = list(self._wrong_values())
-        faults = [*self._wrong_names(), *values, *(() if values else self._contradictions())]
-        if len(faults) == 1:
-            raise ValueError(faults[0])
-        if faults:
-            listed = " ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
-            raise ValueError(f"Expected a recipe without faults, but got {len(faults)}: {listed}")
-
-    def _wrong_names(self) -> Iterator[str]:
-        try:
-            check_model_name(self.model)
-        except ValueError as error:
-            yield str(error)
-        optimizers = list_optimizers()
-        known: dict[str, Iterable[Any]] = {
-            "opt": [*optimizers, *(f"lookahead_{name}" for name in optimizers)],
-            "sched": SCHEDULERS,
-            "clip_mode": CLIP_MODES,
-            "head": ("linear", "mlp"),
-            "loss": ("bce", "ce"),
-            "re_mode": ERASING_MODES,
-            "lr_scaling": ("linear", "sqrt", None),
-            "class_weights": ("auto", None),
-            "cache": ("memory", None),
-        }
-        for name, words in known.items():
-            value = getattr(self, name)
-            if (value.lower() if name == "opt" and isinstance(value, str) else value) not in words:
-                names = [word for word in words if word is not None]
-                which = (
-                    "a name that timm knows" if name in ("opt", "sched", "clip_mode") else f"one of {', '.join(names)}"
-                )
-                yield f"Expected {name} to be {which}, but got {value!r}. {nearest(str(value), names)}"
-
-    def _wrong_values(self) -> Iterator[str]:
-        counts = ("image_size", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_repeats")
-        for name in (*counts, "save_every_n_epochs", "keep_states"):
-            yield from self._check(
-                name, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"
-            )
-        for name in ("save_every_n_updates", "eval_image_size", "base_batch_size"):
-            yield from self._check(name, lambda value: value is None or value >= 1, "at least 1")
-        for name in ("lr", "layer_decay", "clip_grad", "save_every_minutes", "max_minutes"):
-            yield from self._check(name, lambda value: value is None or value > 0, "positive")
-        for name in ("weight_decay", "min_lr", "warmup_lr", "warmup_epochs", "mixup", "cutmix", "freeze_epochs"):
-            yield from self._check(name, lambda value: value >= 0, "at least 0")
-        for name in ("mixup_off_epoch", "num_workers"):
-            yield from self._check(name, lambda value: value is None or value >= 0, "at least 0")
-        for name in ("smoothing", "color_jitter", "hflip", "vflip", "re_prob", "distill_alpha"):
-            yield from self._check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
-        yield from self._check("crop_pct", lambda value: value is None or 0 < value <= 1, "above 0 and up to 1")
-        for name in ("drop_path_rate", "ema_decay"):
-            yield from self._check(name, lambda value: 0 <= value < 1, "from 0 to below 1")
-        yield from self._check("scale", lambda value: 0 < value[0] <= value[1] <= 1, "two rising shares of up to 1")
-        yield from self._check("ratio", lambda value: 0 < value[0] <= value[1], "two rising, positive numbers")
-        yield from self._check(
-            "resolutions", lambda value: value is None or (len(value) >= 2 and min(value) >= 1), "two sizes or more"
-        )
-
-    def _contradictions(self) -> Iterator[str]:
-        """Yield what does not go together."""
-        if self.mixes:
-            yield from self._check("batch_size", lambda value: value % 2 == 0, "even, since Mixup pairs images up")
-        in_epochs = "warmup_epochs" in self.scheduler_args()
-        if in_epochs and self.sched not in ("none", "constant") and self.warmup_epochs > self.num_epochs:
-            yield (
-                f"Expected warmup_epochs to be at most num_epochs, {self.num_epochs}, but got "
-                f"{self.warmup_epochs}. Shorten the warm-up or lengthen the run."
-            )
-        if self.freeze_epochs > self.num_epochs:
-            yield (
-                f"Expected freeze_epochs to be at most num_epochs, {self.num_epochs}, but got "
-                f"{self.freeze_epochs}. Freeze for fewer."
-            )
-        if self.pretrained and self.weights is not None:
-            yield f"Expected pretrained or weights, but got both, {self.weights!r} too. Leave one of them out."
-        for name in self.model_args or ():
-            if name in {"num_classes", *asdict(self)}:
-                remedy = "They follow from the data." if name == "num_classes" else f"Set the option {name}."
-                yield f"Expected model_args without {name!r}, but got {self.model_args[name]!r} for it. {remedy}"
-        if self.resolutions is not None and self.gradient_accumulation_steps > 1:
-            yield (
-                "Expected gradient_accumulation_steps to be 1 with resolutions, since an update has images of one "
-                f"size, but got {self.gradient_accumulation_steps}. Leave one of them out."
-            )
-        for other in ("resolutions", "cache"):
-            if self.draft and getattr(self, other) is not None:
-                yield f"Expected draft or {other}, but got both, {getattr(self, other)!r} too. Leave out one."
-        if self.class_weights is not None and self.loss != "ce":
-            yield f"Expected loss to be 'ce' with class_weights, but got {self.loss!r}. Leave class_weights out."
+        check_recipe(self)
 
     @property
     def mixes(self) -> bool:
@@ -266,13 +185,3 @@ class Recipe:
         """Return the options in which two recipes differ: ``{name: (mine, the other's)}``."""
         mine, others = asdict(self), asdict(other)
         return {name: (mine[name], others[name]) for name in mine if mine[name] != others[name]}
-
-    def _check(self, name: str, condition: Callable[[Any], bool], words: str) -> Iterator[str]:
-        value = getattr(self, name)
-        try:
-            right = condition(value)
-        except (TypeError, IndexError):  # a value of another kind
-            right = False
-        if not right:
-            default = next(field.default for field in fields(self) if field.name == name)
-            yield f"Expected {name} to be {words}, but got {value!r}. The default is {default!r}."

@@ -1,6 +1,7 @@
 """Learning-rate schedules without a trainer: timm's, fitted to a run, and the plan of a run's every rate."""
 
-from timm_accel.schedules.fitting import SCHEDULERS, check_fits, check_scheduler_args, create_schedule
+from timm_accel.schedules.arguments import SCHEDULERS, check_scheduler_args
+from timm_accel.schedules.fitting import check_fits, create_schedule
 from timm_accel.schedules.planning import SchedulePlan, plan
 
 __all__ = [

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from timm_accel.optim.rates import scale_lr
 from timm_accel.schedules.fitting import check_fits, create_schedule
 
 _PLATEAU = (PlateauLRScheduler, ReduceLROnPlateau)
@@ -24,6 +25,11 @@ class DescribesSchedule(Protocol):
 
     num_epochs: int
     lr: float
+    opt: str
+    base_batch_size: int | None
+    lr_scaling: Literal["linear", "sqrt"] | None
+    batch_size: int
+    gradient_accumulation_steps: int
 
     def scheduler_args(self) -> dict[str, Any]:
         """Return the arguments of timm's ``create_scheduler_v2``."""
@@ -52,10 +58,13 @@ def plan(
     lr: float | None = None,
     optimizer: Optimizer | None = None,
     metrics: Sequence[float] | None = None,
+    num_processes: int = 1,
 ) -> SchedulePlan:
     """Return the rate of each group for each update of a run, by running the schedule without a model.
 
-    They are those that `TimmSchedulerMixin` gives a run of this length. The optimizer stays as it is.
+    They are those that `TimmSchedulerMixin` gives a run of this length with this rate or optimizer. A recipe's rate is
+    scaled by its ``base_batch_size`` as in its run. Its layer decay needs the layers of a model: without `optimizer`
+    there is one group, with the rate of the head, which is the highest. The optimizer stays as it is.
 
     Args:
         schedule: A `Recipe`, the ``scheduler_args`` of a trainer, or a function that makes a scheduler of timm or torch
@@ -65,17 +74,19 @@ def plan(
         lr: The highest rate; a recipe has its own.
         optimizer: Instead of `lr`: one whose groups have the rates, and a ``lr_scale`` under layer decay.
         metrics: What the run measures after each epoch, for a plateau schedule, ``(num_epochs,)``.
+        num_processes: Processes of the run, by which a recipe's rate is scaled too.
 
     Raises:
         TypeError: `schedule` is none of these.
         ValueError: The schedule does not fit the run, a length or a rate is missing, or a plateau schedule has no
             metrics.
     """
+    _check_counts(num_processes=num_processes)
     if isinstance(schedule, DescribesSchedule):
         num_epochs = schedule.num_epochs if num_epochs is None else num_epochs
-        lr = schedule.lr if lr is None and optimizer is None else lr
+        lr = _lr_of(schedule, num_processes) if lr is None and optimizer is None else lr
         schedule = schedule.scheduler_args()
-    _check_lengths(num_epochs, updates_per_epoch)
+    _check_counts(num_epochs=num_epochs, updates_per_epoch=updates_per_epoch)
     assert num_epochs is not None
     stand_in = _stand_in(lr, optimizer)
     scheduler = _create(schedule, stand_in, num_epochs, updates_per_epoch)
@@ -89,8 +100,21 @@ def plan(
     return SchedulePlan(rates, updates, updates / updates_per_epoch)
 
 
-def _check_lengths(num_epochs: int | None, updates_per_epoch: int) -> None:
-    for name, count in {"num_epochs": num_epochs, "updates_per_epoch": updates_per_epoch}.items():
+def _lr_of(described: DescribesSchedule, num_processes: int) -> float:
+    """Return the highest rate of a described run, scaled by its global batch where it asks for that."""
+    if described.base_batch_size is None:
+        return described.lr
+    return scale_lr(
+        described.lr,
+        described.batch_size * described.gradient_accumulation_steps * num_processes,
+        opt=described.opt,
+        base_batch_size=described.base_batch_size,
+        lr_scaling=described.lr_scaling,
+    )
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {count!r}. Pass {name}.")
 

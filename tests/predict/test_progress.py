@@ -1,0 +1,66 @@
+"""Bars are shown where they were asked for, and nowhere else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+from trained_runs import brightness
+
+from timm_accel import evaluate_classifier
+from timm_accel.features import extract_embeddings
+from timm_accel.models import create_classifier
+from timm_accel.predict import fit_temperature
+
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0))
+PICTURES = [Image.fromarray(np.full((8, 8, 3), colour, np.uint8)) for colour in COLOURS]
+
+
+class Labelled(Dataset):
+    """Four pictures, the last with a wrong label, so that there is a temperature to find."""
+
+    classes = ("red", "green", "blue")
+    targets = (0, 1, 2, 2)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return PICTURES[index], self.targets[index]
+
+
+def embed(**options: Any) -> Any:
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    return extract_embeddings(model, TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), **options)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **options: brightness().predict(PICTURES, **options),
+        lambda **options: evaluate_classifier(brightness(), Labelled(), **options),
+        lambda **options: fit_temperature(brightness(), Labelled(), **options),
+        embed,
+    ],
+    ids=["predict", "evaluate", "temperature", "embeddings"],
+)
+def test_a_bar_of_batches_is_shown_where_it_was_asked_for(call: Any, capsys: pytest.CaptureFixture) -> None:
+    call(batch_size=2, progress=False)
+    assert capsys.readouterr() == ("", "")
+    call(batch_size=2, progress=True)
+    shown = capsys.readouterr()
+    assert "2/2" in shown.err
+    assert "batch" in shown.err
+    assert shown.out == ""
+
+
+def test_without_a_word_predictions_alone_show_a_bar_and_for_one_batch_none(capsys: pytest.CaptureFixture) -> None:
+    brightness().predict(PICTURES)
+    evaluate_classifier(brightness(), Labelled(), batch_size=2)
+    fit_temperature(brightness(), Labelled(), batch_size=2)
+    embed(batch_size=2)
+    assert capsys.readouterr().err == ""
+    brightness().predict(PICTURES, batch_size=2)
+    assert "2/2" in capsys.readouterr().err
