@@ -34,7 +34,19 @@ def test_the_example_draws_what_the_model_and_its_files_say(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["test_mambaout", "resnet10t", "mobilenetv3_small_050", "regnetx_002", "mixer_s32_224", "darknet17"]
+    "name",
+    [
+        "test_convnext",
+        "test_coatnet",
+        "test_mambaout",
+        "test_nfnet",
+        "test_vit_relpos",
+        "resnet10t",
+        "mobilenetv3_small_050",
+        "regnetx_002",
+        "mixer_s32_224",
+        "darknet17",
+    ],
 )
 def test_a_model_of_another_family_exports_in_every_way(name: str, families: ModuleType) -> None:
     found = families.check_exports(name)

@@ -11,7 +11,8 @@ from tools import load_example
 from timm_accel.models.pooling import pooling_kinds
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families.py"
-SMALL = ["test_vit", "test_byobnet", "test_coatnet", "test_convnext", "test_nfnet", "test_mambaout"]
+OWN = ("vit", "vit_relpos", "byobnet", "coatnet", "convnext", "nfnet", "resnet", "efficientnet", "mambaout")
+MORE = ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "mixer_s32_224", "darknet17")
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +21,22 @@ def families() -> Iterator[ModuleType]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "mobilenetv3_small_050"])
-def test_a_family_has_every_head_trains_and_loads(families: ModuleType, name: str) -> None:
-    assert families._head(name, "mlp") is None
-    assert families._head(name, "function") is None
-    assert families._step(name, "mlp") is None
-    assert families._weights(name) is None
-    assert families._vectors(name, mlp=True)
+@pytest.mark.parametrize("name", [*(f"test_{own}" for own in OWN), *MORE])
+def test_a_family_has_every_head_and_its_poolings_trains_loads_and_gives_features(
+    families: ModuleType, name: str
+) -> None:
+    found = families.check_models(name)
+    assert found["heads"] == "linear, mlp, function"
+    assert found["poolings"].startswith("avg, ")
+    assert found["poolings"].endswith("''")
+    assert found["a step"] == found["weights"] == "yes"
+    assert " from " in found["vectors"]
+    assert "pyramid" in found["maps"] or "blocks" in found["maps"]
+    assert int(found["nodes"]) > 20
+    assert not found["why not"]
 
 
-@pytest.mark.parametrize("name", ["test_coatnet", "test_vit", "starnet_s050", "dla46x_c"])
+@pytest.mark.parametrize("name", ["starnet_s050", "dla46x_c"])
 def test_a_family_gives_maps_and_nodes(families: ModuleType, name: str) -> None:
     assert "blocks" in families._maps(name)
     assert int(families._nodes(name)) > 20
