@@ -14,6 +14,7 @@ from torch import nn
 from timm_accel import TimmTrainer
 from timm_accel.models.heads import attach_head
 from timm_accel.optim import EXCLUDED, create_optimizer, scale_lr
+from timm_accel.schedules import plan
 
 
 def named_groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
@@ -32,6 +33,20 @@ def test_biases_norms_and_what_the_model_names_have_no_weight_decay(name: str, l
     for parameter_name, parameter in model.named_parameters():
         plain = parameter.ndim <= 1 or parameter_name.endswith(".bias") or parameter_name in exempt
         assert groups[parameter_name]["weight_decay"] == (0 if plain else 0.05), parameter_name
+
+
+def test_groups_of_ones_own_keep_their_rates_apart_under_a_schedule() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+
+    def head_and_body(module: nn.Module) -> list[dict[str, Any]]:
+        head = {*module.fc.parameters()}
+        return [{"params": [*head]}, {"params": [each for each in module.parameters() if each not in head], "lr": 0.01}]
+
+    optimizer = create_optimizer(model, "sgd", 0.1, param_group_fn=head_and_body)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
+    planned = plan({"sched": "cosine"}, num_epochs=4, updates_per_epoch=2, optimizer=optimizer)
+    assert planned.rates[:, 0] == pytest.approx(10 * planned.rates[:, 1])
+    assert planned.rates[-1, 0] < 0.05 < planned.rates[0, 0] == 0.1
 
 
 def test_layer_decay_falls_from_the_head_down_to_its_minimum() -> None:
