@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from timm_accel.models import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, open_classifier
+from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.sources import read_source
 from timm_accel.suggestions import nearest
 from timm_accel.training.state import COMMON, LATEST, SavedState, open_state
@@ -22,7 +23,6 @@ from timm_accel.training.state import COMMON, LATEST, SavedState, open_state
 METHODS = ("uniform", "greedy")
 _AVERAGE = "ema_model_"
 _SHARED = ("architecture", "num_classes", "label_names", "multi_label")
-_SHARED_DATA = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 _OF_ONE = ("best", "greater_is_better", "temperature")
 """What a config says of its own weights alone: the average's temperature is another."""
 
@@ -195,7 +195,7 @@ def _check_alike(candidates: list[_Candidate]) -> None:
 def _described(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what all must have in common."""
     data_config = config.get("pretrained_cfg", {})
-    return {key: config.get(key) for key in _SHARED} | {key: data_config.get(key) for key in _SHARED_DATA}
+    return {key: config.get(key) for key in _SHARED} | {key: data_config.get(key) for key in DATA_KEYS}
 
 
 def _is_greater_better(metric: str | None, given: bool | None) -> bool:

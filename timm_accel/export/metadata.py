@@ -8,6 +8,7 @@ from typing import Any
 
 import timm_accel
 from timm_accel.export.formats import check_installed, format_of
+from timm_accel.models.loading import DATA_KEYS
 
 ONNX_KEY = "timm_accel"  # in metadata_props
 EXTRA_FILE = "timm_accel.json"  # in the archive of the other two
@@ -64,8 +65,7 @@ class Metadata:
     @property
     def data_config(self) -> dict[str, Any]:
         """The part that ``timm.data.create_transform`` takes."""
-        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in DATA_KEYS}
 
 
 def read_metadata(path: str | Path) -> Metadata:

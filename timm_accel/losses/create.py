@@ -11,6 +11,7 @@ from timm_accel.losses.class_weights import Weights, class_counts, resolve_weigh
 from timm_accel.suggestions import nearest
 
 KINDS = tuple(kind for kind in LOSS_TYPES if kind != "jsd")
+HARD_LABEL_KINDS = ("twoway", "zlpr")  # labels of 0 and 1 alone
 _SINGLE_LABEL = ("ce", "bce", "asl", "poly")
 _OPTIONS = [name for name in signature(create_classification_loss).parameters if name.split("_")[0] in KINDS]
 
@@ -103,13 +104,13 @@ def _check_kind(kind: str, multi_label: bool) -> None:
 def _check_targets(kind: str, multi_label: bool, smoothing: float, soft_targets: bool) -> None:
     if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
         raise ValueError(f"Expected smoothing to be from 0 to below 1, but got {smoothing!r}. A usual value is 0.1.")
-    hard = kind in ("twoway", "zlpr") or (kind == "asl" and not multi_label)
+    hard = kind in HARD_LABEL_KINDS or (kind == "asl" and not multi_label)
     if soft_targets and hard:
         raise ValueError(
             f"Expected soft_targets to be False, since {kind} takes hard labels alone, but got True. Train without "
             "Mixup and CutMix, or choose another kind."
         )
-    if smoothing and kind in ("twoway", "zlpr"):
+    if smoothing and kind in HARD_LABEL_KINDS:
         raise ValueError(f"Expected smoothing to be 0, since {kind} has none, but got {smoothing}. Leave it out.")
 
 

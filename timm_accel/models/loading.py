@@ -15,7 +15,7 @@ from timm_accel.models.pooling import REFUSALS
 from timm_accel.models.sources import Source, is_remote, read_source
 from timm_accel.models.weights import check_fit, listening, load_head, report
 
-_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def build_with_weights(name: str, weights: str | Path | None, options: dict[str, Any], head: Head) -> nn.Module:
@@ -76,7 +76,7 @@ def _remote_architecture(weights: str) -> str:
 
 def _build_with_tensors(name: str, source: Source, options: dict[str, Any]) -> nn.Module:
     about = source.config.get("pretrained_cfg", {})
-    overlay = {key: about[key] for key in _DATA_KEYS if about.get(key) is not None}
+    overlay = {key: about[key] for key in DATA_KEYS if about.get(key) is not None}
     overlay |= {"state_dict": source.tensors, "custom_load": False}
     overlay |= {"num_classes": options["num_classes"], "label_offset": 0}  # timm leaves the head alone: it is to wait
     try:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
+from timm_accel.losses.create import HARD_LABEL_KINDS
 from timm_accel.optim import check_optimizer
 from timm_accel.optim.create import check_options
 from timm_accel.schedules.fitting import schedule_faults
@@ -11,7 +13,6 @@ from timm_accel.schedules.fitting import schedule_faults
 if TYPE_CHECKING:
     from timm_accel.recipes.recipe import Recipe
 
-_OF_HARD_LABELS = ("twoway", "zlpr")
 _WEIGHTED = {"class_weights": ("ce", "bce", "asl"), "pos_weights": ("bce", "asl")}
 
 
@@ -39,10 +40,6 @@ def _optimizers(recipe: "Recipe") -> Iterator[str]:
             check_options(recipe.opt, {name: value})
         except ValueError as error:
             yield str(error).replace("options", "opt_args to be options", 1)
-
-
-def _options_of_optimizers(recipe: "Recipe") -> Iterator[str]:
-    yield from _options_twice(recipe, "opt_args")
 
 
 def _options_of_models(recipe: "Recipe") -> Iterator[str]:
@@ -91,7 +88,7 @@ def _drafts(recipe: "Recipe") -> Iterator[str]:
 def _hard_labels(recipe: "Recipe") -> Iterator[str]:
     for name in ("mixup", "cutmix", "smoothing"):
         value = getattr(recipe, name)
-        if recipe.loss in _OF_HARD_LABELS and value > 0:
+        if recipe.loss in HARD_LABEL_KINDS and value > 0:
             yield (
                 f"Expected {name} to be 0 with the loss {recipe.loss!r}, since it takes labels of 0 and 1 alone, but "
                 f"got {value!r}. Pass 0, or choose another loss."
@@ -118,7 +115,7 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("batch_size", "mixup", "cutmix"): _odd_batches,
     ("sched", "sched_args", "min_lr", "warmup_lr", "warmup_epochs", "num_epochs"): _schedules,
     ("opt", "opt_args"): _optimizers,
-    ("opt_args",): _options_of_optimizers,
+    ("opt_args",): partial(_options_twice, argument="opt_args"),
     ("freeze_epochs", "num_epochs"): _freezing,
     ("pretrained", "weights"): _two_weights,
     ("model_args",): _options_of_models,
