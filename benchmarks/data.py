@@ -25,7 +25,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from timm_accel.data import FolderReader, create_datasets
-from timm_accel.training.randomness import KeyedSampler, SeededDataset
+from timm_accel.data.seeding import KeyedSampler, SeededDataset
 
 SIZE, BATCH = 224, 32
 POLICY = "rand-m7-mstd0.5-inc1"

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from timm.data import create_transform
 
 from timm_accel.data import ImageFolderDataset
-from timm_accel.training.randomness import _IMAGE, SampleKey, SeededDataset, _seed_host, mix_seed
+from timm_accel.data.seeding import _IMAGE, SampleKey, SeededDataset, _seed_host, mix_seed
 
 COUNT = 64
 

@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import TimmMixupTrainer, create_classifier
 from timm_accel.callbacks import Callback, SaveStateCallback
-from timm_accel.training.state import newest_state
+from timm_accel.states.folder import newest_state
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -12,11 +12,11 @@ from refusal import contents, refused
 from tools import fit, make_trainer, tiny_data
 from torch import nn
 
-from timm_accel.averaging import average_weights
 from timm_accel.callbacks import SaveBestCallback, SaveStateCallback
 from timm_accel.mixins import ClassificationMetricsMixin, ModelEmaMixin
+from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier, save_classifier
-from timm_accel.training.state import state_folders
+from timm_accel.states.folder import state_folders
 
 
 def model(seed: int = 0, **options: Any) -> nn.Module:

@@ -13,9 +13,14 @@ from pytorch_accelerated.callbacks import TrainerCallback as UpstreamCallback
 from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.callbacks import Callback, CsvHistoryCallback, EarlyStoppingCallback, SaveBestCallback
+from timm_accel.callbacks import (
+    DEFAULT_CALLBACKS,
+    Callback,
+    CsvHistoryCallback,
+    EarlyStoppingCallback,
+    SaveBestCallback,
+)
 from timm_accel.mixins import ModelEmaMixin
-from timm_accel.training import DEFAULT_CALLBACKS
 
 
 def with_metric(values: list[float], average: list[float] | None = None) -> type[LoopTrainer]:

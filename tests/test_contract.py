@@ -14,7 +14,7 @@ from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
 
 import timm_accel.mixins as mixins
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.training.upstream import Trainer
+from timm_accel.upstream import Trainer
 
 MIXINS = [getattr(mixins, name) for name in mixins.__all__]
 # overrides that replace what they override, as their class docstrings say

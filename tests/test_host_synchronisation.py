@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_accel import TimmMixupTrainer
-from timm_accel.training import DEFAULT_CALLBACKS
+from timm_accel.callbacks import DEFAULT_CALLBACKS
 
 BATCH_SIZE = 4
 

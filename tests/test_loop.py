@@ -233,7 +233,7 @@ def test_a_stop_is_acted_on_as_soon_as_the_update_is_complete() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    from timm_accel.training import DEFAULT_CALLBACKS
+    from timm_accel.callbacks import DEFAULT_CALLBACKS
 
     trainer = make_trainer(agree_every=2, callbacks=DEFAULT_CALLBACKS)
     trainer.loss_func = lambda outputs, targets: outputs.mean() * float("nan")

@@ -12,7 +12,7 @@ from tools import Seen, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, WeightedRandomSampler
 
 from timm_accel import TimmMixupTrainer
-from timm_accel.training.randomness import KeyedSampler, SampleKey, SeededDataset, mix_seed, seed_step, seeded
+from timm_accel.data.seeding import KeyedSampler, SampleKey, SeededDataset, mix_seed, seed_step, seeded
 
 
 class Augmented(Dataset):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from timm_accel import TimmMixupTrainer
-from timm_accel.training.randomness import KeyedSampler, SeededDataset, seed_step
+from timm_accel.data.seeding import KeyedSampler, SeededDataset, seed_step
 
 SEED, EPOCHS, BATCH_SIZE, IMAGES = 7, 3, 4, 31  # 7 full batches: a tail group for accumulation 2 and 3
 MIXUP = dict(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=3)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.training import LoopTrainer
-from timm_accel.training.default_callbacks import MoveModulesToDeviceCallback
 
 SMOOTHING = 0.9
 _OWN = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")

@@ -26,9 +26,9 @@ from timm_accel.data.device_transform import DeviceTransform
 from timm_accel.data.drafted_crop import DraftedCrop
 from timm_accel.data.images import PrepareImage
 from timm_accel.data.memory_cache import MemoryCache
+from timm_accel.data.seeding import SampleKey, SeededDataset, seed_feed
 from timm_accel.mixins import ScheduledResolutionMixin
-from timm_accel.training.feeding import feed
-from timm_accel.training.randomness import SampleKey, SeededDataset, seed_feed
+from timm_accel.training.prefetch import feed
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")

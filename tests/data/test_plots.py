@@ -20,9 +20,9 @@ from torchvision.datasets import FakeData
 from torchvision.transforms import ColorJitter, Compose, ToTensor, v2
 
 from timm_accel.data import create_datasets
+from timm_accel.data.seeding import SampleKey, SeededDataset
 from timm_accel.mixins import MixupMixin
 from timm_accel.plots import plot_augmentations, plot_batch, plot_mixup
-from timm_accel.training.randomness import SampleKey, SeededDataset
 
 figures = pytest.importorskip("matplotlib.figure")
 

@@ -14,7 +14,7 @@ from tools import Seen, fit, make_trainer, same_weights
 from torch.utils.data import WeightedRandomSampler
 
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
-from timm_accel.training.randomness import KeyedSampler
+from timm_accel.data.seeding import KeyedSampler
 
 LABELS = np.repeat([0, 1, 2], [200, 40, 10])
 

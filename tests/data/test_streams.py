@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 
 from timm_accel import TimmMixupTrainer, create_datasets
 from timm_accel.data import PrepareImage, Source, StreamedImages
-from timm_accel.training.randomness import seed_streamed_image
+from timm_accel.data.seeding import seed_streamed_image
 
 HALF = (0.5,) * 3
 AUGMENTED = {"auto_augment": "rand-m7-mstd0.5-inc1"}

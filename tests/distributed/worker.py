@@ -25,12 +25,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
-from timm_accel.callbacks import Callback, UnreadableImagesCallback
+from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, UnreadableImagesCallback
 from timm_accel.data import LabelledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
-from timm_accel.training import DEFAULT_CALLBACKS
-from timm_accel.training.state import open_state, state_folders
+from timm_accel.states.folder import open_state, state_folders
 
 GLOBAL_BATCH = 8
 RESULTS: dict[str, Any] = {}

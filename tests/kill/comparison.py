@@ -4,7 +4,7 @@ from typing import Any
 
 from harness import Run
 
-from timm_accel.training.state import open_state, state_folders
+from timm_accel.states.folder import open_state, state_folders
 
 
 def contents(run: Run) -> dict[str, Any]:

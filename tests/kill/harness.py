@@ -19,8 +19,8 @@ import psutil
 from conftest import write_images
 
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE
-from timm_accel.training.run_dir import LOCK
-from timm_accel.training.state import STATES, UNFINISHED, state_folders
+from timm_accel.states.folder import STATES, UNFINISHED, state_folders
+from timm_accel.states.run_dir import LOCK
 
 WORKER = Path(__file__).parent / "worker.py"
 BATCH_SIZE = 4  # of all processes together

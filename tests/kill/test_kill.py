@@ -12,7 +12,7 @@ from comparison import contents
 from harness import Kill, Launch, Run, kill_and_resume, write_data
 from tools import differences
 
-from timm_accel.training.run_dir import lock_run_dir, unlock_run_dir
+from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 
 KILLS = {1: ["update", "write", "row", "start", "row", "alone"], 2: ["write", "row", "alone"]}
 EPOCHS = 8  # the best weights are those of the third

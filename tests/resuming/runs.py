@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import CsvHistoryCallback, EarlyStoppingCallback, SaveBestCallback, SaveStateCallback
-from timm_accel.training.run_dir import LOCK
-from timm_accel.training.state import open_state, state_folders
+from timm_accel.states.folder import open_state, state_folders
+from timm_accel.states.run_dir import LOCK
 
 EPOCHS, BATCH_SIZE = 3, 4
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from resuming.runs import Augmented, make_run, states, train
-from timm_accel.training.state import state_folders
+from timm_accel.states.folder import state_folders
 
 WORKER = Path(__file__).parent / "worker.py"
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

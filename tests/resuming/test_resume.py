@@ -25,7 +25,7 @@ from resuming.runs import (
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import Callback, SaveStateCallback
 from timm_accel.training.identity import describe_run
-from timm_accel.training.upstream import DataLoaderSlice
+from timm_accel.upstream import DataLoaderSlice
 
 
 def ends_alike(whole: list[torch.Tensor], rest: list[torch.Tensor]) -> bool:

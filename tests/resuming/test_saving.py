@@ -30,8 +30,8 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
 )
-from timm_accel.training import state as state_module
-from timm_accel.training.run_dir import lock_run_dir, unlock_run_dir
+from timm_accel.states import folder as state_module
+from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 
 
 def positions(run_dir: Path) -> list[str]:

@@ -15,8 +15,8 @@ import pytest
 import torch
 from refusal import refused
 
-from timm_accel.training import state as state_module
-from timm_accel.training.state import (
+from timm_accel.states import folder as state_module
+from timm_accel.states.folder import (
     COMMON,
     DamagedStateError,
     newest_state,

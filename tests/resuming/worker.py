@@ -85,7 +85,6 @@ def check_lock() -> None:
 
 def check_full_disk() -> None:
     """A write that fails on the first process ends nobody's run."""
-    from timm_accel.training import state
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from timm_accel import TimmMixupTrainer
+from timm_accel.callbacks import Callback
 from timm_accel.mixins import ClassificationMetricsMixin, LookaheadMixin, ModelEmaMixin, TimmSchedulerMixin
-from timm_accel.training import Callback
 
 IN_ORDER = NO_WORKERS | {"shuffle": False}
 TIMM_RATES = [0.0001, 0.00173, 0.00337, 0.0025, 0.00125, 0.00034]  # trap 5: of timm's own loop

@@ -23,9 +23,9 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from timm_accel import TimmTrainer
-from timm_accel.callbacks import MoveModulesToDeviceCallback, SaveBestCallback, StopOnNonFiniteLossCallback
+from timm_accel.callbacks import Callback, MoveModulesToDeviceCallback, SaveBestCallback, StopOnNonFiniteLossCallback
 from timm_accel.mixins import TimmSchedulerMixin
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.training import LoopTrainer
 
 IN_ORDER = NO_WORKERS | {"shuffle": False}
 NAN = float("nan")

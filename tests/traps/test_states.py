@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import SaveStateCallback
 from timm_accel.mixins import TimmSchedulerMixin
-from timm_accel.training.state import COMMON, open_state
+from timm_accel.states.folder import COMMON, open_state
 
 
 class Order(Dataset):
@@ -182,7 +182,7 @@ def test_torch_hides_a_full_disk_behind_a_runtime_error(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="unexpected pos"):
         torch.save(torch.zeros(10_000), Full())
-    from timm_accel.training.state import _save
+    from timm_accel.states.folder import _save
 
     with pytest.raises(OSError, match="No space left"):
         _save(torch.zeros(10_000), Full())

@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from timm_accel.callbacks import Callback
 from timm_accel.mixins import (
     ClassificationMetricsMixin,
     DistributedBatchNormMixin,
@@ -34,7 +35,7 @@ from timm_accel.mixins import (
     TimmSchedulerMixin,
     batch_norm,
 )
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.training import LoopTrainer
 
 SMOOTHING = 0.1
 

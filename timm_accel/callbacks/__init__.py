@@ -1,19 +1,19 @@
 """Callbacks: they only read, record, write or stop; removing one never changes the weights."""
 
+from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.csv_history import CsvHistoryCallback
-from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
-from timm_accel.callbacks.save_best import SaveBestCallback
-from timm_accel.callbacks.save_state import SaveStateCallback
-from timm_accel.callbacks.time_limit import TimeLimitCallback
-from timm_accel.training.callback import Callback
-from timm_accel.training.default_callbacks import (
+from timm_accel.callbacks.defaults import (
     DEFAULT_CALLBACKS,
     MoveModulesToDeviceCallback,
     PrintMetricsCallback,
     ProgressBarCallback,
     StopOnNonFiniteLossCallback,
 )
-from timm_accel.training.unreadable_images import UnreadableImagesCallback
+from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
+from timm_accel.callbacks.save_best import SaveBestCallback
+from timm_accel.callbacks.save_state import SaveStateCallback
+from timm_accel.callbacks.time_limit import TimeLimitCallback
+from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
 
 __all__ = [
     "DEFAULT_CALLBACKS",

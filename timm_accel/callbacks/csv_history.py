@@ -2,10 +2,14 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timm_accel.training import Callback, LoopTrainer, check_run_dir
-from timm_accel.training.fresh_metrics import FreshMetrics
+from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.recorded_metrics import FreshMetrics
+from timm_accel.states.run_dir import check_run_dir
+
+if TYPE_CHECKING:
+    from timm_accel.training import LoopTrainer
 
 
 class CsvHistoryCallback(Callback):
@@ -26,7 +30,7 @@ class CsvHistoryCallback(Callback):
         self._file: Path | None = None
         self._columns: list[str] = []
 
-    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
         if self._file is None:
             raise ValueError(
@@ -34,7 +38,7 @@ class CsvHistoryCallback(Callback):
                 "Pass run_dir to the trainer."
             )
 
-    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._file is not None
         check_run_dir(
             self._file.parent, [] if trainer.owns(self._file) else [self._file.name], argument="the folder of path"
@@ -57,7 +61,7 @@ class CsvHistoryCallback(Callback):
             self._unfinished().write_bytes(state_dict["text"].encode())
             self._unfinished().replace(self._file)
 
-    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.epoch_learning_rate}
         row: dict[str, Any] = epoch | self._metrics.take(trainer.run_history)
         if self._writes:

@@ -1,9 +1,12 @@
 """Stop when a metric no longer improves."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.watch import is_better
-from timm_accel.training import Callback, LoopTrainer
+
+if TYPE_CHECKING:
+    from timm_accel.training import LoopTrainer
 
 
 class EarlyStoppingCallback(Callback):
@@ -33,7 +36,7 @@ class EarlyStoppingCallback(Callback):
         self.best: float | None = None
         self.epochs_without = 0
 
-    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self.best, self.epochs_without = None, 0
         trainer.check_metric("watch_metric", self.watch_metric)
 
@@ -45,7 +48,7 @@ class EarlyStoppingCallback(Callback):
         """Go on counting from there."""
         self.best, self.epochs_without = state_dict["best"], state_dict["epochs_without"]
 
-    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         value = trainer.latest_metric("watch_metric", self.watch_metric)
         if is_better(value, self.best, self.greater_is_better, self.min_delta):
             self.best, self.epochs_without = value, 0

@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.callbacks.watch import is_better
 from timm_accel.data.classes import class_names
 from timm_accel.data.multi_label import has_several_labels
 from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
-from timm_accel.training import Callback, LoopTrainer, check_run_dir
-from timm_accel.training.agreement import on_main_process
-from timm_accel.training.surface import metric_prefix
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.run_dir import check_run_dir
+
+if TYPE_CHECKING:
+    from timm_accel.training import LoopTrainer
 
 
 class SaveBestCallback(Callback):
@@ -46,7 +50,7 @@ class SaveBestCallback(Callback):
         self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
 
-    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._root = self.save_dir or trainer.run_dir
         if self._root is None:
             raise ValueError(
@@ -54,7 +58,7 @@ class SaveBestCallback(Callback):
                 "Pass run_dir to the trainer."
             )
 
-    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._root is not None
         self.best = {}
         trainer.check_metric("watch_metric", self.watch_metric)
@@ -87,14 +91,14 @@ class SaveBestCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep to what the folders say."""
 
-    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         trainer.latest_metric("watch_metric", self.watch_metric)
         for name in self.FOLDERS.keys() & trainer.weights().keys():
             metric = metric_prefix(name) + self.watch_metric
             if metric in trainer.run_history.get_metric_names():
                 self._keep_if_better(trainer, name, metric)
 
-    def _keep_if_better(self, trainer: LoopTrainer, name: str, metric: str) -> None:
+    def _keep_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
         value = trainer.latest_metric("watch_metric", metric)
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
             epoch = trainer.run_history.current_epoch
@@ -110,7 +114,7 @@ class SaveBestCallback(Callback):
                     **({"multi_label": True} if has_several_labels(trainer.train_dataset) else {}),
                 )
 
-    def on_training_run_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         for name, best in sorted(self.best.items(), reverse=True):
             trainer.print(
                 f"Best {best['metric']} {best['value']:.4f} in epoch {best['epoch']}: weights in {self._folder(name)}"

@@ -2,9 +2,12 @@
 
 import time
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from timm_accel.training import LoopTrainer
 
 
 class SaveStateCallback(Callback):
@@ -48,7 +51,7 @@ class SaveStateCallback(Callback):
         self.every_n_epochs, self.every_n_updates, self.every_minutes = every_n_epochs, every_n_updates, every_minutes
         self.keep, self.milestone_every_n_epochs = keep, milestone_every_n_epochs
 
-    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.run_dir is None:
             raise ValueError(
                 "Expected SaveStateCallback to have a folder, but got no run_dir of the trainer. "
@@ -56,16 +59,16 @@ class SaveStateCallback(Callback):
             )
         trainer.keep_states = self.keep
 
-    def on_training_run_start(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._asked = time.monotonic()
 
-    def on_update_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if self.every_n_updates is not None and trainer.num_updates % self.every_n_updates == 0:
             self._ask(trainer, everywhere=True)
         elif self.every_minutes is not None and time.monotonic() - self._asked >= 60 * self.every_minutes:
             self._ask(trainer)  # the clocks of the processes differ
 
-    def on_training_run_epoch_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert trainer.epoch is not None
         done = trainer.epoch + 1
         milestone = self.milestone_every_n_epochs is not None and done % self.milestone_every_n_epochs == 0
@@ -73,6 +76,6 @@ class SaveStateCallback(Callback):
         if milestone or due or done == trainer.run_config.num_epochs:
             self._ask(trainer, everywhere=True, milestone=milestone)
 
-    def _ask(self, trainer: LoopTrainer, **how: bool) -> None:
+    def _ask(self, trainer: "LoopTrainer", **how: bool) -> None:
         trainer.request_save(**how)
         self._asked = time.monotonic()

@@ -2,9 +2,12 @@
 
 import time
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timm_accel.training import Callback, LoopTrainer
+from timm_accel.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from timm_accel.training import LoopTrainer
 
 
 class TimeLimitCallback(Callback):
@@ -25,7 +28,7 @@ class TimeLimitCallback(Callback):
             raise ValueError(f"Expected max_minutes to be positive, but got {max_minutes!r}. Choose another.")
         self.max_minutes = max_minutes
 
-    def on_init_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.run_dir is None and self.max_minutes is not None:
             raise ValueError(
                 "Expected TimeLimitCallback to have a folder for the state, but got no run_dir of the trainer. "
@@ -33,7 +36,7 @@ class TimeLimitCallback(Callback):
             )
         self._created = time.monotonic()
 
-    def on_update_end(self, trainer: LoopTrainer, **kwargs: Any) -> None:
+    def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if self.max_minutes is not None and time.monotonic() - self._created >= 60 * self.max_minutes:
             trainer.request_stop(f"Reached the limit of {self.max_minutes} minutes.", interrupted=True)
 

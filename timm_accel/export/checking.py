@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from timm_accel.atomic import replacing
 from timm_accel.export.formats import format_of, known_warnings_silenced
 from timm_accel.export.preparation import Prepared
 from timm_accel.export.reasons import reason
 from timm_accel.export.runtime import open_exported
-from timm_accel.writing import replacing
 
 BATCH_SIZES = (1, 2, 5)
 TOLERANCE = 1e-4

@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 from tqdm import tqdm
 
+from timm_accel.atomic import replacing
 from timm_accel.data.labelled_images import LabelledImages
 from timm_accel.data.parquet import open_parquet
 from timm_accel.features.modules import pooled_features
-from timm_accel.writing import replacing
 
 _SUFFIXES = (".parquet", ".npz")
 

@@ -14,11 +14,11 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.data.classes import class_names
 from timm_accel.data.multi_label import has_several_labels
 from timm_accel.losses import refuse_other_weights, refuse_softmax_loss
 from timm_accel.training import LoopTrainer
-from timm_accel.training.surface import metric_prefix
 
 _AVERAGE_PRECISION = "map"
 

@@ -9,9 +9,9 @@ from accelerate.utils import convert_to_fp32
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from timm_accel.data.seeding import mix_seed
 from timm_accel.training import LoopTrainer
-from timm_accel.training.randomness import mix_seed
-from timm_accel.training.upstream import ModelEmaCallback, TrainerCallback
+from timm_accel.upstream import ModelEmaCallback, TrainerCallback
 
 
 class _EmaProgress:

@@ -10,8 +10,8 @@ from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransfor
 from torch.utils.data import DataLoader, Sampler
 
 from timm_accel.data.image_size import height_and_width
+from timm_accel.data.seeding import KeyedSampler, SeededDataset
 from timm_accel.training import LoopTrainer
-from timm_accel.training.randomness import KeyedSampler, SeededDataset
 
 SCHEDULES = ("progressive", "constant")
 _KEPT = (

@@ -86,7 +86,7 @@ def _read_folder(folder: Path) -> Source:
 
 
 def _read_state(path: Path) -> Source:
-    from timm_accel.training.state import COMMON, open_state  # builders know nothing of trainers until asked
+    from timm_accel.states.folder import COMMON, open_state  # builders know nothing of trainers until asked
 
     state = open_state(path)
     common = state.load(COMMON)

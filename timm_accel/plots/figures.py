@@ -17,6 +17,7 @@ import torch
 from timm.data import FastCollateMixup, Mixup
 
 from timm_accel.data.classes import class_names as names_of
+from timm_accel.data.seeding import SampleKey, seed_step, seeded
 from timm_accel.plots.pictures import (
     _check_has_transform,
     _check_mixup,
@@ -28,7 +29,6 @@ from timm_accel.plots.pictures import (
     _to_tensor,
     _untransformed,
 )
-from timm_accel.training.randomness import SampleKey, seed_step, seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

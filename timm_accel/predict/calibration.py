@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from timm_accel.atomic import replacing
 from timm_accel.models import CONFIG_FILE
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.labelled import collect, open_labelled, open_reader
-from timm_accel.writing import replacing
 
 RANGE = (0.01, 100.0)
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timm_accel.writing import replacing
+from timm_accel.atomic import replacing
 
 
 @dataclass(frozen=True)

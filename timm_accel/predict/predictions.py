@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from timm_accel.atomic import replacing
 from timm_accel.data.parquet import open_parquet
 from timm_accel.suggestions import nearest
-from timm_accel.writing import replacing
 
 
 @dataclass(frozen=True)

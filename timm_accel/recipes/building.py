@@ -25,9 +25,9 @@ from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.recipe import Recipe
+from timm_accel.states.folder import STATES
+from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
-from timm_accel.training import RUN_CONTENTS, check_run_dir
-from timm_accel.training.state import STATES
 
 
 @dataclass

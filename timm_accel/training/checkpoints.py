@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from timm_accel.states.folder import plain
 from timm_accel.training.resuming import ResumingTrainer
-from timm_accel.training.state import plain
 
 
 class CheckpointingTrainer(ResumingTrainer):

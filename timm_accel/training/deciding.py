@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from timm_accel.training.agreement import Agreement, Stop, Wishes
+from timm_accel.states.consensus import Agreement, Stop, Wishes
 from timm_accel.training.checkpoints import CheckpointingTrainer
 from timm_accel.training.signals import stop_signals
-from timm_accel.training.upstream import StopTrainingError
+from timm_accel.upstream import StopTrainingError
 
 
 class DecidingTrainer(CheckpointingTrainer):

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from timm_accel.training.agreement import on_main_process
+from timm_accel.callbacks.recorded_metrics import metric_prefix
+from timm_accel.data.seeding import seed_feed, seed_order, seed_step
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.training.deciding import DecidingTrainer
-from timm_accel.training.feeding import feed
-from timm_accel.training.randomness import remaining, seed_feed, seed_order, seed_step, set_epoch
-from timm_accel.training.running_mean import RunningMean, global_means
+from timm_accel.training.loaders import remaining, set_epoch
+from timm_accel.training.prefetch import feed
 from timm_accel.training.saving import Progress
-from timm_accel.training.surface import metric_prefix
-from timm_accel.training.upstream import DataLoaderSlice, StopTrainingError
+from timm_accel.upstream import DataLoaderSlice, StopTrainingError
 
 
 class LoopTrainer(DecidingTrainer):

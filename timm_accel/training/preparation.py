@@ -18,23 +18,23 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_accel.cores import usable_cores
-from timm_accel.training.default_callbacks import (
+from timm_accel.callbacks.defaults import (
     DEFAULT_CALLBACKS,
     MoveModulesToDeviceCallback,
     StopOnNonFiniteLossCallback,
 )
-from timm_accel.training.randomness import key_samples, seeded
+from timm_accel.cores import usable_cores
+from timm_accel.data.seeding import key_samples, seeded
+from timm_accel.training.loaders import is_stream, share_stream
 from timm_accel.training.signals import shield_workers
-from timm_accel.training.streaming import is_stream, share_stream
-from timm_accel.training.upstream import (
+from timm_accel.upstream import (
     ConvertSyncBatchNormCallback,
     Trainer,
     TrainerCallback,
     TrainerRunConfig,
 )
-from timm_accel.training.upstream import MoveModulesToDeviceCallback as UpstreamMoveModulesToDeviceCallback
-from timm_accel.training.upstream import TerminateOnNaNCallback as UpstreamTerminateOnNaNCallback
+from timm_accel.upstream import MoveModulesToDeviceCallback as UpstreamMoveModulesToDeviceCallback
+from timm_accel.upstream import TerminateOnNaNCallback as UpstreamTerminateOnNaNCallback
 
 _EXCHANGED = {
     UpstreamMoveModulesToDeviceCallback: MoveModulesToDeviceCallback,

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.training.agreement import on_main_process
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.folder import COMMON, STATES, SavedState, newest_state, open_state, rank_file, tidy_states
+from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
+from timm_accel.states.running_mean import RunningMean
 from timm_accel.training.identity import describe_run, differences
-from timm_accel.training.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
-from timm_accel.training.running_mean import RunningMean
 from timm_accel.training.saving import PACKAGES, Progress, SavingTrainer
-from timm_accel.training.state import COMMON, STATES, SavedState, newest_state, open_state, rank_file, tidy_states
 
 _SCHEDULED = ("lr", "momentum", "betas")  # what torch's schedulers change in a parameter group
 _LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from timm_accel.training.agreement import on_main_process
-from timm_accel.training.running_mean import RunningMean
-from timm_accel.training.state import COMMON, STATES, plain, prune_states, rank_file, write_state
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.folder import COMMON, STATES, plain, prune_states, rank_file, write_state
+from timm_accel.states.running_mean import RunningMean
 from timm_accel.training.surface import SurfaceTrainer
 
 PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")

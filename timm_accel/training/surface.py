@@ -8,17 +8,13 @@ from accelerate import Accelerator
 from accelerate.utils import convert_to_fp32
 from torch import nn
 
+from timm_accel.callbacks.recorded_metrics import metric_prefix
+from timm_accel.states.consensus import Agreement, Stop
+from timm_accel.states.running_mean import RunningMean
 from timm_accel.suggestions import nearest
-from timm_accel.training.agreement import Agreement, Stop
 from timm_accel.training.preparation import PreparedTrainer
-from timm_accel.training.running_mean import RunningMean
 
 _OURS = {"timm_accel", "pytorch_accelerated", "builtins"}
-
-
-def metric_prefix(weights_name: str) -> str:
-    """Return what comes before a metric's name in the history: nothing for the model itself."""
-    return "" if weights_name == "model" else f"{weights_name}_"
 
 
 def _refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:

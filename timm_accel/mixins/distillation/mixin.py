@@ -11,8 +11,8 @@ from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
 from timm_accel.data.multi_label import has_several_labels
+from timm_accel.mixins.distillation.teachers import Teacher, check_images, check_student, check_teacher, open_teacher
 from timm_accel.suggestions import nearest
-from timm_accel.teachers import Teacher, check_images, check_student, check_teacher, open_teacher
 from timm_accel.training import LoopTrainer
 
 KINDS = {"logit": LogitDistillationTask, "token": TokenDistillationTask, "feature": FeatureDistillationTask}

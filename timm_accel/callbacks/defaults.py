@@ -7,12 +7,12 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
-from timm_accel.training.callback import Callback
-from timm_accel.training.fresh_metrics import FreshMetrics
-from timm_accel.training.unreadable_images import UnreadableImagesCallback
+from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.recorded_metrics import FreshMetrics
+from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
 
 if TYPE_CHECKING:
-    from timm_accel.training.loop import LoopTrainer
+    from timm_accel.training import LoopTrainer
 
 
 class MoveModulesToDeviceCallback(Callback):

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from timm_accel.training.upstream import CallbackMethodNotImplementedError, TrainerCallback
+from timm_accel.upstream import CallbackMethodNotImplementedError, TrainerCallback
 
 if TYPE_CHECKING:
-    from timm_accel.training.loop import LoopTrainer
+    from timm_accel.training import LoopTrainer
 
 
 class Callback(TrainerCallback):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from timm_accel.training.state import STATES
+from timm_accel.states.folder import STATES
 
 RUN_CONTENTS = ("history.csv", STATES, "best", "best_ema")
 LOCK = "lock"

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from timm_accel.training.callback import Callback
+from timm_accel.callbacks.base import Callback
 
 FILE = "bad_images.csv"
 

@@ -1,6 +1,11 @@
-"""Which metrics of the history are new since one last looked."""
+"""The metrics that a run records: their names, and which of them are new since the last look."""
 
 from typing import Any
+
+
+def metric_prefix(weights_name: str) -> str:
+    """Return what comes before a metric's name in the history: nothing for the model itself."""
+    return "" if weights_name == "model" else f"{weights_name}_"
 
 
 class FreshMetrics:

@@ -7,16 +7,12 @@
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sized
-from itertools import islice
+from collections.abc import Iterator, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import skip_first_batches
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-
-from timm_accel.training.upstream import DataLoaderSlice
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 _MASK = (1 << 64) - 1
 _ORDER, _IMAGE, _STEP, _FEED = range(4)  # one stream for each kind of draw
@@ -150,21 +146,3 @@ def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
 def seed_order(seed: int, epoch: int) -> None:
     """Seed the host before an epoch's loader starts, for one that draws its order by itself."""
     _seed_host(mix_seed(seed, _ORDER, epoch))
-
-
-def remaining(loader: Any, start: int) -> Iterable[Any]:
-    """Return the loader's batches from number `start` on; of a map-style data set none of the others is loaded."""
-    if start == 0:
-        return loader
-    if isinstance(loader, DataLoaderSlice):
-        return islice(remaining(loader.dl, start), len(loader) - start)
-    if isinstance(loader, DataLoader):
-        return skip_first_batches(loader, start)
-    return islice(loader, start, None)
-
-
-def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell a prepared loader, or what stands in for it, which epoch comes next."""
-    loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
-    if isinstance(loader, DataLoader) and hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch)

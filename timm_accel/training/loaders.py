@@ -1,13 +1,35 @@
-"""Streams in a run: they share themselves out among processes and workers, and draw from the run's seed."""
+"""What the loop asks of a loader: an epoch's number, the batches that are left, and a stream's share."""
 
 import warnings
+from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
+from torch.utils.data import DataLoader
 
+from timm_accel.data.seeding import seed_streamed_image
 from timm_accel.data.streams import StreamedImages
-from timm_accel.training.randomness import seed_streamed_image
+from timm_accel.upstream import DataLoaderSlice
+
+
+def remaining(loader: Any, start: int) -> Iterable[Any]:
+    """Return the loader's batches from number `start` on; of a map-style data set none of the others is loaded."""
+    if start == 0:
+        return loader
+    if isinstance(loader, DataLoaderSlice):
+        return islice(remaining(loader.dl, start), len(loader) - start)
+    if isinstance(loader, DataLoader):
+        return skip_first_batches(loader, start)
+    return islice(loader, start, None)
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell a prepared loader, or what stands in for it, which epoch comes next."""
+    loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
+    if isinstance(loader, DataLoader) and hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
 
 
 def is_stream(loader: Any) -> bool:

@@ -1,0 +1,5 @@
+"""Knowledge distillation: the mixin, and the teachers that it learns from."""
+
+from timm_accel.mixins.distillation.mixin import KINDS, DistillationMixin
+
+__all__ = ["KINDS", "DistillationMixin"]
