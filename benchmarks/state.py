@@ -31,6 +31,12 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def restore_newest(run: Any) -> None:
+    """Find the newest state, check it, and restore it."""
+    run.checkpointer.resumed = newest_state(run.checkpointer.run_dir / "state", print)
+    run.checkpointer.restore(run)
+
+
 class Measuring(Callback):
     """Saves and loads in both ways after the first update, when every part has a state."""
 
@@ -38,12 +44,12 @@ class Measuring(Callback):
         self.runs, self.rows = runs, []
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
-        theirs = trainer.run_dir / "accelerate"
+        theirs, run = trainer.run_dir / "accelerate", trainer.current_run()
         for _ in range(self.runs + 1):
             row = {"save accelerate": seconds(lambda: trainer.accelerator.save_state(theirs))}
-            row["save ours"] = seconds(lambda: trainer._save_state(milestone=False, stopped=None))
+            row["save ours"] = seconds(lambda: run.checkpointer.save(run))
             row["load accelerate"] = seconds(lambda: trainer.accelerator.load_state(theirs))
-            row["load ours"] = seconds(lambda: trainer._restore(newest_state(trainer.run_dir / "state", print)))
+            row["load ours"] = seconds(lambda: restore_newest(run))
             self.rows.append(row)
             self.sizes = [sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
                           for folder in (theirs, newest_state(trainer.run_dir / "state", print).folder)]  # fmt: skip

@@ -91,8 +91,8 @@ def refuse_to_train(
             ("dist_bn", "'broadcast'", "got 'mean'", "default is 'reduce'"),
         ),
         (DistributedBatchNormMixin, {"dist_bn": True}, ("dist_bn", "got True", "default is 'reduce'")),
-        (LoopTrainer, {"agree_every": 0}, ("agree_every", "at least 1", "got 0", "default is 10")),
-        (LoopTrainer, {"agree_every": 2.5}, ("agree_every", "got 2.5", "default is 10")),
+        (LoopTrainer, {"sync_every_n_updates": 0}, ("sync_every_n_updates", "at least 1", "got 0", "default is 10")),
+        (LoopTrainer, {"sync_every_n_updates": 2.5}, ("sync_every_n_updates", "got 2.5", "default is 10")),
         (TimmSchedulerMixin, {"scheduler_args": {"sched": "cosin"}}, ("sched", "got 'cosin'", "Did you", "'cosine'")),
         (TimmSchedulerMixin, {"scheduler_args": {"sched": None}}, ("sched", "got None", "Did you", "'cosine'")),
         (
@@ -344,7 +344,7 @@ def test_a_number_of_steps_below_one_is_refused() -> None:
 
 
 def test_a_seed_that_is_no_number_is_refused() -> None:
-    with refused(TypeError, "seed", "whole number", "got None", "default is 42"):
+    with refused(TypeError, "seed", "integer", "got None", "default is 42"):
         make_trainer(seed=None)
 
 
@@ -354,7 +354,7 @@ def test_sharded_weights_are_refused() -> None:
     from timm_accel.training.preparation import refuse_sharding
 
     for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        with refused(ValueError, "whole weights", "average", f"got {kind.value}", "MULTI_GPU"):
+        with refused(ValueError, "whole weights", "EMA", f"got {kind.value}", "MULTI_GPU"):
             refuse_sharding(kind)
     refuse_sharding(DistributedType.MULTI_GPU)
 

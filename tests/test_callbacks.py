@@ -32,7 +32,7 @@ def with_metric(values: list[float], average: list[float] | None = None) -> type
             self.run_history.update_metric("score", values[self.epoch])
             if average is not None:
                 self.run_history.update_metric("ema_model_score", average[self.epoch])
-            for module in self.weights().values():
+            for module in self.evaluated_models().values():
                 torch.nn.init.constant_(module[-1].bias, self.epoch + 1)
             super().training_run_epoch_end()
 

@@ -44,7 +44,7 @@ def train(batches: int) -> None:
         clip_grad=1.0,
         scheduler_args={"sched": "cosine", "step_on_epochs": False},
         callbacks=DEFAULT_CALLBACKS,
-        agree_every=1000,
+        sync_every_n_updates=1000,
     )
     fit(trainer, tiny_data(batches * BATCH_SIZE), num_epochs=1, per_device_batch_size=BATCH_SIZE)
 
@@ -69,7 +69,7 @@ def test_a_longer_run_reads_back_no_more_than_a_bare_loop() -> None:
 @pytest.mark.usefixtures("capsys")
 def test_the_loss_is_read_back_at_agreement_points_only() -> None:
     def agreeing(every: int) -> int:
-        trainer = make_trainer(callbacks=DEFAULT_CALLBACKS, agree_every=every)
+        trainer = make_trainer(callbacks=DEFAULT_CALLBACKS, sync_every_n_updates=every)
         with CountReads() as counter:
             fit(trainer, tiny_data(48), num_epochs=1)
         return counter.reads

@@ -225,7 +225,7 @@ def test_a_stop_is_acted_on_as_soon_as_the_update_is_complete() -> None:
             if step == 1:
                 trainer.request_stop("Enough.")
 
-    trainer = make_trainer(agree_every=3, callbacks=[Stop])
+    trainer = make_trainer(sync_every_n_updates=3, callbacks=[Stop])
     fit(trainer, tiny_data(40))
     assert trainer.num_updates == 2  # several processes wait for the third: see distributed/
     assert trainer.run_history.get_metric_names() == set()
@@ -235,7 +235,7 @@ def test_a_stop_is_acted_on_as_soon_as_the_update_is_complete() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     from timm_accel.callbacks import DEFAULT_CALLBACKS
 
-    trainer = make_trainer(agree_every=2, callbacks=DEFAULT_CALLBACKS)
+    trainer = make_trainer(sync_every_n_updates=2, callbacks=DEFAULT_CALLBACKS)
     trainer.loss_func = lambda outputs, targets: outputs.mean() * float("nan")
     with pytest.raises(RuntimeError, match=r"training loss to be finite, but it is not in epoch 1, after 2 updates"):
         fit(trainer)
@@ -249,7 +249,7 @@ def test_a_compiled_model_trains_and_its_weights_have_plain_names() -> None:
     trainer = fit(make_trainer(ModelEmaMixin, compiled, ema_decay=0.5), eval_dataset=tiny_data(5))
     assert same_weights(model, fit(make_trainer()).model)
     assert trainer.unwrapped_model is model
-    assert set(trainer.weights()["ema_model"].state_dict()) == set(model.state_dict())
+    assert set(trainer.evaluated_models()["ema_model"].state_dict()) == set(model.state_dict())
 
 
 def test_evaluate_within_a_run_is_refused() -> None:
@@ -272,7 +272,7 @@ def test_a_failed_stop_is_not_hidden_by_an_ordinary_one() -> None:
             trainer.request_stop("Too late.")
 
     with pytest.raises(RuntimeError, match=r"Expected a number\."):
-        fit(make_trainer(callbacks=[Both], agree_every=1))
+        fit(make_trainer(callbacks=[Both], sync_every_n_updates=1))
 
 
 def test_a_users_default_of_no_workers_works() -> None:

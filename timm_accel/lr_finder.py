@@ -119,7 +119,9 @@ class _Sweep(LoopTrainer):
 
     def after_update(self) -> None:
         super().after_update()
-        self.sweep_loss = self.accelerator.reduce(self.sweep_loss, reduction="mean")  # all end at the same update
+        self.sweep_loss = self.current_run().accelerator.reduce(
+            self.sweep_loss, reduction="mean"
+        )  # all end at the same update
         self.sweep_losses.append(self.sweep_loss)
         smoothed = self.sweep_average.add(self.sweep_loss.item())
         self.sweep_smallest = min(self.sweep_smallest, smoothed)
@@ -146,7 +148,7 @@ class _Average:
 
 
 def _check(trainer: LoopTrainer, min_lr: float, max_lr: float, num_updates: int, stop_at: float) -> None:
-    if trainer.epoch is not None:
+    if trainer.current_run().epoch is not None:
         raise RuntimeError("Expected find_lr before or between runs, but got it within one. Call it before train().")
     if not 0 < min_lr < max_lr or not isfinite(max_lr):
         raise ValueError(
@@ -177,7 +179,7 @@ def _stand_in(trainer: LoopTrainer) -> Any:
     sweep.run_history = type(trainer.run_history)()
     sweep.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
     sweep.run_dir = sweep.keep_states = None
-    sweep.agree_every = 1
+    sweep.sync_every_n_updates = 1
     return sweep
 
 

@@ -44,12 +44,10 @@ class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
     cosine over the run down to 1e-6, after 3 warm-up epochs from 1e-4.
 
     Args:
-        eval_loss_fn: The loss for evaluation.
-        mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` may be left to `num_class`.
-        num_class: The number of classes.
+        num_class: The number of classes, for ``num_classes`` and ``mixup_args["num_classes"]``.
 
     Raises:
-        ValueError: `num_class` and ``mixup_args["num_classes"]`` differ.
+        ValueError: One of these is given and differs.
     """
 
     default_scheduler_args: ClassVar[dict[str, Any] | None] = {
@@ -60,19 +58,17 @@ class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
         "cycle_decay": 0.5,
     }
 
-    def __init__(
-        self,
-        *args: Any,
-        eval_loss_fn: Any = None,
-        mixup_args: dict[str, Any] | None = None,
-        num_class: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if mixup_args is not None and num_class is not None:
-            mixup_args = {"num_classes": num_class, **mixup_args}
-            if mixup_args["num_classes"] != num_class:
-                raise ValueError(
-                    f"Expected mixup_args['num_classes'] to be num_class, {num_class}, but got "
-                    f"{mixup_args['num_classes']!r}. Leave it out of mixup_args."
-                )
-        super().__init__(*args, eval_loss_fn=eval_loss_fn, mixup_args=mixup_args, num_classes=num_class, **kwargs)
+    def __init__(self, *args: Any, num_class: int | None = None, **kwargs: Any) -> None:
+        mixup_args = kwargs.get("mixup_args")
+        if num_class is not None:
+            kwargs["num_classes"] = _same(num_class, "num_classes", kwargs.get("num_classes"))
+            if mixup_args is not None:
+                same = _same(num_class, "mixup_args['num_classes']", mixup_args.get("num_classes"))
+                kwargs["mixup_args"] = {**mixup_args, "num_classes": same}
+        super().__init__(*args, **kwargs)
+
+
+def _same(num_class: int, name: str, given: int | None) -> int:
+    if given not in (None, num_class):
+        raise ValueError(f"Expected {name} to be num_class, {num_class}, but got {given!r}. Leave it out.")
+    return num_class

@@ -13,6 +13,7 @@ _python, _numpy, _torch = random.getstate(), np.random.get_state(), torch.get_rn
 _devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 from pytorch_accelerated.callbacks import (  # noqa: E402
+    CallbackHandler,
     CallbackMethodNotImplementedError,
     ConvertSyncBatchNormCallback,
     ModelEmaCallback,
@@ -34,6 +35,7 @@ else:
     torch.cuda.manual_seed_all(torch.initial_seed())  # what waits for the first use of a GPU
 
 __all__ = [
+    "CallbackHandler",
     "CallbackMethodNotImplementedError",
     "ConvertSyncBatchNormCallback",
     "DataLoaderSlice",

@@ -28,7 +28,7 @@ from timm_accel.data.images import PrepareImage
 from timm_accel.data.memory_cache import MemoryCache
 from timm_accel.data.seeding import SampleKey, SeededDataset, seed_feed
 from timm_accel.mixins import ScheduledResolutionMixin
-from timm_accel.training.prefetch import feed
+from timm_accel.training.prefetch import prefetch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_a_loader_carries_bytes_and_the_trainer_sees_the_same_floats(image_folde
 
     class Floats(Seen):
         def create_train_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-            self.train_dataset.dataset = _FloatsOnly(self.train_dataset.dataset)
+            self.train_dataset = _FloatsOnly(self.train_dataset)
             return super().create_train_dataloader(*args, **kwargs)
 
     floats = trained(image_folder, kind=Floats).images
@@ -169,9 +169,9 @@ def test_erasing_is_off_in_evaluation(image_folder: Path) -> None:
 
 def test_a_feed_keeps_order_and_makes_every_batch_ready_once() -> None:
     made: list[int] = []
-    assert list(feed(range(5), lambda number: made.append(number) or number * 10, CPU)) == [0, 10, 20, 30, 40]
+    assert list(prefetch(range(5), lambda number: made.append(number) or number * 10, CPU)) == [0, 10, 20, 30, 40]
     assert made == [0, 1, 2, 3, 4]
-    assert list(feed([], lambda batch: batch, CPU)) == []
+    assert list(prefetch([], lambda batch: batch, CPU)) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a stream of its own needs a GPU")
@@ -183,7 +183,7 @@ def test_on_a_gpu_the_next_batch_is_made_ready_before_the_present_one_is_given()
         return batch * 2
 
     batches = [torch.full((4,), float(number)).to(device) for number in range(4)]
-    for number, batch in enumerate(feed(batches, make_ready, device)):
+    for number, batch in enumerate(prefetch(batches, make_ready, device)):
         assert made[-1] == min(number + 1, 3)
         assert batch.tolist() == [2.0 * number] * 4
 

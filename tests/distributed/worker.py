@@ -115,9 +115,9 @@ def check_batch_norm() -> None:
 
         class Before(TimmMixupTrainer):
             def train_epoch_end(self) -> None:
-                self.before = [weights_of(module) for module in self.weights().values()]
+                self.before = [weights_of(module) for module in self.evaluated_models().values()]
                 super().train_epoch_end()
-                self.after = [weights_of(module) for module in self.weights().values()]
+                self.after = [weights_of(module) for module in self.evaluated_models().values()]
 
         trainer = make_trainer(Before, num_class=3, loss_func=nn.CrossEntropyLoss(), ema_decay=0.1, dist_bn=mode)
         fit(trainer, tiny_data(32), num_epochs=1)
@@ -251,7 +251,7 @@ def check_not_finite_on_one_rank() -> None:
         last = PartialState().process_index == PartialState().num_processes - 1
         return value * float("nan") if last and trainer.num_updates == 3 else value
 
-    trainer = make_trainer(loss_func=loss, callbacks=[*DEFAULT_CALLBACKS], agree_every=5)
+    trainer = make_trainer(loss_func=loss, callbacks=[*DEFAULT_CALLBACKS], sync_every_n_updates=5)
     try:
         fit(trainer, tiny_data(160))
     except RuntimeError as error:
@@ -266,7 +266,7 @@ def check_stop_asked_by_one_rank() -> None:
             if trainer.rank == trainer.accelerator.num_processes - 1 and trainer.num_updates == 2:
                 trainer.request_stop("Enough.")
 
-    trainer = make_trainer(callbacks=[Stop], agree_every=4)
+    trainer = make_trainer(callbacks=[Stop], sync_every_n_updates=4)
     fit(trainer, tiny_data(160))
     RESULTS["stop"] = trainer.num_updates
 
@@ -290,7 +290,7 @@ def train_counted(batches: int) -> None:
         ema_decay=0.1,
         clip_grad=1.0,
         callbacks=DEFAULT_CALLBACKS[:2],
-        agree_every=1000,
+        sync_every_n_updates=1000,
     )
     fit(trainer, tiny_data(batches * 8), num_epochs=1)
 

@@ -153,7 +153,7 @@ def test_a_frozen_model_trains_with_an_average() -> None:
     freeze_stages(model, 2)
     before = deepcopy(model.state_dict())
     trainer = fit(make_trainer(ModelEmaMixin, model, ema_decay=0.5), tiny_data())
-    for weights in trainer.weights().values():
+    for weights in trainer.evaluated_models().values():
         changed = {name for name, tensor in weights.state_dict().items() if not torch.equal(tensor, before[name])}
         assert changed == {"5.weight", "5.bias"}
 

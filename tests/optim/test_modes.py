@@ -133,7 +133,7 @@ def test_a_run_that_stops_within_an_epoch_ends_with_the_weights_to_use() -> None
             super().after_update()
             self.request_stop("Enough.")
 
-    trainer = fit(trainer_with(trainer_kind=Stopping, agree_every=1), tiny_data(16))
+    trainer = fit(trainer_with(trainer_kind=Stopping, sync_every_n_updates=1), tiny_data(16))
     assert trainer.num_updates == 1
     assert not trainer.unwrapped_optimizer.param_groups[0]["train_mode"]
 

@@ -20,7 +20,7 @@ def test_a_state_of_the_first_format_resumes_and_ends_as_a_run_that_was_never_cu
     assert all(map(torch.equal, resumed.images, whole.images[7 + 4 :]))
     assert resumed.num_updates == whole.num_updates == 21
     # the state's bits are those of another processor
-    for name, weights in whole.weights().items():
+    for name, weights in whole.evaluated_models().items():
         for key, tensor in weights.state_dict().items():
-            torch.testing.assert_close(resumed.weights()[name].state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(resumed.evaluated_models()[name].state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
     assert not same_weights(resumed.model, tiny_model())

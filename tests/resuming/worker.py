@@ -69,7 +69,9 @@ def check_wish_of_one() -> None:
             if self.num_updates == 2 and self.rank == self.accelerator.num_processes - 1:
                 self.request_save()
 
-    train(make_run(ROOT / "wish", Asking, callbacks=(), agree_every=5), train_dataset=Augmented(62), num_epochs=1)
+    train(
+        make_run(ROOT / "wish", Asking, callbacks=(), sync_every_n_updates=5), train_dataset=Augmented(62), num_epochs=1
+    )
     RESULTS["wish"] = [folder.name for folder in states(ROOT / "wish")]
 
 
@@ -164,7 +166,7 @@ def check_exception_on_one() -> None:
 
 def check_signal_to_one() -> None:
     """The last scenario: all processes leave."""
-    trainer = make_run(ROOT / "signal", Interrupted, callbacks=[SaveStateCallback()], agree_every=4)
+    trainer = make_run(ROOT / "signal", Interrupted, callbacks=[SaveStateCallback()], sync_every_n_updates=4)
     train(trainer, train_dataset=Augmented(62))
 
 

@@ -244,14 +244,14 @@ class Breaks(nn.Module):
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 @pytest.mark.parametrize(
-    ("agree_every", "updates"),
+    ("every", "updates"),
     [(1, 6), (4, 8), (5, 8), (100, 8)],  # the 6th of 8 updates in an epoch breaks: agreement points and the epoch's end
 )
-def test_a_broken_training_loss_ends_the_run_at_the_next_agreement(
-    value: float, agree_every: int, updates: int
-) -> None:
+def test_a_broken_training_loss_ends_the_run_at_the_next_agreement(value: float, every: int, updates: int) -> None:
     trainer = make_trainer(
-        loss_func=Breaks(value, training=[6]), callbacks=[StopOnNonFiniteLossCallback], agree_every=agree_every
+        loss_func=Breaks(value, training=[6]),
+        callbacks=[StopOnNonFiniteLossCallback],
+        sync_every_n_updates=every,
     )
     with pytest.raises(RuntimeError, match=f"training loss to be finite, but it is not in epoch 1, after {updates} "):
         fit(trainer, tiny_data(32), tiny_data(3), num_epochs=3)

@@ -24,6 +24,7 @@ from timm_accel import LoopTrainer
 from timm_accel.callbacks import SaveStateCallback
 from timm_accel.mixins import TimmSchedulerMixin
 from timm_accel.states.folder import COMMON, open_state
+from timm_accel.training.snapshot import stateful_callbacks
 
 
 class Order(Dataset):
@@ -164,7 +165,7 @@ def test_upstreams_callbacks_raise_when_asked_whether_they_have_a_state() -> Non
     with pytest.raises(CallbackMethodNotImplementedError):
         hasattr(stopping, "state_dict")
     trainer = make_trainer(LoopTrainer, callbacks=[stopping])
-    assert trainer._stateful_callbacks() == {}
+    assert stateful_callbacks(trainer) == {}
 
 
 def test_torch_hides_a_full_disk_behind_a_runtime_error(tmp_path: Path) -> None:

@@ -41,10 +41,12 @@ class CsvHistoryCallback(Callback):
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._file is not None
         check_run_dir(
-            self._file.parent, [] if trainer.owns(self._file) else [self._file.name], argument="the folder of path"
+            self._file.parent,
+            [] if trainer.belongs_to_run(self._file) else [self._file.name],
+            argument="the folder of path",
         )
         self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
-        self._writes = trainer.accelerator.is_main_process
+        self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
         """Return the file as it stands, and which metrics are in it."""
@@ -62,7 +64,7 @@ class CsvHistoryCallback(Callback):
             self._unfinished().replace(self._file)
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.epoch_learning_rate}
+        epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
         row: dict[str, Any] = epoch | self._metrics.take(trainer.run_history)
         if self._writes:
             self._write(row)

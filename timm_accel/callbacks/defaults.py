@@ -34,7 +34,7 @@ class MoveModulesToDeviceCallback(Callback):
 class StopOnNonFiniteLossCallback(Callback):
     """End the run with an error once a loss was NaN or infinite.
 
-    Looks only where the processes agree anyway, every ``trainer.agree_every`` updates, and at the end of each epoch and
+    Looks only at sync points, after every ``trainer.sync_every_n_updates`` updates, and at the end of each epoch and
     evaluation, so that no step waits for the device.
 
     Replaces upstream's ``TerminateOnNaNCallback``, which reads every loss back, raises on one process only and calls
@@ -42,7 +42,7 @@ class StopOnNonFiniteLossCallback(Callback):
     """
 
     def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        if trainer.num_updates % trainer.agree_every == 0:
+        if trainer.current_run().num_updates % trainer.sync_every_n_updates == 0:
             self._check(trainer, "training")
 
     def on_train_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -52,10 +52,11 @@ class StopOnNonFiniteLossCallback(Callback):
         self._check(trainer, "evaluation")
 
     def _check(self, trainer: "LoopTrainer", phase: str) -> None:
-        if not trainer.running_loss.finite():
-            where = f" in epoch {trainer.epoch + 1}" if trainer.epoch is not None else ""
+        if not trainer.current_run().running_loss.finite():
+            run = trainer.current_run()
+            where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
             trainer.request_stop(
-                f"Expected the {phase} loss to be finite, but it is not{where}, after {trainer.num_updates} updates. "
+                f"Expected the {phase} loss to be finite, but it is not{where}, after {run.num_updates} updates. "
                 "Lower the learning rate, clip gradients, or look for broken data.",
                 failed=True,
             )
@@ -68,8 +69,9 @@ class ProgressBarCallback(Callback):
         self.bar: tqdm | None = None
 
     def _open(self, trainer: "LoopTrainer", what: str, loader: Any, done: int = 0) -> None:
-        epoch = "" if trainer.epoch is None else f" {trainer.epoch + 1}/{trainer.run_config.num_epochs}"
-        hidden = not trainer.accelerator.is_local_main_process
+        run = trainer.current_run()
+        epoch = "" if run.epoch is None else f" {run.epoch + 1}/{trainer.run_config.num_epochs}"
+        hidden = not run.accelerator.is_local_main_process
         self.bar = tqdm(total=len(loader), initial=done, desc=f"{what}{epoch}", disable=hidden, leave=False)
 
     def _advance(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -81,14 +83,14 @@ class ProgressBarCallback(Callback):
             self.bar.close()
 
     def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        self._open(trainer, "train", trainer.train_dataloader, trainer.batches_done)
+        self._open(trainer, "train", trainer.current_run().train_dataloader, trainer.current_run().batches_done)
 
     def on_eval_epoch_start(self, trainer: "LoopTrainer", is_intermediate: bool = False, **kwargs: Any) -> None:
         if not is_intermediate:  # the bar of the training epoch is still open
-            self._open(trainer, "evaluate", trainer.eval_dataloader)
+            self._open(trainer, "evaluate", trainer.current_run().eval_dataloader)
 
     def on_eval_step_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        if trainer.batch_index is None:
+        if trainer.current_run().batch_index is None:
             self._advance(trainer)
 
     def on_eval_epoch_end(self, trainer: "LoopTrainer", is_intermediate: bool = False, **kwargs: Any) -> None:
@@ -121,7 +123,7 @@ class PrintMetricsCallback(Callback):
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epochs = trainer.run_config.num_epochs
         title = f"epoch {trainer.run_history.current_epoch:>{len(str(epochs))}}/{epochs}"
-        self._print(trainer, title, trainer.epoch_learning_rate)
+        self._print(trainer, title, trainer.current_run().epoch_learning_rate)
 
     def on_evaluation_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._print(trainer, "evaluation")

@@ -1,11 +1,22 @@
 """The metrics that a run records: their names, and which of them are new since the last look."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from timm_accel.suggestions import nearest
 
 
 def metric_prefix(weights_name: str) -> str:
     """Return what comes before a metric's name in the history: nothing for the model itself."""
     return "" if weights_name == "model" else f"{weights_name}_"
+
+
+def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:
+    """Raise a `ValueError` that suggests near names when the metric is not among those recorded."""
+    if name not in recorded:
+        raise ValueError(
+            f"Expected {argument} to be a metric that the run records, but got {name!r}. {nearest(name, recorded)}"
+        )
 
 
 class FreshMetrics:

@@ -62,10 +62,10 @@ class SaveBestCallback(Callback):
         assert self._root is not None
         self.best = {}
         trainer.check_metric("watch_metric", self.watch_metric)
-        owns = all(trainer.owns(self._folder(name)) for name in self.FOLDERS)
+        owns = all(trainer.belongs_to_run(self._folder(name)) for name in self.FOLDERS)
         check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
         if owns:
-            self.best = on_main_process(trainer.accelerator, self._kept)
+            self.best = on_main_process(trainer.current_run().accelerator, self._kept)
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         """Return what the folders say of their weights: a resumed run never replaces better ones."""
@@ -93,7 +93,7 @@ class SaveBestCallback(Callback):
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         trainer.latest_metric("watch_metric", self.watch_metric)
-        for name in self.FOLDERS.keys() & trainer.weights().keys():
+        for name in self.FOLDERS.keys() & trainer.evaluated_models().keys():
             metric = metric_prefix(name) + self.watch_metric
             if metric in trainer.run_history.get_metric_names():
                 self._keep_if_better(trainer, name, metric)
@@ -103,9 +103,9 @@ class SaveBestCallback(Callback):
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
             epoch = trainer.run_history.current_epoch
             self.best[name] = {"metric": metric, "value": value, "epoch": epoch}
-            if trainer.accelerator.is_main_process:
+            if trainer.current_run().accelerator.is_main_process:
                 save_classifier(
-                    trainer.weights()[name],
+                    trainer.evaluated_models()[name],
                     self._folder(name),
                     class_names(trainer.train_dataset),
                     getattr(trainer.eval_dataset, "data_config", None),

@@ -63,14 +63,13 @@ class SaveStateCallback(Callback):
         self._asked = time.monotonic()
 
     def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        if self.every_n_updates is not None and trainer.num_updates % self.every_n_updates == 0:
+        if self.every_n_updates is not None and trainer.current_run().num_updates % self.every_n_updates == 0:
             self._ask(trainer, everywhere=True)
         elif self.every_minutes is not None and time.monotonic() - self._asked >= 60 * self.every_minutes:
             self._ask(trainer)  # the clocks of the processes differ
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        assert trainer.epoch is not None
-        done = trainer.epoch + 1
+        done = trainer.current_run().epochs_done + 1
         milestone = self.milestone_every_n_epochs is not None and done % self.milestone_every_n_epochs == 0
         due = self.every_n_epochs is not None and done % self.every_n_epochs == 0
         if milestone or due or done == trainer.run_config.num_epochs:

@@ -27,7 +27,7 @@ class UnreadableImagesCallback(Callback):
     on_evaluation_run_start = on_training_run_start
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
-        if trainer.num_updates % trainer.agree_every == 0:
+        if trainer.current_run().num_updates % trainer.sync_every_n_updates == 0:
             numbers = getattr(trainer.train_dataset, "unreadable", [])
             if numbers:
                 self._stop_if_too_many(trainer, trainer.train_dataset, numbers)
@@ -43,7 +43,7 @@ class UnreadableImagesCallback(Callback):
         if (mine := getattr(dataset, "unreadable", None)) is None:
             return
         numbers = sorted(set(gather_object(mine)))  # of all processes
-        if trainer.accelerator.is_main_process:
+        if trainer.current_run().accelerator.is_main_process:
             self._list(trainer, dataset, numbers)
         self._stop_if_too_many(trainer, dataset, numbers)
 

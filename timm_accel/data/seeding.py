@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 _MASK = (1 << 64) - 1
 _ORDER, _IMAGE, _STEP, _FEED = range(4)  # one stream for each kind of draw
@@ -132,15 +132,30 @@ def seeded(dataset: Any, seed: int) -> Any:
     return dataset if dataset is None or isinstance(dataset, IterableDataset) else SeededDataset(dataset, seed)
 
 
-def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
-    """Make a `DataLoader` over a `SeededDataset` ask for keys, whatever its sampler.
+def seeded_dataset_of(loader: Any) -> SeededDataset | None:
+    """Return the `SeededDataset` that a loader reads, below other wrappers too; None where there is none."""
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None and not isinstance(dataset, SeededDataset):
+        dataset = getattr(dataset, "dataset", None)
+    return dataset
 
-    A batch sampler without a ``sampler`` of its own, or a data set that was wrapped again, is left as it is: its images
-    are then drawn by torch's rule, which depends on the number of workers.
+
+def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
+    """Make a `DataLoader` over a map-style dataset ask a `SeededDataset` for keys, whatever its sampler.
+
+    The dataset itself stays as it is. A batch sampler without a ``sampler`` is left alone: the images are then drawn by
+    torch's rule, which depends on the number of workers.
     """
     batch_sampler: Any = getattr(loader, "batch_sampler", None)
-    if isinstance(getattr(loader, "dataset", None), SeededDataset) and hasattr(batch_sampler, "sampler"):
-        batch_sampler.sampler = KeyedSampler(batch_sampler.sampler, seed, fixed_epoch)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    sampler = getattr(batch_sampler, "sampler", None)
+    if isinstance(sampler, KeyedSampler):  # the loader of an earlier run
+        sampler = sampler.sampler
+    elif sampler is None or seeded_dataset_of(loader) is not None:
+        return
+    batch_sampler.sampler = KeyedSampler(sampler, seed, fixed_epoch)
+    vars(loader)["dataset"] = seeded(loader.dataset, seed)  # torch's own assignment refuses
 
 
 def seed_order(seed: int, epoch: int) -> None:

@@ -33,7 +33,7 @@ class SyncBatchNormMixin(LoopTrainer):
 
     def before_prepare(self) -> None:
         super().before_prepare()
-        if not self.sync_bn or self.accelerator.num_processes == 1:
+        if not self.sync_bn or self.current_run().accelerator.num_processes == 1:
             return
         if self.device.type == "cpu":
             raise ValueError(
@@ -73,9 +73,9 @@ class DistributedBatchNormMixin(LoopTrainer):
         return kwargs if self.dist_bn is None else kwargs | {"broadcast_buffers": False}
 
     def train_epoch_end(self) -> None:
-        if self.dist_bn is not None and self.accelerator.num_processes > 1:
-            names = _moving_statistics(self.unwrapped_model)
-            for module in self.weights().values():
+        if self.dist_bn is not None and self.current_run().accelerator.num_processes > 1:
+            names = _moving_statistics(self.current_run().unwrapped_model)
+            for module in self.evaluated_models().values():
                 self._distribute(module, names)
         super().train_epoch_end()
 
@@ -84,7 +84,7 @@ class DistributedBatchNormMixin(LoopTrainer):
             if name in names:
                 statistics = buffer.to(self.device)  # an average may live on the CPU, where nccl does not reach
                 if self.dist_bn == "reduce":
-                    statistics = self.accelerator.reduce(statistics, reduction="mean")
+                    statistics = self.current_run().accelerator.reduce(statistics, reduction="mean")
                 else:
                     statistics = broadcast(statistics)
                 buffer.copy_(statistics)

@@ -49,7 +49,7 @@ class FreezingMixin(LoopTrainer):
         super().__init__(*args, **kwargs)
 
     def training_run_start(self) -> None:
-        model = self.unwrapped_model
+        model = self.current_run().unwrapped_model
         self._frozen_in = {
             epoch: parameters_of_stages(model, stages) for epoch, stages in sorted(self.freeze_schedule.items())
         }
@@ -57,8 +57,10 @@ class FreezingMixin(LoopTrainer):
         super().training_run_start()
 
     def _check_trainable(self, scheduled: set[str]) -> None:
-        optimized = {id(each) for group in self.unwrapped_optimizer.param_groups for each in group["params"]}
-        for name, parameter in self.unwrapped_model.named_parameters():
+        optimized = {
+            id(each) for group in self.current_run().unwrapped_optimizer.param_groups for each in group["params"]
+        }
+        for name, parameter in self.current_run().unwrapped_model.named_parameters():
             if name in scheduled and not (parameter.requires_grad and id(parameter) in optimized):
                 reason = "is in no group of the optimizer" if parameter.requires_grad else "is frozen for good"
                 raise ValueError(
@@ -68,9 +70,9 @@ class FreezingMixin(LoopTrainer):
 
     def train_epoch_start(self) -> None:
         super().train_epoch_start()
-        epoch = self.epoch or 0
+        epoch = self.current_run().epoch or 0
         names = next((self._frozen_in[start] for start in reversed(self._frozen_in) if start <= epoch), [])
-        model = self.unwrapped_model
+        model = self.current_run().unwrapped_model
         self._frozen = [model.get_parameter(name) for name in names]
         for name in frozen_norms(model, set(names)):
             model.get_submodule(name).eval()

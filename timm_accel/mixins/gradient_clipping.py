@@ -51,6 +51,6 @@ class GradientClippingMixin(LoopTrainer):
     def clip_gradients(self) -> None:
         super().clip_gradients()
         if self.clip_grad is not None:
-            self.accelerator.unscale_gradients()
-            parameters = model_parameters(self.unwrapped_model, exclude_head=self.clip_mode == "agc")
+            self.current_run().accelerator.unscale_gradients()
+            parameters = model_parameters(self.current_run().unwrapped_model, exclude_head=self.clip_mode == "agc")
             dispatch_clip_grad(parameters, self.clip_grad, mode=self.clip_mode)

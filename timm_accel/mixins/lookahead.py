@@ -19,7 +19,7 @@ class LookaheadMixin(LoopTrainer):
     """
 
     def train_epoch_end(self) -> None:
-        optimizer = self.unwrapped_optimizer
+        optimizer = self.current_run().unwrapped_optimizer
         if isinstance(optimizer, Lookahead):
             _sync(optimizer)
         super().train_epoch_end()

@@ -93,7 +93,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         super().before_prepare()
 
     def _settle_targets(self, *datasets: Any) -> None:
-        num_classes = self.num_classes or getattr(self.unwrapped_model, "num_classes", None)
+        num_classes = self.num_classes or getattr(self.current_run().unwrapped_model, "num_classes", None)
         for argument in ("loss_func", "eval_loss_fn"):
             loss = getattr(self, argument, None)
             refuse_softmax_loss(argument, loss, *datasets)
@@ -108,7 +108,7 @@ class ClassificationMetricsMixin(LoopTrainer):
 
     def eval_epoch_start(self) -> None:
         if self.metrics is not None:
-            self._collections = {name: _separate(self.metrics).to(self.device) for name in self.weights()}
+            self._collections = {name: _separate(self.metrics).to(self.device) for name in self.evaluated_models()}
             self._batches = dict.fromkeys(self._collections, 0)
             if self._sees_several_labels and self._has_default_metrics:
                 for collection in self._collections.values():
@@ -140,7 +140,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         if not self._collections:
             return
         batches = torch.tensor(list(self._batches.values()), device=self.device)
-        evaluated = self.accelerator.reduce(batches, reduction="sum").tolist()
+        evaluated = self.current_run().accelerator.reduce(batches, reduction="sum").tolist()
         for (name, collection), count in zip(self._collections.items(), evaluated, strict=True):
             if count:
                 with warnings.catch_warnings():

@@ -60,7 +60,10 @@ class MixupMixin(LoopTrainer):
 
     def _check_mixup_classes(self, num_classes: int) -> None:
         names = class_names(self.train_dataset)
-        found = {"model": getattr(self.unwrapped_model, "num_classes", None), "data": names and len(names)}
+        found = {
+            "model": getattr(self.current_run().unwrapped_model, "num_classes", None),
+            "data": names and len(names),
+        }
         for where, count in found.items():
             if count is not None and count != num_classes:
                 raise ValueError(
@@ -69,7 +72,7 @@ class MixupMixin(LoopTrainer):
                 )
 
     def _check_even_batches(self) -> None:
-        sampler = getattr(self.train_dataloader, "batch_sampler", None)
+        sampler = getattr(self.current_run().train_dataloader, "batch_sampler", None)
         batch_size = getattr(sampler, "batch_size", None)
         if sampler is None or batch_size is None:
             return
@@ -80,7 +83,7 @@ class MixupMixin(LoopTrainer):
             )
         rest = (
             0
-            if getattr(sampler, "drop_last", True) or self.accelerator.num_processes > 1
+            if getattr(sampler, "drop_last", True) or self.current_run().accelerator.num_processes > 1
             else len(sampler.sampler) % batch_size
         )
         if rest % 2:
@@ -91,8 +94,8 @@ class MixupMixin(LoopTrainer):
 
     def train_epoch_start(self) -> None:
         if self.mixup_fn is not None:
-            off = self.mixup_off_epoch
-            self.mixup_fn.mixup_enabled = off is None or self.epoch is None or self.epoch < off
+            off, epoch = self.mixup_off_epoch, self.current_run().epoch
+            self.mixup_fn.mixup_enabled = off is None or epoch is None or epoch < off
         super().train_epoch_start()
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:

@@ -75,10 +75,10 @@ class ModelEmaMixin(LoopTrainer):
         return super().refused_callbacks() | {ModelEmaCallback: ("this trainer averages already", "Take it out.")}
 
     def before_prepare(self) -> None:
-        if self.ema_model is None or self.train_dataloader is not None:  # a run starts a new average
+        if self.ema_model is None or self.current_run().train_dataloader is not None:  # a run starts a new average
             device = self.ema_device or self.device
             self.ema_model = ModelEmaV3(
-                self.unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
+                self.current_run().unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
             )
             self.ema_model.foreach = self._is_evaluated()  # the model itself moves there only now
             self._ema_updated = False
@@ -87,7 +87,7 @@ class ModelEmaMixin(LoopTrainer):
     def training_run_start(self) -> None:
         super().training_run_start()
         assert self.ema_model is not None
-        self.ema_model.set(self.unwrapped_model)  # DDP has given every process the weights of the first
+        self.ema_model.set(self.current_run().unwrapped_model)  # DDP has given every process the weights of the first
         self._warn_of_long_window(self.ema_model)
         if not self._is_evaluated():
             warnings.warn(
@@ -98,7 +98,7 @@ class ModelEmaMixin(LoopTrainer):
 
     def _warn_of_long_window(self, ema_model: ModelEmaV3) -> None:
         total = self.run_config.max_num_train_steps
-        every = self.updates_per_epoch if self.ema_update_every == "epoch" else int(self.ema_update_every)
+        every = self.current_run().updates_per_epoch if self.ema_update_every == "epoch" else int(self.ema_update_every)
         decay = ema_model.get_decay(total)
         if every / (1 - decay) > total / 3:
             warnings.warn(
@@ -109,7 +109,7 @@ class ModelEmaMixin(LoopTrainer):
 
     def after_update(self) -> None:
         super().after_update()
-        if self.ema_update_every != "epoch" and self.num_updates % int(self.ema_update_every) == 0:
+        if self.ema_update_every != "epoch" and self.current_run().num_updates % int(self.ema_update_every) == 0:
             self._update_average()
 
     def train_epoch_end(self) -> None:
@@ -120,8 +120,8 @@ class ModelEmaMixin(LoopTrainer):
     def _update_average(self) -> None:
         assert self.ema_model is not None
         # averages of bfloat16 weights are rounded at random; the generator is in no state (timm 1.0.31)
-        self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, self.num_updates))
-        self.ema_model.update(self.unwrapped_model, step=self.num_updates)
+        self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, self.current_run().num_updates))
+        self.ema_model.update(self.current_run().unwrapped_model, step=self.current_run().num_updates)
         self._ema_updated = True
 
     def components(self) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class ModelEmaMixin(LoopTrainer):
             return components
         return components | {"ema_model": self.ema_model, "ema_progress": _EmaProgress(self)}
 
-    def weights(self) -> dict[str, nn.Module]:
-        weights = super().weights()
+    def evaluated_models(self) -> dict[str, nn.Module]:
+        weights = super().evaluated_models()
         if self.ema_model is not None and self._ema_updated:
             weights |= {"ema_model": self.ema_model.module}
         return weights
@@ -149,7 +149,7 @@ class ModelEmaMixin(LoopTrainer):
         batch_output = super().calculate_eval_batch_loss(batch)
         if self.ema_model is not None and self._ema_updated and self._is_evaluated():
             with torch.no_grad():
-                with self.accelerator.autocast():
+                with self.current_run().accelerator.autocast():
                     outputs = self.ema_model.module(batch[0])
                 outputs = convert_to_fp32(outputs)
                 loss = self.evaluation_loss(outputs, batch[1])

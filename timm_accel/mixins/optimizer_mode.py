@@ -26,7 +26,7 @@ class OptimizerModeMixin(LoopTrainer):
     _evaluation_within_epoch = ExitStack()
 
     def _optimizer_with_modes(self) -> Any:
-        optimizer: Any = self.unwrapped_optimizer
+        optimizer: Any = self.current_run().unwrapped_optimizer
         optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no modes of its own
         return optimizer if callable(getattr(optimizer, "train", None)) else None
 
@@ -43,7 +43,7 @@ class OptimizerModeMixin(LoopTrainer):
     def eval_epoch_start(self) -> None:
         super().eval_epoch_start()
         self._evaluation_within_epoch = ExitStack()
-        if (optimizer := self._optimizer_with_modes()) and self.batch_index is not None:
+        if (optimizer := self._optimizer_with_modes()) and self.current_run().batch_index is not None:
             self._evaluation_within_epoch.enter_context(_evaluation_mode(optimizer))
 
     def eval_epoch_end(self) -> None:

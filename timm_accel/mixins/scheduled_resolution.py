@@ -64,7 +64,7 @@ class ScheduledResolutionMixin(LoopTrainer):
         return loader if self.resolutions is None else self._scheduled(loader, self.resolutions)
 
     def _scheduled(self, loader: Any, sizes: list[tuple[int, int]]) -> DataLoader:
-        plain = copy(getattr(self.train_dataset, "dataset", None))
+        plain = copy(self.train_dataset)
         transform_of_size = getattr(plain, "transform_of_size", None)
         if plain is None or transform_of_size is None:
             raise TypeError(
@@ -76,7 +76,7 @@ class ScheduledResolutionMixin(LoopTrainer):
             SeededDataset(plain, self.seed), [transform_of_size(input_size=size) for size in sizes]
         )
         order = KeyedSampler(loader.batch_sampler.sampler, self.seed)
-        share = _Share(order, self.rank, self.accelerator.num_processes)
+        share = _Share(order, self.current_run().rank, self.current_run().accelerator.num_processes)
         batches = _ScheduledBatches(share, loader.batch_size, len(sizes), self.seed, self.resolution_schedule)
         return DataLoader(dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in _KEPT})
 
@@ -88,12 +88,12 @@ class ScheduledResolutionMixin(LoopTrainer):
                     f"{steps}. Leave it or resolutions out."
                 )
             self._check_sizes(self.resolutions)
-            self.train_dataloader.batch_sampler.schedule_epochs = self.run_config.num_epochs
+            self.current_run().train_dataloader.batch_sampler.schedule_epochs = self.run_config.num_epochs
         super().training_run_start()
 
     def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
         """Try the model on each size, in a copy without values."""
-        model = deepcopy(self.unwrapped_model).to("meta").eval()
+        model = deepcopy(self.current_run().unwrapped_model).to("meta").eval()
         channels = len(self.train_dataset.device_transform.mean)
         for size in sizes:
             try:

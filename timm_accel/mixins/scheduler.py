@@ -53,7 +53,7 @@ class TimmSchedulerMixin(LoopTrainer):
     def before_prepare(self) -> None:
         overridden = type(self).create_scheduler is not TimmSchedulerMixin.create_scheduler
         given = overridden or self.scheduler_args is not None
-        if given and self.create_scheduler_fn is None and self.train_dataloader is not None:
+        if given and self.create_scheduler_fn is None and self.current_run().train_dataloader is not None:
             self.create_scheduler_fn = self.create_scheduler  # upstream creates none otherwise
         super().before_prepare()
 
@@ -73,12 +73,12 @@ class TimmSchedulerMixin(LoopTrainer):
                 "Pass scheduler_args={'sched': 'cosine'}, or override create_scheduler()."
             )
         config = self.run_config
-        length = {"num_epochs": config.num_epochs, "updates_per_epoch": self.updates_per_epoch}
-        uncut = config.max_num_train_steps >= config.num_epochs * self.updates_per_epoch
+        length = {"num_epochs": config.num_epochs, "updates_per_epoch": self.current_run().updates_per_epoch}
+        uncut = config.max_num_train_steps >= config.num_epochs * self.current_run().updates_per_epoch
         if self.scheduler_args is not None and uncut:
             check_fits(scheduler_args, **length)
         mode = {"plateau_mode": "min" if "loss" in self._metric_name() else "max"}
-        return create_schedule(self.unwrapped_optimizer, mode | scheduler_args, **length)
+        return create_schedule(self.current_run().unwrapped_optimizer, mode | scheduler_args, **length)
 
     def optimizer_step(self) -> None:
         with self._layer_decay():
@@ -99,14 +99,13 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def scheduler_step(self) -> None:
         if isinstance(self.scheduler, Scheduler):
-            self.scheduler.step_update(self.num_updates)
+            self.scheduler.step_update(self.current_run().num_updates)
         elif not isinstance(self.scheduler, ReduceLROnPlateau):
             super().scheduler_step()
 
     def training_run_epoch_end(self) -> None:
         if isinstance(self.scheduler, Scheduler):
-            assert self.epoch is not None
-            self.scheduler.step(self.epoch + 1, self._metric())
+            self.scheduler.step(self.current_run().epochs_done + 1, self._metric())
         elif isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(self._metric())
         super().training_run_epoch_end()
@@ -125,7 +124,7 @@ class TimmSchedulerMixin(LoopTrainer):
             return super().restore_scheduler(state, same_length)
         if same_length:  # the saved rates are its own
             return False
-        epochs, updates = self.epochs_done, self.num_updates
+        epochs, updates = self.current_run().epochs_done, self.current_run().num_updates
         if epochs:  # at 0 the rates are those that the scheduler was made with
             self.scheduler.step(epochs)
         if updates:

@@ -21,14 +21,14 @@ class SecondOrderMixin(LoopTrainer):
     """
 
     def _is_second_order(self) -> bool:
-        return bool(getattr(self.unwrapped_optimizer, "is_second_order", False))
+        return bool(getattr(self.current_run().unwrapped_optimizer, "is_second_order", False))
 
     def training_run_start(self) -> None:
-        if self._is_second_order() and self.accelerator.num_processes > 1:
+        if self._is_second_order() and self.current_run().accelerator.num_processes > 1:
             raise ValueError(
                 "Expected a first-order optimizer on several processes, since DDP does not synchronise gradients of "
-                f"gradients, but got {type(self.unwrapped_optimizer).__name__}. Train on one process, or choose "
-                "another optimizer."
+                f"gradients, but got {type(self.current_run().unwrapped_optimizer).__name__}. Train on one process, or "
+                "choose another optimizer."
             )
         super().training_run_start()
 
@@ -38,7 +38,11 @@ class SecondOrderMixin(LoopTrainer):
 
     def components(self) -> dict[str, Any]:
         components = super().components()
-        return components | {"hessian": _Hessian(self.unwrapped_optimizer)} if self._is_second_order() else components
+        return (
+            components | {"hessian": _Hessian(self.current_run().unwrapped_optimizer)}
+            if self._is_second_order()
+            else components
+        )
 
 
 class _Hessian:

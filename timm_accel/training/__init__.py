@@ -1,5 +1,5 @@
 """The adapter to pytorch-accelerated: `LoopTrainer`, which repairs its loop."""
 
-from timm_accel.training.loop import LoopTrainer
+from timm_accel.training.trainer import LoopTrainer
 
 __all__ = ["LoopTrainer"]

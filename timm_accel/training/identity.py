@@ -1,13 +1,43 @@
-"""What a run is: what a resumed run must have in common with its state."""
+"""What a run is: what a resumed run must have in common with its state, and what it should."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.data.classes import class_names
+
+if TYPE_CHECKING:
+    from timm_accel.training.training_run import TrainingRun
+
+PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")
+LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")
+CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "mixed_precision")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each package that a run's numbers depend on."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def geometry(run: TrainingRun) -> dict[str, Any]:
+    """Return what positions and schedules are counted in."""
+    dataset, config = run.trainer.train_dataset, run.trainer.run_config
+    return {
+        "num_processes": run.accelerator.num_processes,
+        "batch_size": config.train_per_device_batch_size,
+        "accumulation": config.gradient_accumulation_steps,
+        "images": len(dataset) if hasattr(dataset, "__len__") else None,
+        "num_epochs": config.num_epochs,
+        "updates_per_epoch": run.updates_per_epoch,
+        "max_num_train_steps": config.max_num_train_steps,
+        "mixed_precision": config.mixed_precision,
+    }
 
 
 def describe_run(
@@ -30,9 +60,9 @@ def describe_run(
     return json.loads(json.dumps(described, default=str))
 
 
-def _short(value: Any, most: int = 200) -> str:
+def _short(value: Any, max_length: int = 200) -> str:
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
 def _about_group(group: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +77,8 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | None)
 
 
-def differences(saved: Any, present: Any, name: str = "", most: int = 5) -> list[str]:
-    """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, `most` of them at the most."""
+def differences(saved: Any, present: Any, name: str = "", max_items: int = 5) -> list[str]:
+    """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, at most `max_items`."""
     found = []
     if isinstance(saved, dict) and isinstance(present, dict):
         for key in dict.fromkeys([*saved, *present]):
@@ -58,4 +88,24 @@ def differences(saved: Any, present: Any, name: str = "", most: int = 5) -> list
             found += differences(*pair, f"{name}[{number}]")
     elif saved != present:
         found = [f"{name} ({_short(saved)} in the state, {_short(present)} now)"]
-    return found if len(found) <= most else [*found[: most - 1], f"{len(found) - most + 1} more"]
+    return found if len(found) <= max_items else [*found[: max_items - 1], f"{len(found) - max_items + 1} more"]
+
+
+def changes(names: tuple[str, ...], saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+    """Return ``"num_processes 1 before, 2 now"`` for each of `names` that differs."""
+    pairs = {name: (saved.get(name), present.get(name)) for name in names}
+    return "; ".join(f"{name} {before} before, {now} now" for name, (before, now) in pairs.items() if before != now)
+
+
+def describe_inexact_resume(changed: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+    """Return what differs from an uninterrupted run where a run resumes under other conditions."""
+    batches = [each["num_processes"] * each["batch_size"] * each["accumulation"] for each in (saved, present)]
+    if batches[0] == batches[1]:
+        kept = f"Updates and schedule stay those of the global batch of {batches[0]}"
+    else:
+        kept = f"An update has {batches[1]} images instead of {batches[0]}, at the same place in epoch and schedule"
+    order = "" if saved["images"] == present["images"] else ", and so does the order of the images"
+    return (
+        f"The run goes on under other conditions ({changed}). {kept}; dropout, Mixup and BatchNorm's statistics differ "
+        f"from those of an uninterrupted run{order}."
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator, skip_first_batches
 from torch.utils.data import DataLoader
 
-from timm_accel.data.seeding import seed_streamed_image
+from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
 from timm_accel.data.streams import StreamedImages
 from timm_accel.upstream import DataLoaderSlice
 
@@ -59,3 +59,14 @@ def share_stream(loader: Any, accelerator: Accelerator, seed: int) -> None:
             "epoch up to whole batches, and a resumed run is exact only with the same number of workers and processes.",
             stacklevel=2,
         )
+
+
+def count_batches(loader: Any) -> int:
+    """Return the number of batches that will come: a slice may promise more than its loader has."""
+    return min(len(loader), len(loader.dl)) if isinstance(loader, DataLoaderSlice) else len(loader)
+
+
+def device_transform_of(loader: Any) -> Any:
+    """Return what the loop applies to each batch of the loader on the device; None where images come whole."""
+    dataset = seeded_dataset_of(getattr(loader, "dl", loader))  # pytorch-accelerated's DataLoaderSlice
+    return None if dataset is None else getattr(dataset.dataset, "device_transform", None)

@@ -1,4 +1,4 @@
-"""Feeding: a loader's batches made ready on the device, on a GPU one step ahead of their use."""
+"""Prefetch: batches are finished on the device, on a GPU one step ahead of their use."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -7,28 +7,28 @@ import torch
 from accelerate.utils import recursively_apply
 
 
-def feed(batches: Iterable[Any], make_ready: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
-    """Yield each batch as `make_ready` returns it.
+def prefetch(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
+    """Yield each batch as `transform_fn` returns it.
 
-    On a CUDA device the next batch is copied and made ready in a stream of its own, while the present one is used.
+    On a CUDA device the next batch is copied and transformed in a stream of its own, while the current one is used.
 
     Args:
         batches: What accelerate's loader gives; it copies a batch to the device when it is asked for it.
-        make_ready: Called with each batch, in order.
+        transform_fn: Called with each batch, in order.
         device: Where the batches are used.
 
     Source: ``timm.data.loader.PrefetchLoader``.
     """
-    return _ahead(batches, make_ready, device) if device.type == "cuda" else map(make_ready, batches)
+    return _ahead(batches, transform_fn, device) if device.type == "cuda" else map(transform_fn, batches)
 
 
-def _ahead(batches: Iterable[Any], make_ready: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
+def _ahead(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
     side, iterator, end = torch.cuda.Stream(device), iter(batches), object()
 
     def pull() -> Any:
         with torch.cuda.stream(side):
             batch = next(iterator, end)
-            return batch if batch is end else make_ready(batch)
+            return batch if batch is end else transform_fn(batch)
 
     following = pull()
     while following is not end:

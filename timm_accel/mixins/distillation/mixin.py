@@ -88,7 +88,7 @@ class DistillationMixin(LoopTrainer):
             self._create_task(distill_teacher)
 
     def _create_task(self, given: nn.Module | str | Path) -> None:
-        student: Any = self.unwrapped_model
+        student: Any = self.current_run().unwrapped_model
         check_student(student, self.distill_kind)
         teacher, self._distill_names = open_teacher(given, student)
         check_teacher(teacher, student, self.distill_kind)
@@ -112,23 +112,22 @@ class DistillationMixin(LoopTrainer):
         if self._distill_projection is not None:
             _add_group(self.optimizer, self._distill_projection)
 
-    @property
-    def unwrapped_model(self) -> nn.Module:
-        model = super().unwrapped_model
+    def get_unwrapped_model(self) -> nn.Module:
+        model = super().get_unwrapped_model()
         return model.student if isinstance(model, FeatureDistillationTrainableModule) else model
 
     def before_prepare(self) -> None:
         super().before_prepare()
         if self._distill_task is not None and self.distill_kind == "feature":
-            self.model = self.unwrapped_model
-            if self.train_dataloader is not None:
+            self.model = self.current_run().unwrapped_model
+            if self.current_run().train_dataloader is not None:
                 self.model = FeatureDistillationTrainableModule(self.model, self._distill_projection)
 
     def training_run_start(self) -> None:
         if self._distill_task is not None:
             self._check_data()
             self._distill_task.to(self.device)
-            self._distill_task.teacher.autocast = self.accelerator.autocast
+            self._distill_task.teacher.autocast = self.current_run().accelerator.autocast
             self._set_distilled_training(True)
         super().training_run_start()
 
@@ -138,12 +137,14 @@ class DistillationMixin(LoopTrainer):
                 f"Expected distill_kind to be 'feature', since images have several labels and {self.distill_kind!r} is "
                 f"over a softmax, but got {self.distill_kind!r}. Use 'feature'."
             )
-        num_outputs = None if self.distill_kind == "feature" else getattr(self.unwrapped_model, "num_classes", None)
+        num_outputs = (
+            None if self.distill_kind == "feature" else getattr(self.current_run().unwrapped_model, "num_classes", None)
+        )
         check_images(self._distill_task.teacher.model, self._distill_names, self.train_dataset, num_outputs)
 
     def _set_distilled_training(self, enable: bool) -> None:
         if self.distill_kind == "token":
-            student: Any = self.unwrapped_model
+            student: Any = self.current_run().unwrapped_model
             student.set_distilled_training(enable)
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class DistillationMixin(LoopTrainer):
         if self._distill_task is not None:
             self._set_distilled_training(False)
             if self.distill_kind == "feature":
-                self.model = self.unwrapped_model
+                self.model = self.current_run().unwrapped_model
         super().training_run_end()
 
 

@@ -1,0 +1,242 @@
+"""The states of one run: the run folder claimed, its newest whole state found, checked and restored, new ones saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.folder import (
+    COMMON,
+    STATES,
+    SavedState,
+    newest_state,
+    open_state,
+    prune_states,
+    tidy_states,
+    write_state,
+)
+from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
+from timm_accel.training import snapshot
+from timm_accel.training.identity import (
+    CONDITIONS,
+    LENGTH,
+    PACKAGES,
+    changes,
+    describe_inexact_resume,
+    describe_run,
+    differences,
+    geometry,
+    versions,
+)
+from timm_accel.training.snapshot import Progress
+
+if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
+    from timm_accel.training.training_run import TrainingRun
+
+
+class Checkpointer:
+    """Holds the run folder while a run lasts, and knows the state that it resumes from and the last one.
+
+    Args:
+        trainer: The trainer of the run.
+        resume_from: ``"auto"``, the path of a state, or None.
+
+    Raises:
+        TypeError: `resume_from` is something else.
+        ValueError: It is ``"auto"``, but the trainer has no ``run_dir``.
+    """
+
+    def __init__(self, trainer: LoopTrainer, resume_from: str | Path | None) -> None:
+        if not (resume_from is None or isinstance(resume_from, str | Path)):
+            raise TypeError(
+                f"Expected resume_from to be 'auto' or the path of a state, but got {resume_from!r}. Pass 'auto'."
+            )
+        if resume_from == "auto" and trainer.run_dir is None:
+            raise ValueError(
+                "Expected run_dir to be given beside resume_from='auto', since states are looked for there, but got "
+                "None. Pass run_dir, or the path of a state."
+            )
+        self.trainer, self.resume_from, self.run_dir = trainer, resume_from, trainer.run_dir
+        self.resumed: SavedState | None = None
+        self.last_state: Path | None = None
+        self.identity: Mapping[str, Any] = {}
+        self._lock: Any = None
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether a callback asked to keep states, so that signals save and a resume writes one."""
+        return self.trainer.keep_states is not None
+
+    def belongs_to_run(self, path: Path) -> bool:
+        """Whether an existing file or folder is this run's to continue: it resumes, or began in this folder before."""
+        if self.resumed is not None:
+            return True
+        return self.resume_from is not None and self.run_dir is not None and self.run_dir in path.parents
+
+    @contextmanager
+    def claimed(self, train_dataset: Any, num_epochs: int) -> Iterator[None]:
+        """Hold the run folder, and find the state to resume from, before any work."""
+        accelerator = self.trainer._accelerator
+        try:
+            if self.resume_from not in (None, "auto"):
+                self.resumed = on_main_process(accelerator, self._open_state)
+            if self.run_dir is not None:
+                on_main_process(accelerator, self._claim)
+            if self.resume_from == "auto":
+                self.resumed = on_main_process(accelerator, self._newest_state)
+            model, optimizer = self.trainer.get_unwrapped_model(), self.trainer.current_run().unwrapped_optimizer
+            self.identity = describe_run(model, optimizer, train_dataset, self.trainer.seed, self.trainer.recipe)
+            if self.resumed is not None:
+                self._check_resumed(self.resumed, num_epochs)
+                for group in optimizer.param_groups:  # of a former run of this trainer
+                    group["lr"] = group.get("initial_lr", group["lr"])
+            yield
+        except Exception as error:
+            if self.last_state is not None:
+                error.add_note(f"The last state is {str(self.last_state)!r}. Go on from it by resume_from='auto'.")
+            raise
+        finally:
+            if self._lock is not None:
+                unlock_run_dir(self._lock)
+
+    def _claim(self) -> None:
+        assert self.run_dir is not None
+        states = self.run_dir / STATES
+        within = self.resume_from == "auto" or states.resolve() in Path(self.resume_from or "").resolve().parents
+        contents = () if self.resume_from is not None and within and states.is_dir() else RUN_CONTENTS
+        self._lock = lock_run_dir(check_run_dir(self.run_dir, contents))
+
+    def _newest_state(self) -> SavedState | None:
+        assert self.run_dir is not None
+        state = newest_state(self.run_dir / STATES, self.trainer.print)
+        if state is not None:
+            tidy_states(self.run_dir / STATES, state)
+        return state
+
+    def _open_state(self) -> SavedState:
+        assert self.resume_from is not None
+        state = open_state(self.resume_from)
+        state.check()
+        return state
+
+    def _check_resumed(self, state: SavedState, num_epochs: int) -> None:
+        saved, present = dict(state.manifest["run"]), dict(self.identity)
+        for part in ("optimizer", "recipe"):  # other versions of torch and of ours know other options
+            both = saved[part].keys() & present[part].keys()
+            saved[part], present[part] = ({name: run[part][name] for name in sorted(both)} for run in (saved, present))
+        if others := differences(saved, present):
+            raise ValueError(
+                f"Expected the state {str(state.folder)!r} to be of this run, but got another: {'; '.join(others)}. "
+                "Choose the same again, or start a new run in another folder."
+            )
+        progress = Progress(**state.manifest["progress"])
+        begun = progress.epoch + (progress.batch > 0 or progress.stage != "train")
+        if num_epochs < begun:
+            raise ValueError(
+                f"Expected num_epochs to be at least {begun}, since the state {str(state.folder)!r} has got that far, "
+                f"but got {num_epochs}. num_epochs counts the whole run."
+            )
+
+    def begin(self) -> None:
+        """Mark the run folder as one of a run that can be resumed, before anything else is written there."""
+        if self.keeps_states:
+            assert self.run_dir is not None
+            states = self.run_dir / STATES
+            on_main_process(self.trainer._accelerator, lambda: states.mkdir(exist_ok=True))
+
+    def save(self, run: TrainingRun, milestone: bool = False, stopped: str | None = None) -> bool:
+        """Write a state, and return whether that succeeded. Collective.
+
+        Args:
+            run: The run.
+            milestone: Whether to keep the state for good, whatever ``keep_states`` says.
+            stopped: Why the run ended early, where it has.
+        """
+        ranks = run.gather(snapshot.take_rank(run))
+        try:
+            self.last_state = on_main_process(run.accelerator, lambda: self._write(run, ranks, milestone, stopped))
+        except (OSError, ArithmeticError) as error:
+            last = "none was written yet" if self.last_state is None else f"the last one is {str(self.last_state)!r}"
+            self.trainer.print(
+                f"Expected a state to be written to {str(self.run_dir)!r}, but it was not ({error}); {last}. "
+                "Make room, or mend what is wrong; the next one is tried when it is due."
+            )
+            return False
+        return True
+
+    def _write(self, run: TrainingRun, ranks: list[dict[str, Any]], milestone: bool, stopped: str | None) -> Path:
+        assert self.run_dir is not None
+        if not all(part["finite"] for part in ranks):
+            raise ArithmeticError("the loss is not finite, and older states would go for this one")
+        about = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "milestone": milestone,
+            "scheduler": type(self.trainer.scheduler).__name__,
+            "stopped": stopped,
+            "progress": asdict(run.progress),
+            "num_updates": run.num_updates,
+            **geometry(run),
+            "run": self.identity,
+        }
+        name = f"epoch_{run.progress.epoch}_batch_{run.progress.batch}"
+        state = write_state(self.run_dir / STATES, name, snapshot.take(run, ranks), about)
+        if self.trainer.keep_states is not None:
+            prune_states(self.run_dir / STATES, self.trainer.keep_states)
+        return state.folder
+
+    def restore(self, run: TrainingRun) -> None:
+        """Restore all that the state holds; called after the callbacks' start, which resets upstream's."""
+        assert self.resumed is not None
+        state, saved, present = self.resumed, self.resumed.manifest, geometry(run)
+        if saved["scheduler"] != (scheduler := type(self.trainer.scheduler).__name__):
+            raise ValueError(
+                f"Expected the schedule of the state {str(state.folder)!r}, {saved['scheduler']}, but got {scheduler}. "
+                "Choose the same again, or start a new run in another folder."
+            )
+        same_length = all(saved[name] == present[name] for name in LENGTH)
+        run.progress, run.num_updates = _resume_position(saved, present)
+        snapshot.restore_shared(self.trainer, state.load(COMMON), same_length)
+        loss = snapshot.restore_rank(run, state)
+        run.resumed_loss = loss if run.progress.batch else None
+        self.last_state = state.folder
+        self._report(run, present, same_length)
+        if self.keeps_states and self.resume_from != "auto":
+            self.save(run, stopped=saved["stopped"])  # "auto" now resumes from here
+
+    def _report(self, run: TrainingRun, present: Mapping[str, Any], same_length: bool) -> None:
+        """Say where the run resumes, and what will not be as in an uninterrupted one."""
+        assert self.resumed is not None
+        say, saved, progress = self.trainer.print, self.resumed.manifest, run.progress
+        within = f", and {progress.batch} batches of the next" if progress.batch else ""
+        done = f"{progress.epoch} of {present['num_epochs']} epochs are done{within}"
+        say(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
+        if not same_length:
+            say(f"The schedule has the length of this run: {changes(LENGTH, saved, present)}.")
+        if changed := changes(CONDITIONS, saved, present):
+            warnings.warn(describe_inexact_resume(changed, saved, present), stacklevel=2)
+        if changed := changes(PACKAGES, saved["versions"], versions()):
+            say(f"Other versions may round otherwise: {changed}.")
+
+
+def _resume_position(saved: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Progress, int]:
+    """Return where to resume; with other global batches, after the same images, rounded down to whole updates."""
+    progress, num_updates = Progress(**saved["progress"]), saved["num_updates"]
+    before, now = (
+        (geometry["batch_size"] * geometry["num_processes"], geometry["accumulation"]) for geometry in (saved, present)
+    )
+    if before != now:
+        progress = replace(progress, batch=progress.batch * before[0] // (now[0] * now[1]) * now[1])
+    updates_per_epoch = present["updates_per_epoch"]
+    if saved["updates_per_epoch"] != updates_per_epoch:  # the same place in an epoch of another length
+        within = updates_per_epoch if progress.stage != "train" else ceil(progress.batch / now[1])
+        num_updates = progress.epoch * updates_per_epoch + within
+    return progress, num_updates

@@ -1,0 +1,53 @@
+"""The options of a trainer: those of all its mixins, in one signature."""
+
+from collections.abc import Iterable
+from inspect import Parameter, Signature, signature
+
+from timm_accel.suggestions import nearest
+
+
+def merged_signature(kind: type, last: type) -> Signature:
+    """Return what a trainer's class can be called with: the parameters of every ``__init__`` that passes on the rest.
+
+    An ``__init__`` without ``**kwargs`` tells all of its options itself, and ends the search.
+
+    Args:
+        kind: The class.
+        last: The class in its MRO whose ``__init__`` passes nothing on.
+    """
+    found: dict[str, Parameter] = {}
+    takes_positional = True
+    for each in kind.__mro__[: kind.__mro__.index(last) + 1]:
+        if "__init__" not in vars(each):
+            continue
+        own = list(signature(vars(each)["__init__"]).parameters.values())[1:]
+        kinds = {parameter.kind for parameter in own}
+        for parameter in own:
+            if parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+                shown = parameter if takes_positional else parameter.replace(kind=Parameter.KEYWORD_ONLY)
+                found.setdefault(parameter.name, shown)
+        takes_positional &= Parameter.VAR_POSITIONAL in kinds
+        if Parameter.VAR_KEYWORD not in kinds:
+            break
+    return Signature(_in_order(list(found.values())))
+
+
+def _in_order(parameters: list[Parameter]) -> list[Parameter]:
+    """Put the positional ones first; one without a default that follows one with a default is by keyword alone."""
+    positional: list[Parameter] = []
+    keyword = [each for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
+    for each in parameters:
+        if each.kind is not Parameter.KEYWORD_ONLY:
+            follows_default = any(before.default is not Parameter.empty for before in positional)
+            if each.default is Parameter.empty and follows_default:
+                keyword.append(each.replace(kind=Parameter.KEYWORD_ONLY))
+            else:
+                positional.append(each)
+    return [*positional, *keyword]
+
+
+def refuse_unknown_options(kind: type, unknown: Iterable[str]) -> None:
+    """Raise a `TypeError` that names the nearest option for the first one that the trainer does not know."""
+    for name in unknown:
+        options = list(signature(kind).parameters)
+        raise TypeError(f"Expected options of {kind.__name__}, but got {name!r}. {nearest(name, options)}")

@@ -1,0 +1,285 @@
+"""A run: what one call of `LoopTrainer.evaluate` or `LoopTrainer.train` tells, agrees on and evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from torch.optim import Optimizer
+
+from timm_accel.callbacks.recorded_metrics import metric_prefix
+from timm_accel.data.seeding import seed_feed
+from timm_accel.states.consensus import Consensus, Requests, Stop
+from timm_accel.states.running_mean import RunningMean, global_means
+from timm_accel.training.loaders import device_transform_of
+from timm_accel.training.prefetch import prefetch
+from timm_accel.training.snapshot import Progress
+from timm_accel.upstream import StopTrainingError
+
+if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
+
+
+class Run:
+    """One evaluation: where it stands, what its processes agreed on, and the evaluation epoch.
+
+    What it tells does not depend on the trainer's attributes of the same names, which a subclass may set.
+
+    Args:
+        trainer: The trainer.
+        num_updates: Optimizer updates so far, skipped ones not counted.
+    """
+
+    def __init__(self, trainer: LoopTrainer, num_updates: int = 0) -> None:
+        self.trainer, self.num_updates = trainer, num_updates
+        self.epoch: int | None = None  # from 0
+        self.batch_index: int | None = None  # the micro-batch of the training epoch, from 0
+        self.progress = Progress()
+        self.agreed = Requests()
+        self._consensus: Consensus | None = None
+        self._unwrapped: tuple[Any, Any] = (None, None)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """accelerate's `Accelerator`."""
+        return self.trainer._accelerator
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self.trainer._accelerator.process_index
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The module whose weights are trained, without DDP's, FSDP's or ``torch.compile``'s wrapper."""
+        wrapped, plain = self._unwrapped
+        if wrapped is not self.trainer.model:  # to unwrap it, accelerate looks at the disk and at all modules
+            plain = self.trainer.get_unwrapped_model()
+            self._unwrapped = self.trainer.model, plain
+        return plain
+
+    @property
+    def unwrapped_optimizer(self) -> Optimizer:
+        """The user's optimizer, without accelerate's wrapper."""
+        optimizer = self.trainer.optimizer
+        while isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        return optimizer
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the optimizer's first parameter group; NaN where the optimizer finds its own."""
+        rate = self.trainer.optimizer.param_groups[0]["lr"]
+        return float("nan") if rate is None else float(rate)
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The training loader, prepared by accelerate; None in an evaluation and before a run."""
+        return self.trainer._train_dataloader
+
+    @property
+    def eval_dataloader(self) -> Any:
+        """The evaluation loader, prepared by accelerate; None without evaluation data."""
+        return self.trainer._eval_dataloader
+
+    @property
+    def running_loss(self) -> RunningMean:
+        """The loss of the current training epoch or evaluation, on this process."""
+        return self.trainer._loss_tracker
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one epoch: batches of this process over accumulation, rounded up. 0 before a run."""
+        config = self.trainer.run_config
+        return 0 if config is None else config.num_update_steps_per_epoch
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are complete, with their evaluation and all callbacks, before a resume too."""
+        return self.progress.epoch
+
+    @property
+    def batches_done(self) -> int:
+        """Micro-batches of the current epoch that this process has trained on, before a resume too."""
+        return self.progress.batch
+
+    @property
+    def epoch_learning_rate(self) -> float:
+        """The learning rate at the start of the current epoch."""
+        return self.progress.learning_rate
+
+    def belongs_to_run(self, path: Path) -> bool:
+        """Whether an existing file or folder is this run's to continue."""
+        return False
+
+    def execute(self) -> None:
+        """Evaluate, between upstream's hooks and events."""
+        trainer = self.trainer
+        with self._agreeing():
+            trainer.evaluation_run_start()
+            self.notify("on_evaluation_run_start")
+            try:
+                trainer._run_eval_epoch(trainer._eval_dataloader, is_training=False)
+            except StopTrainingError as stop:
+                self._stopped(stop)
+            trainer.evaluation_run_end()
+            self.notify("on_evaluation_run_end")
+
+    def eval_epoch(self, loader: Iterable, is_training: bool, is_intermediate: bool) -> None:
+        """Evaluate all weights on the unwrapped model, so that processes may have different numbers of batches."""
+        trainer = self.trainer
+        with self._evaluating(is_intermediate):
+            trainer.eval_epoch_start()
+            losses = {name: RunningMean(trainer.device) for name in trainer.evaluated_models()}
+            trainer._loss_tracker = losses["model"]
+            unlimited = trainer._eval_dataloader
+            self.notify("on_eval_epoch_start", is_intermediate=is_intermediate)
+            limited = trainer._eval_dataloader is not unlimited  # by a callback of upstream's
+            with torch.no_grad():
+                for batch in self._prefetched(trainer._eval_dataloader if limited else loader):
+                    if batch is not None:  # None: no image of it could be read
+                        self._eval_batch(batch, losses)
+            trainer.eval_epoch_end()
+            name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
+            self._record(losses, name)
+            self.notify("on_eval_epoch_end", is_intermediate=is_intermediate)
+        if not is_intermediate:
+            if is_training:
+                self.progress = replace(self.progress, stage="end")
+            self.sync()
+
+    def _eval_batch(self, batch: Any, losses: dict[str, RunningMean]) -> None:
+        self.notify("on_eval_step_start")
+        output = self.trainer.calculate_eval_batch_loss(batch)
+        for name, loss in losses.items():
+            key = f"{metric_prefix(name)}loss"
+            if key in output:
+                loss.update(output[key], output["batch_size"])
+        self.trainer.update_metrics(batch, output)
+        self.notify("on_eval_step_end", batch_output=output, batch=batch)
+
+    @contextmanager
+    def _evaluating(self, is_intermediate: bool) -> Iterator[None]:
+        """Let the unwrapped model stand in for the wrapped one; an intermediate evaluation changes nothing."""
+        trainer, history = self.trainer, self.trainer.run_history
+        wrapped, tracker, prefix = trainer.model, trainer._loss_tracker, history.metric_name_prefix
+        trainer.model = self.unwrapped_model
+        modes = {module: module.training for module in trainer.model.modules()} if is_intermediate else {}
+        if is_intermediate:
+            history.set_metric_name_prefix(f"{prefix}intermediate_")
+        try:
+            yield
+        finally:
+            trainer.model = wrapped
+            if is_intermediate:
+                trainer._loss_tracker = tracker
+                history.set_metric_name_prefix(prefix)
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _prefetched(self, batches: Iterable, loader: Any = None, start: int | None = None) -> Iterator[Any]:
+        """Yield the batches after on-device normalization and random erasing.
+
+        Args:
+            batches: What is left of the loader.
+            loader: The loader; None: `batches` is it.
+            start: The number of the first batch in the training epoch; None in evaluation, where nothing is drawn.
+        """
+        trainer, numbers = self.trainer, count(start or 0)
+        transform = device_transform_of(batches if loader is None else loader)
+
+        def finish(batch: Any) -> Any:
+            number = next(numbers)
+            if transform is None or batch is None:
+                return batch
+            if start is not None and transform.is_random:
+                seed_feed(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
+            images, *rest = batch
+            return [transform(images), *rest]
+
+        return prefetch(batches, finish, trainer.device)
+
+    def _record(self, losses: dict[str, RunningMean], name: str) -> None:
+        for weights_name, mean in global_means(losses, self.accelerator).items():
+            self.trainer.run_history.update_metric(f"{metric_prefix(weights_name)}{name}", mean)
+
+    def notify(self, event: str, **kwargs: Any) -> None:
+        """Call an event of the callbacks."""
+        self.trainer.callback_handler.call_event(event, self.trainer, **kwargs)
+
+    def request_stop(self, stop: Stop, reason: str) -> None:
+        """Request that all processes stop at the next sync point."""
+        if self._consensus is not None:
+            self._consensus.request_stop(stop, reason)
+
+    def request_save(self, milestone: bool, everywhere: bool) -> None:
+        """Request that a state is saved at the next sync point."""
+        if self._consensus is not None:
+            self._consensus.request_save(milestone, everywhere)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value on rank 0, and nothing on the others. Collective."""
+        assert self._consensus is not None
+        return self._consensus.gather(value)
+
+    def sync_is_due(self) -> bool:
+        """Whether the processes sync after this update: after every ``sync_every_n_updates``, or since all know why."""
+        assert self._consensus is not None
+        return self.num_updates % self.trainer.sync_every_n_updates == 0 or self._consensus.due()
+
+    def sync(self) -> None:
+        """Let the processes agree on their requests, and act on them. Collective.
+
+        Raises:
+            StopTrainingError: One of them requested to stop.
+        """
+        if self._consensus is None:
+            return
+        self.agreed = self._consensus.sync()
+        self._save_as_agreed()
+        if self.agreed.stop is not None:
+            raise StopTrainingError(self.agreed.reason)
+
+    def _save_as_agreed(self) -> None:
+        """Do nothing: an evaluation has no state."""
+
+    @contextmanager
+    def _agreeing(self) -> Iterator[None]:
+        """Let processes request to stop and to save; at the end, all leave as they agreed."""
+        self._consensus = Consensus(self.accelerator.num_processes)
+        try:
+            yield
+        finally:
+            self._consensus = self.epoch = self.batch_index = None
+        if self.agreed.stop == Stop.FAILED:
+            raise RuntimeError(self.agreed.reason)
+        if self.agreed.stop == Stop.INTERRUPTED:
+            self._exit_for_requeue()
+
+    def _exit_for_requeue(self) -> None:
+        raise RuntimeError(
+            f"Expected a state to be written before leaving ({self.agreed.reason}), but an evaluation has none. "
+            "Evaluate again."
+        )
+
+    def _stopped(self, stop: StopTrainingError) -> None:
+        self.trainer.print(stop)
+        self.notify("on_stop_training_error")
+
+
+class FromRun:
+    """An attribute that a trainer reads from its run, unless a subclass or its user has set one of that name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.__doc__ = name, getattr(getattr(Run, name, None), "__doc__", None)
+
+    def __get__(self, trainer: LoopTrainer | None, owner: type | None = None) -> Any:
+        return self if trainer is None else getattr(trainer.current_run(), self.name)

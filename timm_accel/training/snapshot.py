@@ -1,0 +1,200 @@
+"""What a state holds of a run, taken and restored side by side.
+
+The shared part is equal on all processes. The part of a rank holds what differs between them: the running loss, and
+buffers, which DDP does not keep equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from timm_accel.states.folder import COMMON, SavedState, plain, rank_file
+from timm_accel.states.running_mean import RunningMean
+
+if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
+    from timm_accel.training.training_run import TrainingRun
+
+_SCHEDULED = ("lr", "momentum", "betas")  # what torch's schedulers change in a parameter group
+
+
+class Stateful(Protocol):
+    """An object whose state can be saved and loaded as tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Load a state."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands between two updates.
+
+    Args:
+        epoch: The epoch, from 0.
+        batch: Micro-batches of it that this process has trained on.
+        stage: What comes next in it: ``train``, ``evaluate`` or ``end`` (schedules and callbacks).
+        learning_rate: The learning rate at its start.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    stage: str = "train"
+    learning_rate: float = 0.0
+
+
+def modules_of(trainer: LoopTrainer) -> dict[str, nn.Module]:
+    """Return the model and every component that is a module, by name."""
+    modules = {name: part for name, part in trainer.components().items() if isinstance(part, nn.Module)}
+    return {"model": trainer.get_unwrapped_model(), **modules}
+
+
+def stateful_callbacks(trainer: LoopTrainer) -> dict[str, Stateful]:
+    """Return the callbacks that have a state; asked on the class, since upstream's answer any name (0.1.61)."""
+    return {
+        type(callback).__qualname__: callback
+        for callback in trainer.callback_handler
+        if hasattr(type(callback), "state_dict") and hasattr(type(callback), "load_state_dict")
+    }
+
+
+def take_components(trainer: LoopTrainer) -> dict[str, Any]:
+    """Return the state of every component."""
+    return {name: plain(part.state_dict(), f"components()[{name!r}]") for name, part in trainer.components().items()}
+
+
+def take_shared(trainer: LoopTrainer) -> dict[str, Any]:
+    """Return the part that all processes share.
+
+    Raises:
+        TypeError: Something in it is neither a tensor nor a plain value.
+    """
+    scaler, scheduler = trainer._accelerator.scaler, trainer.scheduler
+    callbacks = stateful_callbacks(trainer)
+    return {
+        "model": plain(trainer.get_unwrapped_model().state_dict(), "the model's state"),
+        "optimizer": plain(trainer.current_run().unwrapped_optimizer.state_dict(), "the optimizer's state"),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "history": _take_history(trainer.run_history),
+        "scheduler": None if scheduler is None else plain(trainer.scheduler_state(), "the scheduler's state"),
+        "callbacks": {name: plain(part.state_dict(), name) for name, part in callbacks.items()},
+        "components": take_components(trainer),
+    }
+
+
+def restore_shared(trainer: LoopTrainer, shared: Mapping[str, Any], same_length: bool) -> None:
+    """Load the part that all processes share.
+
+    Args:
+        trainer: The trainer, with the run's scheduler.
+        shared: What `take_shared` returned.
+        same_length: Whether the run is as long as when it was saved.
+
+    Raises:
+        ValueError: The trainer has other components than the state.
+    """
+    _check_components(trainer.components(), shared["components"])
+    trainer.get_unwrapped_model().load_state_dict(shared["model"])
+    _restore_optimizer(trainer, shared, same_length)
+    if trainer._accelerator.scaler is not None and shared["scaler"] is not None:
+        trainer._accelerator.scaler.load_state_dict(shared["scaler"])
+    _restore_history(trainer.run_history, shared["history"])
+    for name, callback in stateful_callbacks(trainer).items():
+        if name in shared["callbacks"]:
+            callback.load_state_dict(shared["callbacks"][name])
+    for name, component in trainer.components().items():
+        component.load_state_dict(shared["components"][name])
+
+
+def take_rank(run: TrainingRun) -> dict[str, Any]:
+    """Return the part of this process."""
+    trainer = run.trainer
+    loss = run.running_loss if run.progress.batch else RunningMean(trainer.device)  # between epochs it says nothing
+    part: dict[str, Any] = {"running_loss": loss.state_dict(), "finite": run.running_loss.finite(), "buffers": {}}
+    if trainer._accelerator.num_processes > 1:
+        for name, module in modules_of(trainer).items():
+            kept = module.state_dict().keys()
+            part["buffers"][name] = {key: value.cpu() for key, value in module.named_buffers() if key in kept}
+    return part
+
+
+def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
+    """Load the part of this process, and return its running loss; on another number of them rank 0 takes all sums."""
+    trainer, accelerator = run.trainer, run.accelerator
+    loss, modules = RunningMean(trainer.device), modules_of(trainer)
+    saved = state.manifest["num_processes"]
+    same = saved == accelerator.num_processes
+    rank = accelerator.process_index
+    for number in [rank] if same else range(saved) if rank == 0 else []:
+        part = state.load(rank_file(number))
+        loss.merge(part["running_loss"])
+        for name, buffers in part["buffers"].items() if same else ():
+            modules[name].load_state_dict(buffers, strict=False)
+    return loss
+
+
+def take(run: TrainingRun, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the contents of a state's files.
+
+    Args:
+        run: The run.
+        ranks: What `take_rank` returned on each process.
+    """
+    return {COMMON: take_shared(run.trainer)} | {rank_file(rank): part for rank, part in enumerate(ranks)}
+
+
+def _take_history(history: Any) -> dict[str, Any]:
+    names = sorted(history.get_metric_names())
+    metrics = {name: plain(list(history.get_metric_values(name)), f"the metric {name!r}") for name in names}
+    return {"epoch": history.current_epoch, "metrics": metrics}
+
+
+def _restore_history(history: Any, saved: Mapping[str, Any]) -> None:
+    history.reset()
+    for name, values in saved["metrics"].items():
+        for value in values:
+            history.update_metric(name, value)
+    history._set_epoch(saved["epoch"])
+
+
+def _check_components(present: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    if missing := [name for name in present if name not in saved]:
+        raise ValueError(
+            f"Expected the state to hold {missing}, but got {sorted(saved)}. Use the same trainer and options."
+        )
+    if unknown := [name for name in saved if name not in present]:
+        raise ValueError(
+            f"Expected a trainer with {unknown}, since the state holds them, but got {sorted(present)}. "
+            "Use the same trainer and options."
+        )
+
+
+def _restore_optimizer(trainer: LoopTrainer, shared: Mapping[str, Any], same_length: bool) -> None:
+    scheduled = False
+    if trainer.scheduler is not None and shared["scheduler"] is not None:
+        scheduled = trainer.restore_scheduler(shared["scheduler"], same_length)
+    groups = trainer.optimizer.param_groups
+    rates = [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]
+    trainer.current_run().unwrapped_optimizer.load_state_dict(shared["optimizer"])
+    _restore_dtypes(trainer.current_run().unwrapped_optimizer, shared["optimizer"]["state"])
+    if scheduled:
+        for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+            group.update(rate)
+
+
+def _restore_dtypes(optimizer: Any, saved: Mapping[int, Mapping[str, Any]]) -> None:
+    """Give each state its saved dtype: torch's ``load_state_dict`` (2.14) turns it into that of its parameter."""
+    states = getattr(optimizer, "_base_optimizer", optimizer).state  # timm's Lookahead keeps its own elsewhere
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, kept in saved.items():
+        for name, value in kept.items():
+            current = states[parameters[number]].get(name)
+            if isinstance(value, torch.Tensor) and isinstance(current, torch.Tensor) and current.dtype != value.dtype:
+                states[parameters[number]][name] = value.to(current.device)

@@ -1,0 +1,430 @@
+"""`LoopTrainer`: pytorch-accelerated's `Trainer` with a loop that is right, and the hooks that mixins override."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import convert_to_fp32, extract_model_from_parallel
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from timm_accel.callbacks import DEFAULT_CALLBACKS
+from timm_accel.callbacks.handler import EventHandler, admit
+from timm_accel.callbacks.recorded_metrics import metric_prefix, refuse_unless_recorded
+from timm_accel.states.consensus import Stop
+from timm_accel.training import preparation
+from timm_accel.training.checkpointer import Checkpointer
+from timm_accel.training.options import merged_signature, refuse_unknown_options
+from timm_accel.training.run import FromRun, Run
+from timm_accel.training.snapshot import Stateful, take_components
+from timm_accel.training.training_run import TrainingRun
+from timm_accel.upstream import ConvertSyncBatchNormCallback, Trainer, TrainerCallback, TrainerRunConfig
+
+_OURS = {"timm_accel", "pytorch_accelerated", "builtins"}
+
+
+class LoopTrainer(Trainer):
+    """pytorch-accelerated's `Trainer` with a loop that is right, and the hooks that mixins override.
+
+    Upstream's public hooks keep their names, order and meaning. One update is: seed the step, forward, loss, backward,
+    `clip_gradients`, ``optimizer_step``, `after_update`, ``scheduler_step``, ``optimizer_zero_grad``, the event
+    ``on_update_end`` (`timm_accel.training.training_run`). The recorded losses are true means over images, whatever the
+    accumulation; a shorter last group of micro-batches is scaled by its own size. Evaluation runs the unwrapped model,
+    so processes may have different numbers of batches.
+
+    A subclass may set any attribute that upstream's trainer lets it set, `epoch` and `num_updates` too: what the run
+    needs it asks of its own `Run`.
+
+    Args:
+        model: The model to train.
+        loss_func: Called with (outputs, targets); returns the mean loss.
+        optimizer: The optimizer of the model's parameters.
+        callbacks: Classes or instances; upstream's that are known to be wrong are exchanged for ours or refused.
+        run_history: Upstream's history; in memory by default.
+        seed: The only seed: with it a run is repeatable, whatever the number of workers.
+        run_dir: The folder that callbacks write to, states among them. It must not hold a run, unless that is resumed.
+        sync_every_n_updates: Updates between two points at which several processes agree on saving and stopping.
+        recipe: Plain values that describe the run. They are kept in its states, and a state with others is refused.
+
+    Raises:
+        TypeError: An option is unknown; the nearest one is named.
+        RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
+            within a run.
+        BlockingIOError: By `train`, when another run goes on in `run_dir`.
+        SystemExit: By `train`, with exit code 75, when the run was interrupted and is to resume later.
+
+    Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
+    """
+
+    model: Any  # upstream declares none of its attributes
+    optimizer: Any
+    create_scheduler_fn: Any
+    scheduler: Any
+    keep_states: int | None = None
+    _accelerator: Any
+    _callbacks: Any
+    _loss_tracker: Any
+    _train_dataloader: Any
+    _eval_dataloader: Any
+    _current_run: Run | None = None
+    _num_updates = 0
+
+    accelerator, rank, epoch, batch_index, num_updates = FromRun(), FromRun(), FromRun(), FromRun(), FromRun()
+    updates_per_epoch, epochs_done, batches_done = FromRun(), FromRun(), FromRun()
+    learning_rate, epoch_learning_rate, running_loss = FromRun(), FromRun(), FromRun()
+    train_dataloader, eval_dataloader = FromRun(), FromRun()
+    unwrapped_model, unwrapped_optimizer = FromRun(), FromRun()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = merged_signature(cls, LoopTrainer)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_func: Callable[..., torch.Tensor],
+        optimizer: Optimizer,
+        callbacks: Iterable[TrainerCallback | type[TrainerCallback]] = DEFAULT_CALLBACKS,
+        run_history: Any = None,
+        *,
+        seed: int = 42,
+        run_dir: str | Path | None = None,
+        sync_every_n_updates: int = 10,
+        recipe: Mapping[str, Any] | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown_options(type(self), unknown)
+        if not isinstance(sync_every_n_updates, int | Integral) or sync_every_n_updates < 1:
+            raise ValueError(
+                "Expected sync_every_n_updates to be a number of updates of at least 1, but got "
+                f"{sync_every_n_updates!r}. The default is 10."
+            )
+        if not isinstance(seed, int | Integral):
+            raise TypeError(f"Expected seed to be an integer, but got {seed!r}. The default is 42.")
+        self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.recipe = dict(recipe or {})
+        super().__init__(model, loss_func, optimizer, callbacks, run_history)
+
+    def current_run(self) -> Run:
+        """Return the run under way; outside a run, one that has not begun."""
+        return self._current_run or Run(self, self._num_updates)
+
+    # What a mixin or a subclass overrides, beside upstream's own hooks
+
+    def get_unwrapped_model(self) -> nn.Module:
+        """Return the module whose weights are trained, without DDP's, FSDP's or ``torch.compile``'s wrapper."""
+        model = self.model
+        while (inner := extract_model_from_parallel(model, keep_torch_compile=False)) is not model:
+            model = inner
+        return model
+
+    def evaluated_models(self) -> dict[str, nn.Module]:
+        """Return every set of weights that is evaluated and kept: the model, and what mixins add."""
+        return {"model": self.get_unwrapped_model()}
+
+    def components(self) -> dict[str, Stateful]:
+        """Return what must survive a resume besides model, optimizer and scheduler. Mixins add theirs.
+
+        The loss is among them when it has parameters or buffers.
+        """
+        loss = self.loss_func
+        return {"loss_func": loss} if isinstance(loss, nn.Module) and loss.state_dict() else {}
+
+    def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
+        """Return the callbacks that would do harm here, each with its reason and a remedy. Mixins add theirs."""
+        reason = "it drops the activation inside timm's BatchNormAct2d"
+        return {ConvertSyncBatchNormCallback: (reason, "Pass sync_bn=True instead (SyncBatchNormMixin).")}
+
+    def ddp_kwargs(self) -> dict[str, Any]:
+        """Return the options of torch's ``DistributedDataParallel``. Mixins add theirs."""
+        return {}
+
+    def before_prepare(self) -> None:
+        """Change the plain model before accelerate wraps it. Called by `train` and `evaluate`, so idempotent.
+
+        Copies of the model are made before ``super()``, conversions of it after.
+        """
+
+    def backward_kwargs(self) -> dict[str, Any]:
+        """Return keyword arguments for ``loss.backward``. Mixins add theirs."""
+        return {}
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients, once for each update; by value when ``gradient_clip_value`` was given to `train`."""
+        if self.run_config.gradient_clip_value is not None:
+            self._clip_gradients()
+
+    def after_update(self) -> None:
+        """Follow a real optimizer update; the run's ``num_updates`` has already advanced."""
+
+    def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
+        return self.loss_func(outputs, targets)
+
+    def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        """Look at an evaluation batch and the whole of its output, once every mixin has added to it."""
+
+    def metric_prefixes(self) -> list[str]:
+        """Return the prefixes of the metrics that an evaluation records, one for each set of weights."""
+        return [metric_prefix("model")]
+
+    def evaluation_metrics(self) -> list[str]:
+        """Return the names of the metrics, without prefix, that an evaluation in training records."""
+        return ["eval_loss_epoch"]
+
+    def scheduler_state(self) -> dict[str, Any]:
+        """Return what the scheduler cannot work out from the number of updates and epochs."""
+        return self.scheduler.state_dict()
+
+    def restore_scheduler(self, state: dict[str, Any], same_length: bool) -> bool:
+        """Bring a new scheduler to where the run stands, while the optimizer's rates are still those of its start.
+
+        Args:
+            state: What `scheduler_state` returned.
+            same_length: Whether the run is as long as when it was saved.
+
+        Returns:
+            Whether the rates in the optimizer are those of the schedule now; else the saved ones hold.
+        """
+        if same_length or isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.load_state_dict(state)
+            return False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(self.current_run().num_updates):
+                self.scheduler.step()
+        return True
+
+    # What mixins and callbacks ask for
+
+    def request_stop(self, reason: str, *, failed: bool = False, interrupted: bool = False) -> None:
+        """Request, on any process, that the run ends at the next sync point.
+
+        Outside a run nothing happens. Where states are kept, one is written, but not of a run that failed.
+
+        Args:
+            reason: One sentence, printed on rank 0.
+            failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
+            interrupted: Whether the run is to resume later: a state is written, and `train` leaves all processes with
+                exit code 75 (`SystemExit`).
+        """
+        stop = Stop.FAILED if failed else Stop.INTERRUPTED if interrupted else Stop.FINISHED
+        self.current_run().request_stop(stop, reason)
+
+    def request_save(self, *, milestone: bool = False, everywhere: bool = False) -> None:
+        """Request, on any process, that a state is written at the next sync point.
+
+        Args:
+            milestone: Whether to keep the state for good, whatever ``keep_states`` says.
+            everywhere: Whether every process requests it at this same moment, so that none need be asked: the state is
+                then written as soon as the update or the epoch is complete.
+
+        Raises:
+            ValueError: The trainer has no ``run_dir``.
+        """
+        if self.run_dir is None:
+            raise ValueError("Expected run_dir to be given, since states are saved there, but got None. Pass run_dir.")
+        self.current_run().request_save(milestone, everywhere)
+
+    def belongs_to_run(self, path: Path) -> bool:
+        """Whether an existing file or folder is this run's to continue: it resumes, or began in this folder before."""
+        return self.current_run().belongs_to_run(path)
+
+    def check_metric(self, argument: str, name: str) -> None:
+        """Raise before training when the run will not record a metric.
+
+        A user's trainer or callback may record more than the mixins know of; then the question is left to the end of
+        the first epoch.
+
+        Args:
+            argument: What the user calls it, for the message.
+            name: The metric's name in the history.
+
+        Raises:
+            ValueError: The run will not record it.
+        """
+        kinds = [*type(self).__mro__, *(type(callback) for callback in self.callback_handler)]
+        if all(kind.__module__.split(".")[0] in _OURS for kind in kinds):
+            evaluated = [] if self.eval_dataset is None else self.evaluation_metrics()
+            names = [prefix + metric for prefix in self.metric_prefixes() for metric in evaluated]
+            refuse_unless_recorded(argument, name, ["train_loss_epoch", *names])
+
+    def latest_metric(self, argument: str, name: str) -> float:
+        """Return a metric's latest value.
+
+        Args:
+            argument: What the user calls it, for the message.
+            name: The metric's name in the history.
+
+        Raises:
+            ValueError: It has none.
+        """
+        refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
+        return float(self.run_history.get_latest_metric(name))
+
+    # Upstream's public methods
+
+    def train(
+        self,
+        train_dataset: Any,
+        num_epochs: int,
+        eval_dataset: Any = None,
+        *args: Any,
+        resume_from: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        preparation.check_train_arguments(train_dataset, num_epochs, kwargs)
+        checkpointer = Checkpointer(self, resume_from)
+        with checkpointer.claimed(train_dataset, num_epochs), self._running(TrainingRun(self, checkpointer)):
+            self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
+            super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
+
+    def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        with self._running(Run(self, self._num_updates)):
+            super().evaluate(dataset, *args, **kwargs)
+
+    @contextmanager
+    def _running(self, run: Run) -> Iterator[None]:
+        if self._current_run is not None:
+            raise RuntimeError(
+                "Expected train() and evaluate() outside a run, since they start the history anew, but got one within "
+                "it. Use pytorch-accelerated's StepBasedEvaluationCallback to evaluate in between."
+            )
+        self._current_run = run
+        try:
+            yield
+        finally:
+            self._current_run, self._num_updates = None, run.num_updates
+            self.create_scheduler_fn = None  # often a method of ours: a cycle that would keep loader workers alive
+
+    def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+        return super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
+
+    def get_default_eval_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
+        return super().get_default_eval_dl_kwargs(batch_size) | preparation.worker_kwargs()
+
+    def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
+        defaults = self.get_default_train_dl_kwargs(batch_size)
+        merged = preparation.merge_loader_kwargs(self.train_dataset, defaults, train_dl_kwargs, self.collate_fn)
+        self._train_dl_kwargs = merged
+        return DataLoader(self.train_dataset, **merged)
+
+    def create_eval_dataloader(self, batch_size: int, eval_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
+        defaults = self.get_default_eval_dl_kwargs(batch_size)
+        merged = preparation.merge_loader_kwargs(self.eval_dataset, defaults, eval_dl_kwargs, self.collate_fn)
+        self._eval_dl_kwargs = merged
+        return DataLoader(self.eval_dataset, **merged)
+
+    def backward_step(self, loss: torch.Tensor) -> None:
+        self._accelerator.backward(loss, **self.backward_kwargs())
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        with torch.no_grad():
+            with self._accelerator.autocast():
+                outputs = self.model(batch[0])
+            outputs = convert_to_fp32(outputs)
+            loss = self.evaluation_loss(outputs, batch[1])
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
+
+    def get_model(self, keep_torch_compile: bool = True) -> nn.Module:
+        # accelerate 1.15 strips DDP from the very model in training when a compiled one is unwrapped
+        return super().get_model() if keep_torch_compile else self.get_unwrapped_model()
+
+    def save_checkpoint(
+        self, save_path: str | Path, checkpoint_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().save_checkpoint(save_path, self._with_components(checkpoint_kwargs), **kwargs)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, **kwargs: Any) -> dict[str, Any]:
+        return self._load_components(super().load_checkpoint(checkpoint_path, **kwargs))
+
+    def save_training_state(self, output_dir: str | Path, checkpoint_kwargs: dict[str, Any] | None = None) -> None:
+        self._forget_registered()
+        super().save_training_state(output_dir, self._with_components(checkpoint_kwargs))
+
+    def load_training_state(self, input_dir: str | Path) -> dict[str, Any]:
+        self._forget_registered()
+        return self._load_components(super().load_training_state(input_dir))
+
+    def _forget_registered(self) -> None:
+        """Upstream registers the scheduler at every call, so that the second state cannot be loaded (0.1.61)."""
+        others = [each for each in self._accelerator._custom_objects if each is not self.scheduler]
+        self._accelerator._custom_objects[:] = others
+
+    def _with_components(self, given: dict[str, Any] | None) -> dict[str, Any]:
+        return {**(given or {}), "components": take_components(self)}
+
+    def _load_components(self, saved: dict[str, Any]) -> dict[str, Any]:
+        for name, component in self.components().items():
+            if name in saved.get("components", {}):
+                component.load_state_dict(saved["components"][name])
+        return saved
+
+    # Upstream's private seams, which its own methods and callbacks call
+
+    def _create_callback_handler(self) -> EventHandler:
+        self._callbacks = admit(self._callbacks, self.refused_callbacks())
+        return EventHandler(list(super()._create_callback_handler()))
+
+    def _create_accelerator(self) -> Accelerator:
+        return preparation.create_accelerator(self.ddp_kwargs())
+
+    def _prepare_model_optimizer_and_dataloaders(self) -> None:
+        self._accelerator.free_memory()
+        self._accelerator = self._create_accelerator()
+        processes = self._accelerator.num_processes
+        preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
+        self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
+        self.optimizer = self.current_run().unwrapped_optimizer
+        self.before_prepare()
+        loaders = preparation.seed_and_shard(
+            self._train_dataloader, self._eval_dataloader, self._accelerator, self.seed
+        )
+        with warnings.catch_warnings():  # torch 2.14 deprecates the one name of the option that accelerate 1.15 knows
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self.model, self.optimizer, self._train_dataloader, self._eval_dataloader = self._accelerator.prepare(
+                self.model, self.optimizer, *loaders
+            )
+        preparation.check_share(self._train_dataloader, self.train_dataset, processes)
+        if hasattr(getattr(self._eval_dataloader, "batch_sampler", None), "even_batches"):
+            self._eval_dataloader.batch_sampler.even_batches = False
+
+    def _check_eval_batch_size(self) -> None:
+        """Do nothing: our evaluation takes any number of images on any number of processes."""
+
+    def _create_run_config(
+        self,
+        per_device_batch_size: int,
+        num_epochs: int,
+        gradient_accumulation_steps: int,
+        max_num_train_steps: int | None,
+        gradient_clip_value: float | None,
+    ) -> TrainerRunConfig:
+        config = super()._create_run_config(
+            per_device_batch_size, num_epochs, gradient_accumulation_steps, None, gradient_clip_value
+        )
+        return preparation.count_local_updates(config, num_epochs, max_num_train_steps)
+
+    def _run_training(self) -> None:
+        self.current_run().execute()
+
+    def _run_evaluation(self) -> None:
+        self.current_run().execute()
+
+    def _run_train_epoch(self, train_dl: Iterable) -> None:
+        assert isinstance(self._current_run, TrainingRun)
+        self._current_run.train_epoch(train_dl)
+
+    def _run_eval_epoch(self, valid_dl: Iterable, is_training: bool = True, is_intermediate: bool = False) -> None:
+        self.current_run().eval_epoch(valid_dl, is_training, is_intermediate)
+
+
+LoopTrainer.__signature__ = merged_signature(LoopTrainer, LoopTrainer)
