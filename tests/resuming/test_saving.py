@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from refusal import contents, refused
+from resumed_runs import Augmented, Noting, cut, every_update, make_run, outcome, same_outcome, states, train
 from timm.optim import create_optimizer_v2
-from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
+from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 
-from resuming.runs import Augmented, Noting, cut, every_update, make_run, outcome, same_outcome, states, train
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import (
     Callback,
@@ -337,7 +337,7 @@ def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
         tmp_path,
         """
 import os, signal, sys
-from resuming.runs import Noting, make_run, train
+from resumed_runs import Noting, make_run, train
 from pathlib import Path
 import torch
 
@@ -363,7 +363,7 @@ def test_a_process_with_workers_ends(tmp_path: Path) -> None:
     result = run_script(
         tmp_path,
         """
-from resuming.runs import make_run, train
+from resumed_runs import make_run, train
 trainer = train(make_run(None, callbacks=()), train_dataloader_kwargs={"num_workers": 2, "persistent_workers": True})
 raise SystemExit(3)
 """,
@@ -544,7 +544,7 @@ def test_a_killed_run_with_workers_leaves_the_folder_free(tmp_path: Path) -> Non
         tmp_path,
         """
 import os, signal, sys
-from resuming.runs import Noting, make_run, train
+from resumed_runs import Noting, make_run, train
 from pathlib import Path
 
 class Killed(Noting):
@@ -795,7 +795,7 @@ def test_a_training_process_of_multiprocessing_ends(tmp_path: Path) -> None:
         tmp_path,
         """
 import multiprocessing
-from resuming.runs import make_run, train
+from resumed_runs import make_run, train
 
 def work():
     global trainer
