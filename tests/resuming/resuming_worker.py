@@ -17,6 +17,7 @@ from resumed_runs import Augmented, Noting, cut, every_update, make_run, same_ou
 from torch import distributed, nn
 
 from timm_accel.callbacks import SaveStateCallback
+from timm_accel.states import folder as state_module
 
 ROOT = Path(sys.argv[2])
 RESULTS: dict[str, Any] = {}
@@ -89,9 +90,9 @@ def check_full_disk() -> None:
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    save, state._save = state._save, full
+    save, state_module._save = state_module._save, full
     trainer = train(make_run(ROOT / "full"), train_dataset=Augmented(62), num_epochs=1)
-    state._save = save
+    state_module._save = save
     RESULTS["full"] = (trainer.num_updates, len(states(ROOT / "full")))
 
 
