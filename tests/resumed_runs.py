@@ -1,7 +1,11 @@
 """Runs to cut and to resume: everything that has state in one trainer, on augmented data in memory."""
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,17 @@ class Noting(TimmMixupTrainer):
         super().optimizer_step()
 
 
+class Interrupting(Noting):
+    """Sends a signal to its own process in a given micro-batch."""
+
+    at, number = 0, signal.SIGTERM
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        if len(self.images) == self.at:
+            os.kill(os.getpid(), self.number)
+        return super().calculate_train_batch_loss(batch)
+
+
 def every_update(**options: Any) -> SaveStateCallback:
     return SaveStateCallback(every_n_updates=1, **({"keep": 1000} | options))
 
@@ -95,6 +110,11 @@ def states(run_dir: Path) -> list[Path]:
     return state_folders(run_dir / "state")[::-1]
 
 
+def positions(run_dir: Path) -> list[str]:
+    """Where the run stood at each of its states: ``epoch.batch``."""
+    return [".".join(folder.name.split("_")[2::2]) for folder in states(run_dir)]
+
+
 def cut(run_dir: Path, after: int, target: Path) -> Path:
     """Copy a run as a kill would have left it: states up to number `after`, and files that are ahead of them."""
     shutil.copytree(run_dir, target)
@@ -119,3 +139,22 @@ def outcome(run_dir: Path) -> dict[str, Any]:
 def same_outcome(first: Path, second: Path) -> str | None:
     """Where the outcomes of two runs differ; None where they do not."""
     return next(iter(differences(outcome(first), outcome(second))), None)
+
+
+def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run python in a process of its own; its argument is the run folder ``run`` in `folder`."""
+    (folder / "run.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, str(folder / "run.py"), str(folder / "run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        check=False,
+        **options,
+    )
+
+
+def full_disk(*args: Any) -> None:
+    """Stands in for the writer of a state's file."""
+    raise OSError(28, "No space left on device")
