@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in ("kill", ".")]
 
-from comparison import contents  # noqa: E402
-from harness import UPDATES_PER_EPOCH, Kill, Run, kill_and_resume, write_data  # noqa: E402
-from tools import differences  # noqa: E402
+from kill_comparison import contents  # noqa: E402
+from kill_harness import UPDATES_PER_EPOCH, Kill, Run, kill_and_resume, write_data  # noqa: E402
+from tiny_runs import differences  # noqa: E402
 
 UPDATES_PER_KILL = 5  # at the most, as a rule
 KINDS = ["update"] * 4 + ["write"] * 2 + ["alone"] * 2 + ["row", "start"]

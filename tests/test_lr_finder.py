@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 from refusal import contents, refused
-from resuming.runs import Augmented, make_run, same_outcome, train
+from resumed_runs import Augmented, make_run, same_outcome, train
 from schedulefree import AdamWScheduleFree
 from timm.optim import Lookahead
 from timm.optim.adahessian import Adahessian
-from tools import NO_WORKERS, differences, fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, differences, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import TensorDataset
 

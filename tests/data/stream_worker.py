@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import stream_sources
 import torch
 from accelerate import Accelerator, PartialState
-from resuming.runs import Noting, cut, every_update, make_run, same_outcome, states, train
-from tools import make_trainer, tiny_model
+from resumed_runs import Noting, cut, every_update, make_run, same_outcome, states, train
+from tiny_runs import make_trainer, tiny_model
 from torch import distributed
 
 from timm_accel import create_datasets

@@ -13,11 +13,11 @@ import torch
 from conftest import write_images
 from PIL import Image
 from refusal import refused
-from resuming.runs import cut, every_update
+from resumed_runs import cut, every_update
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from tools import Seen, fit, make_trainer, same_weights
+from tiny_runs import Seen, fit, make_trainer, same_weights
 from torch import nn
 
 from timm_accel import create_datasets

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from resuming.runs import Augmented, cut, every_update
+from resumed_runs import Augmented, cut, every_update
 from timm.data.distributed_sampler import RepeatAugSampler
-from tools import Seen, fit, make_trainer, same_weights
+from tiny_runs import Seen, fit, make_trainer, same_weights
 from torch.utils.data import WeightedRandomSampler
 
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler

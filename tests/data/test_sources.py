@@ -12,7 +12,7 @@ from conftest import write_images
 from PIL import Image
 from refusal import contents, refused
 from timm.loss import SoftTargetCrossEntropy
-from tools import fit, make_trainer
+from tiny_runs import fit, make_trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from refusal import refused
-from resuming.runs import Noting, cut, every_update, make_run, same_outcome, states, train
+from resumed_runs import Noting, cut, every_update, make_run, same_outcome, states, train
 from stream_sources import (
     KINDS,
     NAMES,
@@ -31,7 +31,7 @@ from stream_sources import (
     write_shard,
 )
 from timm.loss import SoftTargetCrossEntropy
-from tools import NO_WORKERS, fit, make_trainer, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import write_images
 from refusal import refused
-from tools import fit, make_trainer
+from tiny_runs import fit, make_trainer
 from torch import nn
 
 from timm_accel import TimmTrainer, create_datasets

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import timm
 import torch
 from accelerate import Accelerator, PartialState
-from tools import NO_WORKERS, fit, make_trainer
+from tiny_runs import NO_WORKERS, fit, make_trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 

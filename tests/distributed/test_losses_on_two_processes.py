@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.losses_worker import KINDS, results
+from losses_worker import KINDS, results
 
 WORKER = Path(__file__).parent / "losses_worker.py"
 

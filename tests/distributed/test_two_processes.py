@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-WORKER = Path(__file__).parent / "worker.py"
+WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
 def launch(processes: int, folder: Path) -> list[dict[str, Any]]:

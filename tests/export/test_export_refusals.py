@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from exporters import EXPORTERS, Small, classifier
 from refusal import refused
+from small_exports import EXPORTERS, Small, classifier
 from torch import Tensor, nn
 
 from timm_accel.export import (

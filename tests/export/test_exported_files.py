@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from exporters import EXPORTERS, Small, classifier, logits_of, run_file
 from refusal import contents, refused
+from small_exports import EXPORTERS, Small, classifier, logits_of, run_file
 from torch import nn
 from torch.utils.data import TensorDataset
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from exporters import CONFIG, EXPORTERS, Small, classifier, logits_of, run_file
+from small_exports import CONFIG, EXPORTERS, Small, classifier, logits_of, run_file
 from timm.layers import convert_sync_batchnorm
 from timm.models.byobnet import RepVggBlock
-from tools import same_weights
+from tiny_runs import same_weights
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms.functional import normalize

@@ -8,9 +8,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from comparison import contents
-from harness import Kill, Launch, Run, kill_and_resume, write_data
-from tools import differences
+from kill_comparison import contents
+from kill_harness import Kill, Launch, Run, kill_and_resume, write_data
+from tiny_runs import differences
 
 from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 

@@ -10,7 +10,7 @@ import torch
 from refusal import refused
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from tools import fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 
 from timm_accel.mixins import ModelEmaMixin

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tools import load_example
+from tiny_runs import load_example
 
 from timm_accel.models.pooling import pooling_kinds
 

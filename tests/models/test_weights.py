@@ -10,7 +10,7 @@ import timm
 import torch
 from refusal import refused
 from safetensors.torch import save_file
-from tools import fit, make_trainer
+from tiny_runs import fit, make_trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 

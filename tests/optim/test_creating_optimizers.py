@@ -8,7 +8,7 @@ import torch
 from refusal import refused
 from timm.optim import Lookahead, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from tools import fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 
 from timm_accel import TimmTrainer

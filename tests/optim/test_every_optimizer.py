@@ -7,7 +7,7 @@ import pytest
 import torch
 from refusal import refused
 from timm.optim import list_optimizers
-from tools import differences, fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import differences, fit, make_trainer, tiny_data, tiny_model
 
 from timm_accel import TimmTrainer
 from timm_accel.callbacks import SaveStateCallback

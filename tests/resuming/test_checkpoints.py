@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tools import fit, make_trainer, same_weights, tiny_model
+from resumed_runs import make_run, train
+from tiny_runs import fit, make_trainer, same_weights, tiny_model
 from torch import nn
 
-from resuming.runs import make_run, train
 from timm_accel.mixins import ModelEmaMixin, TimmSchedulerMixin
 
 

@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from tools import same_weights, tiny_model
-
-from resuming.runs import make_run, train
+from resumed_runs import make_run, train
+from tiny_runs import same_weights, tiny_model
 
 OLD = Path(__file__).parents[1] / "states" / "written_by_0_1_0"  # of `make_run`, after 4 of 7 batches of epoch 1
 

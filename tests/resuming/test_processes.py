@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from resumed_runs import Augmented, make_run, states, train
 
-from resuming.runs import Augmented, make_run, states, train
 from timm_accel.states.folder import state_folders
 
-WORKER = Path(__file__).parent / "worker.py"
+WORKER = Path(__file__).parent / "resuming_worker.py"
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 

@@ -5,11 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
-from torch import nn
-from torch.utils.data import IterableDataset
-
-from resuming.runs import (
+from resumed_runs import (
     BATCH_SIZE,
     EPOCHS,
     Augmented,
@@ -22,6 +18,10 @@ from resuming.runs import (
     states,
     train,
 )
+from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
+from torch import nn
+from torch.utils.data import IterableDataset
+
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import Callback, SaveStateCallback
 from timm_accel.training.identity import describe_run

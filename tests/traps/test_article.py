@@ -14,7 +14,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import Lookahead
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from tools import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy

@@ -17,7 +17,7 @@ from pytorch_accelerated.callbacks import MoveModulesToDeviceCallback as Upstrea
 from pytorch_accelerated.callbacks import TerminateOnNaNCallback, TrainerCallback
 from pytorch_accelerated.trainer import Trainer
 from timm.utils import ModelEmaV2, ModelEmaV3
-from tools import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset, default_collate

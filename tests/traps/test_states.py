@@ -14,9 +14,9 @@ from pytorch_accelerated.callbacks import (
     SaveTrainingStateCallback,
 )
 from pytorch_accelerated.trainer import Trainer
-from resuming.runs import Augmented, cut, make_run, states, train
+from resumed_runs import Augmented, cut, make_run, states, train
 from timm.scheduler import CosineLRScheduler, create_scheduler_v2
-from tools import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 

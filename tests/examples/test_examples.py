@@ -1,0 +1,117 @@
+"""The example script as a person starts it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "examples" / "train.py"
+SMALL = ["--model", "test_resnet", "--image_size", "32", "--num_epochs", "2", "--batch_size", "4", "--num_workers", "0",
+         "--warmup_epochs", "1"]  # fmt: skip
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory):
+    """The README's command, without options: the digits, in a cache of their own."""
+    folder = tmp_path_factory.mktemp("launched")
+    command = ["accelerate", "launch", "--config_file", str(ROOT / "accelerate_config.yaml"), str(TRAIN)]
+    accelerate = Path(sys.executable).with_name("accelerate")
+    result = subprocess.run(
+        [str(accelerate), *command[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_the_first_command_learns_the_digits(launched) -> None:
+    folder, _ = launched
+    config = json.loads((folder / "runs/digits/best/config.json").read_text())
+    assert config["best"]["value"] >= 0.95
+    assert config["label_names"] == list("0123456789")
+    digits = folder / "cache/timm_accel/digits"
+    assert (len(list(digits.glob("train/*/*.png"))), len(list(digits.glob("val/*/*.png")))) == (1347, 450)
+
+
+def test_the_first_command_shows_metrics_bars_and_where_the_weights_lie(launched) -> None:
+    _, result = launched
+    assert result.stdout.count("epoch ") >= 8
+    last = next(line for line in result.stdout.splitlines() if line.startswith("epoch 8/8"))
+    assert all(word in last for word in ("lr ", "train_loss ", "eval_loss ", "accuracy ", "(ema ", "f1_macro "))
+    assert "weights in runs/digits/best_ema" in result.stdout
+    assert "train 1/8: " in result.stderr
+
+
+def test_timm_alone_loads_what_the_first_command_kept(launched) -> None:
+    folder, _ = launched
+    model = timm.create_model(f"local-dir:{folder}/runs/digits/best_ema", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (3, 32, 32)
+    dataset = timm.data.ImageDataset(
+        str(folder / "cache/timm_accel/digits/val"), transform=timm.data.create_transform(**config)
+    )
+    images, labels = zip(*(dataset[index] for index in range(0, 450, 9)), strict=True)
+    with torch.no_grad():
+        correct = model(torch.stack(images)).argmax(1) == torch.tensor(labels)
+    assert correct.float().mean() >= 0.9
+
+
+def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path, tmp_path: Path) -> None:
+    result = run(sys.executable, str(TRAIN), "--data_dir", str(image_folder), *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = {path.relative_to(tmp_path / "runs/train").as_posix() for path in (tmp_path / "runs/train").rglob("*")}
+    assert {"recipe.yaml", "history.csv", "best/model.safetensors", "best_ema/config.json"} <= written
+    recipe = yaml.safe_load((tmp_path / "runs/train/recipe.yaml").read_text())
+    assert (recipe["lr"], recipe["opt"], recipe["model"]) == (5e-3, "lookahead_AdamW", "test_resnet")
+
+    again = run(sys.executable, str(TRAIN), "--data_dir", str(image_folder), *SMALL, cwd=tmp_path)
+    assert again.returncode != 0
+    assert "runs are never overwritten" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = {"ACCELERATE_USE_CPU": "true", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    result = subprocess.run(
+        [*torchrun, str(TRAIN), "--data_dir", str(image_folder / "train"), *SMALL],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=env,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch 2/2") == 1
+    assert "destroy_process_group" not in result.stderr
+    split = (tmp_path / "runs/train/split.csv").read_text().splitlines()
+    assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
+    assert [path.name for path in (tmp_path / "runs/train").glob("*.unfinished")] == []
+
+
+def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("data_dir: somewhere\nlr: 0.1\nmodel: resnet18\n")
+    result = run(sys.executable, str(TRAIN), "--config", str(config), "--lr", "0.2", "--print_config", cwd=tmp_path)
+    printed = yaml.safe_load(result.stdout)
+    assert (printed["lr"], printed["model"], printed["num_epochs"]) == (0.2, "resnet18", 40)
+
+
+def test_the_script_is_short() -> None:
+    assert len(TRAIN.read_text().splitlines()) <= 140  # 130 before it could resume

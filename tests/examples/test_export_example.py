@@ -1,0 +1,63 @@
+"""The example, and the check of many families."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+from tiny_runs import load_example
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def families() -> ModuleType:
+    """The benchmark's module."""
+    return load_example(ROOT / "benchmarks" / "families_export.py")
+
+
+def test_the_example_draws_what_the_model_and_its_files_say(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    example = load_example(ROOT / "examples" / "models" / "export.py")
+    exported = example.main(tmp_path / "figure.png", num_epochs=1)
+    assert [(each.path.name, each.format) for each in exported] == [
+        ("digits.onnx", "onnx"),
+        ("digits.pt2", "pt2"),
+        ("digits.pt", "torchscript"),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    picture = Image.open(tmp_path / "figure.png")
+    assert picture.size == (1320, 624)
+    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in example.COLOURS} <= colours  # a bar of each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_convnext",
+        "test_coatnet",
+        "test_mambaout",
+        "test_nfnet",
+        "test_vit_relpos",
+        "resnet10t",
+        "mobilenetv3_small_050",
+        "regnetx_002",
+        "mixer_s32_224",
+        "darknet17",
+    ],
+)
+def test_a_model_of_another_family_exports_in_every_way(name: str, families: ModuleType) -> None:
+    found = families.check_exports(name)
+    assert list(found) == ["onnx", "pt2", "script", "trace"]
+    assert all(each.startswith("ok (") for each in found.values()), found
+
+
+def test_the_table_says_what_fails_and_counts_what_passes(families: ModuleType) -> None:
+    good, bad = dict.fromkeys(families.FORMATS, "ok (1e-07)"), dict.fromkeys(families.FORMATS, "no such operator")
+    lines = families.table({"a": good, "b": bad | {"pt2": "ok (0e+00)"}}).splitlines()
+    assert lines[0] == "| model | onnx | pt2 | script | trace |"
+    assert lines[2] == "| a | ok (1e-07) | ok (1e-07) | ok (1e-07) | ok (1e-07) |"
+    assert lines[3] == "| b | no such operator | ok (0e+00) | no such operator | no such operator |"
+    assert lines[4] == "| passed, of 2 | 1 | 2 | 1 | 1 |"

@@ -1,0 +1,52 @@
+"""The statistics of BatchNorm on several processes, with a stand-in for three that hold the same numbers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import fit, make_trainer, tiny_model
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from timm_accel.mixins import DistributedBatchNormMixin, FreezingMixin, ModelEmaMixin
+from timm_accel.mixins.batch_norm import _moving_statistics
+
+VALUE = 1.5 + 2 * 2**-23
+
+
+class OfThree(FreezingMixin, DistributedBatchNormMixin, ModelEmaMixin):
+    """One of three processes."""
+
+    reduced = 0
+
+    @property
+    def accelerator(self) -> Any:
+        return SimpleNamespace(num_processes=3, reduce=self._reduce)
+
+    def _reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "mean"
+        self.reduced += 1
+        return (tensor + tensor + tensor) / 3
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_statistics_keep_every_bit_on_three_processes(frozen: bool) -> None:
+    value = torch.tensor(VALUE)
+    assert (value + value + value) / 3 != value
+    model = tiny_model()
+    model[1].running_mean.fill_(VALUE)
+    trainer = make_trainer(OfThree, model, ema_decay=0.1, freeze_schedule={0: 2} if frozen else None)
+    fit(trainer, num_epochs=1)
+    assert trainer.reduced == (0 if frozen else 4)  # mean and variance, of model and average
+    for module in (model, trainer.ema_model.module):
+        assert torch.equal(module[1].running_mean, torch.full((4,), VALUE)) is frozen
+
+
+def test_the_statistics_that_training_moves_are_those_of_norms_in_training() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(2)), nn.LayerNorm(2), FrozenBatchNorm2d(2))
+    model.train()
+    model[0].eval()
+    assert _moving_statistics(model) == {"1.0.running_mean", "1.0.running_var"}
+    assert _moving_statistics(nn.BatchNorm1d(2)) == {"running_mean", "running_var"}
+    assert _moving_statistics(model.eval()) == set()

@@ -1,0 +1,341 @@
+"""Recipes: published numbers as published, all faults at once, and each one trains."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import write_images
+from refusal import refused
+from timm.layers import DropPath
+from timm.optim import Lamb
+from tiny_runs import load_example
+from torchvision.transforms import ColorJitter
+
+from timm_accel import Recipe
+from timm_accel.models import open_classifier
+from timm_accel.recipes import build_run, named_recipe, recipe_names
+from timm_accel.schedules import check_fits
+
+# ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "a1": {"image_size": 224, "num_epochs": 600, "lr": 5e-3, "weight_decay": 0.01, "smoothing": 0.1, "mixup": 0.2,
+           "drop_path_rate": 0.05, "num_repeats": 3, "auto_augment": "rand-m7-mstd0.5-inc1"},
+    "a2": {"image_size": 224, "num_epochs": 300, "lr": 5e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
+           "drop_path_rate": 0.05, "num_repeats": 3, "auto_augment": "rand-m7-mstd0.5-inc1"},
+    "a3": {"image_size": 160, "num_epochs": 100, "lr": 8e-3, "weight_decay": 0.02, "smoothing": 0.0, "mixup": 0.1,
+           "drop_path_rate": 0.0, "num_repeats": 1, "eval_image_size": 224, "auto_augment": "rand-m6-mstd0.5-inc1"},
+    "deit_small": {"num_epochs": 300, "lr": 5e-4, "base_batch_size": 512, "weight_decay": 0.05, "smoothing": 0.1,
+                   "mixup": 0.8, "cutmix": 1.0, "drop_path_rate": 0.1, "num_repeats": 3, "re_prob": 0.25,
+                   "auto_augment": "rand-m9-mstd0.5-inc1", "warmup_epochs": 5},
+}  # fmt: skip
+RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5,
+       "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    return load_example(Path(__file__).parents[2] / "examples" / "train.py")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_has_the_published_numbers(name: str) -> None:
+    recipe = named_recipe(name).recipe()
+    expected = PUBLISHED[name] | (RSB if name.startswith("a") else {})
+    assert {option: getattr(recipe, option) for option in expected} == expected
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_path: Path) -> None:
+    named = named_recipe(name)
+    assert all((named.about, named.source, named.published))
+    for split, count in (("train", 5), ("val", 2)):
+        write_images(tmp_path / "data" / split, dict.fromkeys(("cat", "dog", "owl"), count))
+    recipe = named.recipe(
+        data_dir=str(tmp_path / "data"),
+        run_dir=str(tmp_path / "run"),
+        model="test_resnet",
+        pretrained=False,
+        image_size=32,
+        eval_image_size=40 if named.options.get("eval_image_size") else None,
+        num_epochs=2,
+        batch_size=4,
+        warmup_epochs=min(1, named.options.get("warmup_epochs", 0)),
+        freeze_epochs=min(1, named.options.get("freeze_epochs", 0)),
+        num_workers=0,
+        ema_decay=0.0,
+    )
+    assert type(recipe.scale) is type(recipe.ratio) is tuple
+    run = build_run(recipe)
+    repeated = recipe.num_repeats > 1
+    assert len(run.train_arguments["train_dataloader_kwargs"].get("sampler", range(15))) == 15
+    assert ("sampler" in run.train_arguments["train_dataloader_kwargs"]) is repeated
+    trainer = run.train()
+    assert trainer.num_updates == 2 * (3 if recipe.mixes else 4)
+    assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert Recipe(**{**written, **{name: tuple(written[name]) for name in ("scale", "ratio")}}).diff(recipe) == {}
+
+
+def test_the_rate_is_scaled_from_the_batch_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
+    def optimizer(**changes: Any) -> Any:
+        recipe = named_recipe("a3").recipe(
+            data_dir=str(image_folder), run_dir=str(tmp_path / str(len(list(tmp_path.iterdir())))), model="test_resnet",
+            image_size=32, eval_image_size=32, batch_size=8, gradient_accumulation_steps=2, **changes)  # fmt: skip
+        return build_run(recipe).trainer.optimizer
+
+    assert isinstance(optimizer(), Lamb)
+    rates = {scaling: optimizer(lr_scaling=scaling).param_groups[0]["lr"] for scaling in ("linear", "sqrt", None)}
+    assert rates["linear"] == pytest.approx(8e-3 * 16 / 2048)
+    assert rates["sqrt"] == rates[None] == pytest.approx(8e-3 * (16 / 2048) ** 0.5)
+    assert optimizer(base_batch_size=None).param_groups[0]["lr"] == 8e-3
+
+
+def test_options_reach_model_data_and_trainer(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", head="mlp", image_size=32, num_epochs=4,
+        loss="ce", class_weights="auto", mixup=0, cutmix=0, re_prob=0.5, re_mode="pixel", freeze_epochs=1, opt="adamw",
+        warmup_epochs=1, resolutions=(24, 32))  # fmt: skip
+    trainer = build_run(recipe).trainer
+    train_set = build_run(recipe).train_arguments["train_dataset"]
+    assert type(trainer.model.get_classifier()).__name__ == "MlpHead"
+    assert (train_set.device_transform.re_prob, train_set.device_transform.re_mode) == (0.5, "pixel")
+    assert trainer.freeze_schedule == {0: -1, 1: 0}
+    assert trainer.resolutions == [(24, 24), (32, 32)]
+    weights = 1 / torch.tensor([7.0, 6.0, 6.0])
+    assert torch.allclose(trainer.loss_func.weight, weights / weights.mean())
+
+
+def test_a_manifest_with_several_labels_trains_by_a_recipe(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {"x": 12})
+    rows = [f"images/x/{n:03d}.png,{'cat;dog' if n % 2 else 'owl'}" for n in range(12)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
+    recipe = Recipe(
+        data_dir=str(tmp_path / "set.csv"), run_dir=str(tmp_path / "run"), model="test_resnet", image_size=32,
+        num_epochs=2, batch_size=4, warmup_epochs=1, num_workers=0, smoothing=0.0, mixup=0.0, cutmix=0.0,
+        ema_decay=0.0)  # fmt: skip
+    trainer = build_run(recipe).train()
+    assert 0 < trainer.run_history.get_latest_metric("map") <= 1
+    assert json.loads((tmp_path / "run" / "best" / "config.json").read_text())["multi_label"] is True
+
+
+def test_further_arguments_reach_optimizer_and_schedule(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", image_size=32, num_epochs=4, opt="sgd",
+        warmup_epochs=1, channels_last=True, opt_args={"momentum": 0.5}, sched_args={"cooldown_epochs": 1})  # fmt: skip
+    trainer = build_run(recipe).trainer
+    assert trainer.optimizer.param_groups[0]["momentum"] == 0.5
+    assert trainer.scheduler_args["cooldown_epochs"] == 1
+    assert next(each for each in trainer.model.parameters() if each.ndim == 4).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_arguments_of_the_model_and_augmentation_reach_what_they_are_for(image_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        data_dir=str(image_folder), run_dir=str(tmp_path), model="test_resnet", image_size=32, num_epochs=1,
+        batch_size=4, warmup_epochs=0, num_workers=0, ema_decay=0.0, hflip=0.25, vflip=0.75,
+        auto_augment=None, color_jitter=0.125,
+        model_args={"channels": [8, 16, 24, 40], "in_chans": 3})  # fmt: skip
+    run = build_run(recipe)
+    assert run.trainer.model.num_features == 40
+    flips = {type(each).__name__: each.p for each in run.train_arguments["train_dataset"].transform.transforms
+             if hasattr(each, "p")}  # fmt: skip
+    assert (flips["RandomHorizontalFlip"], flips["RandomVerticalFlip"]) == (0.25, 0.75)
+    (jitter,) = (each for each in run.train_arguments["train_dataset"].transform.transforms
+                 if isinstance(each, ColorJitter))  # fmt: skip
+    assert jitter.contrast == (0.875, 1.125)
+    run.train()
+    rebuilt, _ = open_classifier(tmp_path / "best")
+    assert rebuilt.num_features == 40
+
+
+def test_an_argument_of_the_model_that_is_an_option_too_is_refused_as_is_one_that_it_lacks(tmp_path: Path) -> None:
+    with refused(ValueError, "but got 2", "model_args without 'num_classes'", "follow from the data",
+                 "model_args without 'drop_path_rate', but got 0.1", "option drop_path_rate"):  # fmt: skip
+        Recipe(model_args={"drop_path_rate": 0.1, "num_classes": 3})
+    with refused(ValueError, "Expected vflip to be between 0 and 1", "1.5"):
+        Recipe(vflip=1.5)
+    with refused(TypeError, "arguments that test_resnet takes", "'chanels'"):
+        build_run(Recipe(run_dir=str(tmp_path), model="test_resnet", model_args={"chanels": [8]}))
+
+
+def test_the_sizes_of_a3_need_a_model_that_takes_both(image_folder: Path, tmp_path: Path) -> None:
+    recipe = named_recipe("a3").recipe(data_dir=str(image_folder), run_dir=str(tmp_path), model="vit_tiny_patch16_224")
+    with refused(ValueError, "eval_image_size to be a size that vit_tiny_patch16_224 takes beside 160", "got 224"):
+        build_run(recipe)
+
+
+def test_no_drop_path_is_none_whatever_the_model_has_by_default(image_folder: Path, tmp_path: Path) -> None:
+    def rates(folder: str, rate: float) -> set[float]:
+        recipe = Recipe(data_dir=str(image_folder), run_dir=str(tmp_path / folder), model="swin_s3_tiny_224",
+                        drop_path_rate=rate, num_epochs=3)  # fmt: skip
+        model = build_run(recipe).trainer.model
+        return {each.drop_prob for each in model.modules() if isinstance(each, DropPath)}
+
+    assert rates("none", 0.0) <= {0.0}
+    assert max(rates("some", 0.2)) == pytest.approx(0.2)
+
+
+def test_a_warmup_may_be_given_in_updates_or_as_a_fraction() -> None:
+    for given in ({"warmup_updates": 7, "step_on_epochs": False}, {"warmup_fraction": 0.25}):
+        args = Recipe(num_epochs=2, sched_args=given).scheduler_args()
+        assert "warmup_epochs" not in args
+        assert args.items() >= given.items()
+        check_fits(args, num_epochs=4, updates_per_epoch=10)
+
+
+def test_a_start_that_failed_leaves_no_recipe_for_the_next(image_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
+                               "image_size": 32, "num_epochs": 1, "warmup_epochs": 0, "num_workers": 0,
+                               "ema_decay": 0.0}  # fmt: skip
+    with pytest.raises(ValueError, match="fill at least one batch"):
+        build_run(Recipe(batch_size=64, **options)).train()
+    build_run(Recipe(batch_size=4, **options)).train()
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["batch_size"] == 4
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_named_on_the_command_line(name: str, example: ModuleType) -> None:
+    recipe = example.parse_recipe(["--recipe", name, "--data_dir", "x", "--lr", "0.001"])
+    assert recipe.diff(named_recipe(name).recipe(data_dir="x", lr=0.001)) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "weights"),
+    [("auto", "auto"), ("[1, 2.5]", [1.0, 2.5]), ("{cat: 2.5}", {"cat": 2.5}), ("null", None)],
+)
+def test_weights_of_classes_are_read_from_the_command_line(written: str, weights: Any, example: ModuleType) -> None:
+    recipe = example.parse_recipe(["--data_dir", "x", "--class_weights", written, "--pos_weights", written])
+    assert (recipe.class_weights, recipe.pos_weights) == (weights, weights)
+
+
+def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path, example: ModuleType) -> None:
+    (tmp_path / "mine.yaml").write_text("recipe: a3\ndata_dir: x\nlr: 0.001\n")
+    recipe = example.parse_recipe(["--config", str(tmp_path / "mine.yaml"), "--batch_size", "64"])
+    assert (recipe.opt, recipe.image_size, recipe.lr, recipe.batch_size) == ("lamb", 160, 0.001, 64)
+
+
+def test_two_recipes_differ_where_they_differ() -> None:
+    a2, a3 = (named_recipe(name).recipe() for name in ("a2", "a3"))
+    assert a2.diff(a2) == {}
+    assert a2.diff(a3) == {
+        "image_size": (224, 160),
+        "eval_image_size": (None, 224),
+        "num_epochs": (300, 100),
+        "lr": (5e-3, 8e-3),
+        "drop_path_rate": (0.05, 0.0),
+        "auto_augment": ("rand-m7-mstd0.5-inc1", "rand-m6-mstd0.5-inc1"),
+        "num_repeats": (3, 1),
+    }
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    with refused(ValueError, "without faults, but got 3", "(1) Expected opt", "'adamw'", "(2) Expected lr to be",
+                 "(3) Expected hflip to be between 0 and 1"):  # fmt: skip
+        Recipe(opt="adamww", lr=-1, hflip=2)
+    with refused(ValueError, "but got 6", "batch_size to be even", "warmup to be no longer than the run, 2 epochs",
+                 "opt_args to be options", "pretrained or weights", "draft or cache",
+                 "loss to be one of ce, bce, asl with class_weights"):  # fmt: skip
+        Recipe(
+            batch_size=3,
+            num_epochs=2,
+            opt_args={"momentun": 0.9},
+            pretrained=True,
+            weights="x.pth",
+            draft=True,
+            cache="memory",
+            loss="poly",
+            class_weights="auto",
+        )
+
+
+def test_a_contradiction_is_named_beside_a_wrong_value_of_another_option() -> None:
+    with refused(ValueError, "but got 2", "(1) Expected hflip", "(2) Expected pretrained or weights"):
+        Recipe(hflip=2, pretrained=True, weights="x")
+    with refused(ValueError, "Expected warmup_epochs to be at least 0, but got 'many'"):
+        Recipe(warmup_epochs="many")  # alone: the schedule that it is part of is not looked at
+    with refused(ValueError, "but got 3", "sched_args", "'cycle_limt'", "sched_args", "'warmup'", "cooldown", "got 99"):
+        Recipe(sched_args={"cycle_limt": 1, "warmup": 1, "cooldown_epochs": 99})
+    with refused(ValueError, "but got 3", "cycle_limit", "cycle_mul", "step_on_epochs to be True"):
+        Recipe(sched="plateau", sched_args={"cycle_limit": 0, "cycle_mul": "two", "step_on_epochs": False})
+
+
+def test_an_optimizer_that_cannot_run_here_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with refused(ValueError, "but got 2", "(1) Expected lr", "(2) Expected opt to be an optimizer that runs here",
+                 "'fusedadam'", "needs a CUDA GPU"):  # fmt: skip
+        Recipe(opt="fusedadam", lr=-1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with refused(ValueError, "'bitsandbytes' to be installed"):
+        Recipe(opt="bnbadam8bit")
+
+
+def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
+    recipe = Recipe(num_epochs=2, sched_args={"warmup_updates": 20, "step_on_epochs": False})
+    check_fits(recipe.scheduler_args(), num_epochs=2, updates_per_epoch=10)
+    with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "got 4 epochs"):
+        check_fits(recipe.scheduler_args(), num_epochs=2, updates_per_epoch=5)
+    with refused(ValueError, "schedule to end within the run, 2 epochs", "leave 0,"):
+        Recipe(num_epochs=2, sched_args={"warmup_fraction": 0.5, "cooldown_fraction": 0.5, "warmup_prefix": True,
+                                         "step_on_epochs": False})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss": "bec"}, ("loss to be one of bce, ce", "got 'bec'")),
+        ({"re_mode": "noise"}, ("re_mode to be one of const, rand, pixel", "got 'noise'")),
+        ({"cache": "disk"}, ("cache to be one of memory", "got 'disk'")),
+        ({"head": "mpl"}, ("head to be one of linear, mlp", "'mlp'")),
+        ({"crop_pct": 1.5}, ("crop_pct", "above 0 and up to 1", "got 1.5")),
+        ({"resolutions": (8,)}, ("resolutions", "two sizes or more", "got (8,)")),
+        ({"freeze_epochs": 50}, ("freeze_epochs to be at most num_epochs, 40", "got 50")),
+        ({"resolutions": (8, 16), "gradient_accumulation_steps": 2}, ("gradient_accumulation_steps to be 1", "got 2")),
+        ({"resolutions": (8, 16), "draft": True}, ("draft or resolutions", "got both")),
+        ({"auto_augment": "rnd-m7"}, ("auto_augment to begin with", "got 'rnd-m7'")),
+        ({"layer_decay": 1.5}, ("layer_decay to be above 0 and up to 1", "got 1.5")),
+        ({"layer_decay_min_scale": -1}, ("layer_decay_min_scale to be between 0 and 1", "got -1")),
+        ({"bce_target_thresh": 1}, ("bce_target_thresh to be from 0 to below 1", "got 1")),
+        ({"scheduler_metric": ""}, ("scheduler_metric to be the name of a metric", "got ''")),
+        ({"class_weights": "equal"}, ("class_weights to be auto, positive numbers", "got 'equal'")),
+        ({"class_weights": [1, -1]}, ("class_weights to be auto, positive numbers", "got [1, -1]")),
+        ({"pos_weights": {"cat": 0}}, ("pos_weights to be auto, positive numbers", "got {'cat': 0}")),
+        ({"loss": "ce", "pos_weights": "auto"}, ("loss to be one of bce, asl with pos_weights", "got 'ce'")),
+        ({"loss": "zlpr", "cutmix": 0, "smoothing": 0}, ("mixup to be 0 with the loss 'zlpr'", "got 0.2")),
+        ({"loss": "twoway", "mixup": 0, "cutmix": 0}, ("smoothing to be 0 with the loss 'twoway'", "got 0.1")),
+        ({"distill_kind": "logits"}, ("distill_kind to be one of logit, token, feature", "'logit'")),
+        ({"distill_temperature": 0}, ("distill_temperature to be positive", "got 0")),
+        ({"distill_hard": True}, ("distill_kind to be 'token' with distill_hard", "got 'logit'")),
+        ({"opt": "sgd", "opt_args": {"momentm": 0.9}}, ("opt_args to be options", "of 'sgd'", "'momentum'")),
+        ({"opt_args": {"weight_decay": 0.1}}, ("opt_args without 'weight_decay'", "option weight_decay")),
+        ({"opt_args": [0.9]}, ("opt_args to be values by the names of arguments", "got [0.9]")),
+        ({"sched_args": {"cycle_limt": 1}}, ("sched_args to be arguments of timm's", "'cycle_limit'")),
+        ({"sched_args": {"cooldown_epochs": 99}}, ("cooldown to be no longer than the run, 40 epochs", "got 99")),
+        ({"sched_args": {"cooldown_epochs": "ten"}}, ("cooldown_epochs to be a number from 0 on", "got 'ten'")),
+        ({"sched_args": {"sched": "cosin"}}, ("sched_args['sched']", "'cosine'")),
+        ({"sched_args": {"num_epochs": 50}}, ("end within the run, 40 epochs", "sched_args['num_epochs']")),
+        ({"sched_args": {"decay_epochs": "ten"}}, ("decay_epochs to be a number", "got 'ten'", "default is None")),
+        ({"sched": "plateau", "sched_args": {"step_on_epochs": False}}, ("step_on_epochs to be True", "got False")),
+        ({"sched": "constant", "warmup_epochs": 50}, ("warmup to be no longer than the run, 40 epochs", "got 50")),
+        ({"sched": "step"}, ("decay_epochs to begin within the run, 40 epochs", "got 90")),
+        ({"sched": "multistep", "sched_args": {"decay_milestones": []}}, ("decay_milestones to be a list", "got []")),
+    ],
+)
+def test_a_fault_is_one_sentence(options: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refused(ValueError, *words):
+        Recipe(**options)
+    with pytest.raises(ValueError, match=r"^Expected (?!a recipe without faults)"):
+        Recipe(**options)
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with refused(ValueError, "recipe to be one by name", "got 'a33'", "'a3'"):
+        named_recipe("a33")
+    with refused(ValueError, "options of Recipe", "got 'num_epoch'", "'num_epochs'"):
+        named_recipe("a3").recipe(num_epoch=3)
+    with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
+        named_recipe("a3").recipe(num_epoch=3, batch=8)

@@ -1,0 +1,135 @@
+"""bf16 on the CPU; fp16, synchronised BatchNorm and fused optimizers where there is a GPU."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
+from torch import nn
+
+from timm_accel import LoopTrainer, TimmTrainer
+from timm_accel.mixins import ModelEmaMixin
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+BF16 = """
+import sys; sys.path[:0] = {tests!r}
+import test_precision
+test_precision.in_bf16()
+"""
+
+
+class Mixed(LoopTrainer):
+    """Trains in bf16 or fp16, as ``accelerate launch --mixed_precision`` would have it."""
+
+    mixed_precision = "bf16"
+
+    def _create_accelerator(self) -> Accelerator:
+        super()._create_accelerator()
+        return Accelerator(mixed_precision=self.mixed_precision)
+
+
+class Averaging(ModelEmaMixin, Mixed):
+    """Keeps what the model and its average gave in the last evaluation."""
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        self.output = super().calculate_eval_batch_loss(batch)
+        return self.output
+
+
+def in_bf16() -> None:
+    """Run in a process of its own: accelerate fixes the precision once for a process."""
+    Accelerator(mixed_precision="bf16")
+    trainer = make_trainer(Averaging, tiny_model(), ema_decay=0.5)
+    data = tiny_data(4, seed=9)
+    fit(trainer, eval_dataset=data)
+    images, labels = data.tensors
+    assert trainer.accelerator.mixed_precision == "bf16"
+    for name, module in (("model", trainer.unwrapped_model), ("ema_model", trainer.ema_model.module)):
+        by_hand = tiny_model()
+        by_hand.load_state_dict(module.state_dict())
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            logits = by_hand.eval()(images)
+        assert logits.dtype == torch.bfloat16
+        outputs = trainer.output[f"{name}_outputs"]
+        assert outputs.dtype == torch.float32
+        assert torch.equal(outputs, logits.float()), name
+        assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    recorded = trainer.run_history.get_latest_metric("ema_model_eval_loss_epoch")
+    expected = nn.functional.cross_entropy(trainer.output["ema_model_outputs"], labels).item()
+    assert abs(recorded - expected) < 1e-5
+
+    compiled = make_trainer(Averaging, torch.compile(tiny_model(), backend="eager"), ema_decay=0.5)
+    for _ in range(3):  # each run wraps the forward pass anew
+        fit(compiled, eval_dataset=data)
+        assert compiled.output["model_outputs"].dtype == torch.float32
+
+    def in_full(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_autocast_enabled("cpu")  # as in training
+        return nn.functional.cross_entropy(outputs, targets)
+
+    fit(make_trainer(Averaging, ema_decay=0.5, loss_func=in_full), eval_dataset=data)
+
+    first = deepcopy(trainer.unwrapped_model.state_dict())
+    fit(trainer, num_epochs=1)  # a second run wraps the forward pass once, not twice
+    assert getattr(trainer.unwrapped_model.forward, "__wrapped__", None) is not None
+    assert trainer.unwrapped_model._original_forward.__func__ is nn.Sequential.forward
+    assert any(not torch.equal(first[name], tensor) for name, tensor in trainer.unwrapped_model.state_dict().items())
+
+
+def test_bf16_evaluates_model_and_average_as_by_hand() -> None:
+    script = BF16.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_fp16_step_counts_for_nothing(fused: bool) -> None:
+    class Half(ModelEmaMixin, Mixed):
+        mixed_precision = "fp16"
+
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            output = super().calculate_train_batch_loss(batch)
+            overflow = self.batch_index == 1 and self.epoch == 0
+            return output | {"loss": output["loss"] * (float("inf") if overflow else 1.0)}
+
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+    linear = lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=20)  # noqa: E731
+    trainer = make_trainer(Half, model, optimizer=optimizer, ema_decay=0.5)
+    fit(trainer, create_scheduler_fn=linear)
+    assert trainer.num_updates == 7
+    assert trainer.scheduler.last_epoch == 7
+    assert all(parameter.isfinite().all() for parameter in trainer.ema_model.module.parameters())
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_an_average_on_the_cpu_beside_a_gpu_model_is_kept_and_not_evaluated() -> None:
+    trainer = make_trainer(ModelEmaMixin, ema_decay=0.5, ema_device="cpu")
+    with pytest.warns(UserWarning, match="not evaluated"):
+        fit(trainer, eval_dataset=tiny_data(5))
+    assert next(trainer.ema_model.module.parameters()).device.type == "cpu"
+    assert trainer.run_history.get_metric_names() == {"train_loss_epoch", "eval_loss_epoch"}
+    beside = fit(make_trainer(ModelEmaMixin, ema_decay=0.5))
+    beside.ema_model.module.cpu()
+    assert same_weights(beside.ema_model.module, trainer.ema_model.module)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_timms_converter_keeps_the_activations_on_a_gpu() -> None:
+    import timm
+    from timm.layers import convert_sync_batchnorm
+
+    model = timm.create_model("test_efficientnet", num_classes=3).cuda().eval()
+    images = torch.randn(2, 3, 64, 64, device="cuda")
+    before = model(images)
+    assert torch.allclose(convert_sync_batchnorm(model)(images), before, atol=1e-5)
+    assert issubclass(TimmTrainer, LoopTrainer)
