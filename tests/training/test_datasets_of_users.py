@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from timm.data import ImageDataset, create_loader
-from tools import NO_WORKERS, Seen, fit, make_trainer, tiny_data
+from tiny_runs import NO_WORKERS, Seen, fit, make_trainer, tiny_data
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from timm_accel import LoopTrainer

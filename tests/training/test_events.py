@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pytorch_accelerated.callbacks import TerminateOnNaNCallback, TrainerCallback
 from pytorch_accelerated.trainer import DEFAULT_CALLBACKS as UPSTREAMS_CALLBACKS
-from tools import fit, make_trainer, tiny_data
+from tiny_runs import fit, make_trainer, tiny_data
 
 from timm_accel import LoopTrainer, TimmTrainer
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, EarlyStoppingCallback

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from refusal import refused
-from tools import fit, make_trainer
+from tiny_runs import fit, make_trainer
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, mixins
 from timm_accel.mixins import GradientClippingMixin, LookaheadMixin, ModelEmaMixin

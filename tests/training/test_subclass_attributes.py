@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from timm.loss import SoftTargetCrossEntropy
-from tools import fit, make_trainer, same_weights, tiny_data, tiny_model
+from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.optim import AdamW
 

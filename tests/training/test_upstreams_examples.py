@@ -13,7 +13,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV2
-from tools import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
