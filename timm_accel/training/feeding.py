@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import recursively_apply
+from accelerate.utils import recursively_apply, send_to_device
 
 
 def feed(batches: Iterable[Any], make_ready: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
@@ -13,13 +13,17 @@ def feed(batches: Iterable[Any], make_ready: Callable[[Any], Any], device: torch
     On a CUDA device the next batch is copied and made ready in a stream of its own, while the present one is used.
 
     Args:
-        batches: What accelerate's loader gives; it copies a batch to the device when it is asked for it.
+        batches: What accelerate's loader gives, which copies a batch to the device when it is asked for it, or any
+            other iterable, which does not.
         make_ready: Called with each batch, in order.
         device: Where the batches are used.
 
     Source: ``timm.data.loader.PrefetchLoader``.
     """
-    return _ahead(batches, make_ready, device) if device.type == "cuda" else map(make_ready, batches)
+    if device.type == "cpu":
+        return map(make_ready, batches)
+    moved = (send_to_device(batch, device, non_blocking=device.type == "cuda") for batch in batches)
+    return _ahead(moved, make_ready, device) if device.type == "cuda" else map(make_ready, moved)
 
 
 def _ahead(batches: Iterable[Any], make_ready: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
