@@ -28,7 +28,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -148,6 +150,13 @@ class Clock:
         return [before.elapsed_time(after) / 1000 / self.steps for before, after in pairs]
 
 
+@cache
+def made(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return a model with random weights, the same each time."""
+    torch.manual_seed(0)
+    return create_classifier(name, num_classes, image_size=image_size)[0]
+
+
 @dataclass(frozen=True)
 class Task:
     """One model, on batches of one size."""
@@ -159,9 +168,7 @@ class Task:
 
     def model(self) -> tuple[nn.Module, nn.Module]:
         """Return a new model, and what is called: itself or its compiled form."""
-        torch.manual_seed(0)
-        size = self.sizes.image_size
-        model, _ = create_classifier(self.name, self.sizes.num_classes, image_size=size)
+        model = deepcopy(made(self.name, self.sizes.num_classes, self.sizes.image_size))
         model = model.to(DEVICE, memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         return model, torch.compile(model) if self.compiled else model
 
@@ -445,6 +452,17 @@ class InMemory(Dataset):
         return self.count
 
 
+@contextlib.contextmanager
+def one_stream() -> Iterator[None]:
+    """Let all that asks for a stream of its own have the present one."""
+    if DEVICE.type == "cpu":
+        yield
+        return
+    present = torch.cuda.current_stream(DEVICE)
+    with patch("torch.cuda.Stream", lambda *args, **kwargs: present):
+        yield
+
+
 def streamed(sizes: Sizes) -> dict[str, list[float]]:
     """Measure our trainer on bytes from memory, with the stream of the next batch and without, in turn."""
     found: dict[str, list[float]] = {"a stream of its own": [], "none": []}
@@ -453,7 +471,6 @@ def streamed(sizes: Sizes) -> dict[str, list[float]]:
         for kind in random.sample(list(found), 2):
             clock = Clock(sizes.warmup, max(1, sizes.images // batch - sizes.warmup))
             task = Task(sizes.models[0], batch, sizes)
-            one_stream = patch("torch.cuda.Stream", torch.cuda.current_stream)
             plain, model = task.model()
             trainer = TimmMixupTrainer(
                 model=model,
@@ -465,7 +482,7 @@ def streamed(sizes: Sizes) -> dict[str, list[float]]:
                 ema_decay=0.5,
                 clip_grad=CLIP,
             )
-            with one_stream if kind == "none" else contextlib.nullcontext(), quiet():
+            with one_stream() if kind == "none" else contextlib.nullcontext(), quiet():
                 trainer.train(
                     InMemory(sizes, batch * clock.total),
                     1,
