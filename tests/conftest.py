@@ -3,15 +3,21 @@
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name  # the user's own cache stays as it is
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # values are worked out on the CPU; see `_device` for the others
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms on a GPU ask for it
+torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU is compared with float32 on the CPU
 
 torch.set_num_threads(1)  # two threads that wait for each other are slower than one on small tensors
 
@@ -25,6 +31,31 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train on the GPU in tests marked `gpu`, each with accelerate's state made anew: it is one for a process."""
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    _forget_accelerate()
+    yield
+    _forget_accelerate()
+
+
+def _forget_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let two runs on a GPU have the same bits; on the CPU they have so."""
+    torch.use_deterministic_algorithms(request.node.get_closest_marker("gpu") is not None)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 16) -> Path:

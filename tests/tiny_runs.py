@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -12,6 +13,8 @@ from torch.utils.data import TensorDataset
 from timm_accel.training import LoopTrainer
 
 NO_WORKERS = {"num_workers": 0}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ON_EACH_DEVICE = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 
 
 def tiny_model(num_classes: int = 3, batch_norm: bool = True) -> nn.Sequential:
@@ -69,7 +72,7 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
 
 def _bits(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        return value.dtype, value.shape, value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     return value.hex() if isinstance(value, float) else value
 
 

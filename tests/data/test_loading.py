@@ -17,7 +17,7 @@ from resumed_runs import cut, every_update
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from tiny_runs import Seen, fit, make_trainer, same_weights
+from tiny_runs import Seen, fit, make_trainer, needs_gpu, same_weights
 from torch import nn
 
 from timm_accel import create_datasets
@@ -174,7 +174,8 @@ def test_a_feed_keeps_order_and_makes_every_batch_ready_once() -> None:
     assert list(prefetch([], lambda batch: batch, CPU)) == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a stream of its own needs a GPU")
+@pytest.mark.gpu
+@needs_gpu
 def test_on_a_gpu_the_next_batch_is_made_ready_before_the_present_one_is_given() -> None:
     device, made = torch.device("cuda", 0), []
 

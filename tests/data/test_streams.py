@@ -194,7 +194,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "wds,hfids_images,hfids_parquet" + ("" if WITHOUT_TENSORFLOW else ",tfds"),
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     worker = str(Path(__file__).with_name("stream_worker.py"))
     result = subprocess.run(
         [*torchrun, worker, str(root), kinds], env=env, capture_output=True, text=True, timeout=180, check=False

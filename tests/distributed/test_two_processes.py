@@ -15,7 +15,7 @@ WORKER = Path(__file__).parent / "distributed_worker.py"
 def launch(processes: int, folder: Path) -> list[dict[str, Any]]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(WORKER), str(folder)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     return [torch.load(folder / f"{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]

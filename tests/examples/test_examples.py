@@ -87,7 +87,13 @@ def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path
 
 def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = {"ACCELERATE_USE_CPU": "true", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    env = {
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(tmp_path),
+    }
     result = subprocess.run(
         [*torchrun, str(TRAIN), "--data_dir", str(image_folder / "train"), *SMALL],
         cwd=tmp_path,

@@ -40,6 +40,7 @@ class Run:
         epochs: The epochs, of `UPDATES_PER_EPOCH` each.
         every_n_updates: Updates between two states.
         seed: The trainer's.
+        on_cpu: Whether it trains on the CPU where there is a GPU too.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Run:
     epochs: int = 6
     every_n_updates: int = 2
     seed: int = 0
+    on_cpu: bool = True
 
     @property
     def run_dir(self) -> Path:
@@ -109,7 +111,11 @@ class Launch:
         self._lock = self._read_lock()
         # kept open, so that nothing new gets the number of what an earlier kill has left
         self._old = {os.open(path, os.O_RDONLY): path.stat().st_ino for path in run.half_written()}
-        env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"ACCELERATE_USE_CPU": str(run.on_cpu), "OMP_NUM_THREADS": "1"}
+        if (
+            run.on_cpu
+        ):  # two processes beside one GPU fail otherwise (torch 2.11's barrier, as accelerate 1.15 calls it)
+            env["CUDA_VISIBLE_DEVICES"] = ""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 run.command(resume), env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

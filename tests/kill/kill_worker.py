@@ -87,7 +87,7 @@ if __name__ == "__main__":
     for name, default in {"epochs": 6, "every_n_updates": 2, "batch_size": 4, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     torch.set_num_threads(1)
-    Accelerator()  # joins the group of processes
+    torch.use_deterministic_algorithms(Accelerator().device.type == "cuda")  # it joins the group of processes
     train(parser.parse_args())
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kill_comparison import contents
 from kill_harness import Kill, Launch, Run, kill_and_resume, write_data
-from tiny_runs import differences
+from tiny_runs import differences, needs_gpu
 
 from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 
@@ -45,6 +45,17 @@ def test_a_run_killed_six_times_ends_with_the_same_bits(uninterrupted: Run, star
     run = start_run()
     check_kills(kill_and_resume(run, KILLS[1], random.Random(1)), KILLS[1])
     assert differences(contents(uninterrupted), contents(run)) == []
+    assert run.rows() == ["epoch", *map(str, range(1, EPOCHS + 1))]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_run_on_a_gpu_killed_three_times_ends_with_the_same_bits(start_run: Callable[..., Run]) -> None:
+    kinds = ["update", "write", "alone"]
+    whole, run = start_run(on_cpu=False), start_run(on_cpu=False)
+    whole.finish(resume=False)
+    check_kills(kill_and_resume(run, kinds, random.Random(3)), kinds)
+    assert differences(contents(whole), contents(run)) == []
     assert run.rows() == ["epoch", *map(str, range(1, EPOCHS + 1))]
 
 

@@ -18,7 +18,7 @@ from resumed_runs import Augmented, make_run, states, train
 from timm_accel.states.folder import state_folders
 
 WORKER = Path(__file__).parent / "resuming_worker.py"
-ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def command(processes: int, *arguments: str) -> list[str]:

@@ -9,7 +9,7 @@ from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
-from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
+from tiny_runs import ON_EACH_DEVICE, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -22,9 +22,11 @@ OPTIMIZER = dict(opt="lookahead_adamw", lr=5e-3, weight_decay=0.01)
 SCHEDULE = dict(sched="cosine", warmup_epochs=1, warmup_lr=1e-4, min_lr=1e-6)
 
 
-def train_by_hand(accumulation: int, on_updates: bool) -> tuple[nn.Module, nn.Module, Any, list[float]]:
+def train_by_hand(
+    accumulation: int, on_updates: bool, device: torch.device
+) -> tuple[nn.Module, nn.Module, Any, list[float]]:
     """Train as timm's ``train.py`` does; return the model, its average, the optimizer and the rate of each update."""
-    model, data = tiny_model(), tiny_data(IMAGES)
+    model, data = tiny_model().to(device), tiny_data(IMAGES)
     optimizer = create_optimizer_v2(model, **OPTIMIZER)
     sampler = KeyedSampler(RandomSampler(data), SEED)
     loader = DataLoader(SeededDataset(data, SEED), BATCH_SIZE, sampler=sampler, drop_last=True)
@@ -43,7 +45,8 @@ def train_by_hand(accumulation: int, on_updates: bool) -> tuple[nn.Module, nn.Mo
         sampler.set_epoch(epoch)
         model.train()
         for index, (images, labels) in enumerate(loader):
-            seed_step(SEED, epoch, index, 0, torch.device("cpu"))
+            images, labels = images.to(device), labels.to(device)
+            seed_step(SEED, epoch, index, 0, device)
             tail = len(loader) % accumulation
             group = tail if index >= len(loader) - tail else accumulation
             loss = loss_fn(*_forward_mixed(model, mixup, images, labels))
@@ -80,11 +83,15 @@ class Recording(TimmMixupTrainer):
         super().optimizer_step()
 
 
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("device", ON_EACH_DEVICE)
 @pytest.mark.parametrize("evaluated", [True, False])
 @pytest.mark.parametrize("on_updates", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
-def test_trainer_is_bit_equal_to_the_loop_written_by_hand(accumulation: int, on_updates: bool, evaluated: bool) -> None:
-    model, average, optimizer, rates = train_by_hand(accumulation, on_updates)
+def test_trainer_is_bit_equal_to_the_loop_written_by_hand(
+    accumulation: int, on_updates: bool, evaluated: bool, device: str
+) -> None:
+    model, average, optimizer, rates = train_by_hand(accumulation, on_updates, torch.device(device))
 
     ours = tiny_model()
     trainer = make_trainer(

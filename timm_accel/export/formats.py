@@ -60,6 +60,8 @@ def known_warnings_silenced() -> Iterator[None]:
         # torch 2.9 to 2.14: of the older ONNX exporter, which is the fall-back here
         filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
         filterwarnings("ignore", "The feature will be removed. Please remove usage", DeprecationWarning)
+        # torch 2.11: of a `.pt2` file that it reads, once in a process
+        filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         # all: a shape that tracing takes as a constant
         filterwarnings("ignore", category=torch.jit.TracerWarning)
         yield

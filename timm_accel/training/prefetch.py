@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import recursively_apply
+from accelerate.utils import recursively_apply, send_to_device
 
 
 def prefetch(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
@@ -13,13 +13,17 @@ def prefetch(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device:
     On a CUDA device the next batch is copied and transformed in a stream of its own, while the current one is used.
 
     Args:
-        batches: What accelerate's loader gives; it copies a batch to the device when it is asked for it.
+        batches: What accelerate's loader gives, which copies a batch to the device when it is asked for it, or any
+            other iterable, which does not.
         transform_fn: Called with each batch, in order.
         device: Where the batches are used.
 
     Source: ``timm.data.loader.PrefetchLoader``.
     """
-    return _ahead(batches, transform_fn, device) if device.type == "cuda" else map(transform_fn, batches)
+    if device.type == "cpu":
+        return map(transform_fn, batches)
+    moved = (send_to_device(batch, device, non_blocking=device.type == "cuda") for batch in batches)
+    return _ahead(moved, transform_fn, device) if device.type == "cuda" else map(transform_fn, moved)
 
 
 def _ahead(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
