@@ -113,9 +113,9 @@ def page_head() -> str:
     """Return the title, and what the numbers are."""
     return (
         "# Export of one model of each family\n\n"
-        "`python benchmarks/families_export.py`: random weights, the model's own image size, batches of 1, 2 and 5;\n"
-        "`ok` with the largest difference to the model, as a share of its largest output (at most 1e-4), or the\n"
-        "reason. Branches are fused; where that fails they are kept.\n"
+        "`python benchmarks/families_export.py`: random weights, default image sizes, batches of 1, 2 and 5. `ok` shows the\n"
+        "maximum difference from the model, relative to its largest output (at most 1e-4); otherwise the reason is shown.\n"
+        "Branches are fused; where that fails they are kept.\n"
         f"torch {torch.__version__}, timm {timm.__version__}, on a CPU ({machine()})."
     )
 
