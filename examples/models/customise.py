@@ -16,16 +16,16 @@ from timm_accel import create_classifier
 from timm_accel.models import stage_parameters
 
 
-def normalised(in_features: int, num_classes: int) -> nn.Module:
+def normalized(in_features: int, num_classes: int) -> nn.Module:
     """Return a custom head: any function of these two numbers can create one."""
     return nn.Sequential(nn.LayerNorm(in_features), nn.Dropout(0.2), nn.Linear(in_features, num_classes))
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "timm's own": {},
+    "timm's head": {},
     "head='mlp'": {"head": "mlp"},
     "head='mlp',\nglobal_pool='catavgmax'": {"head": "mlp", "global_pool": "catavgmax"},
-    "head=normalised,\nfreeze=4": {"head": normalised, "freeze": 4},
+    "head=normalized,\nfreeze=4": {"head": normalized, "freeze": 4},
     "freeze=['layer3', 'layer4']": {"freeze": ["layer3", "layer4"]},
 }
 
