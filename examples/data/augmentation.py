@@ -3,9 +3,8 @@
     python examples/data/augmentation.py
 
 The figure shows the random crop at its default scale and at a narrower one, and RandAugment at three magnitudes, on a
-photo that scikit-learn ships. All rows use the same seeds, so down a column RandAugment applies the same operations at
-increasing magnitude.
-Needs the extras demo and plots.
+photo from scikit-learn. All rows share their seeds, so down a column RandAugment applies the same operations at rising
+magnitude. Needs the extras demo and plots.
 """
 
 from collections.abc import Callable
