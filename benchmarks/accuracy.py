@@ -1,14 +1,15 @@
-"""What the recipes reach: a fine-tuned model on solar cells, a small one from scratch on Fashion-MNIST.
+"""Measure the accuracy of two recipes: fine-tuning on solar cells, and a small model from scratch on Fashion-MNIST.
 
     python benchmarks/accuracy.py elpv --data_dir elpv --weights tf_efficientnet_lite0.pth
     python benchmarks/accuracy.py fashion --data_dir fashion_mnist
 
-`accelerate launch --cpu --num_processes 1 --mixed_precision bf16` in place of `python` is faster on a CPU that knows
+`accelerate launch --cpu --num_processes 1 --mixed_precision bf16` instead of `python` is faster on a CPU that supports
 bfloat16.
 
-`elpv` trains by the recipe fine_tune, and once from random weights with the same budget. `fashion` trains by the recipe
-fast_cpu, in turn with the article's script (its two crashes mended), the same model, size, batch and number of epochs,
-and takes the time to an accuracy of 0.92. Both report the last epoch, and the best one, chosen on the same images.
+`elpv` trains with the recipe fine_tune, and once from random weights with the same budget. `fashion` alternates between
+the recipe fast_cpu and the article's script (its two crashes fixed), with the same model, image size, batch size and
+number of epochs, and measures the time to an accuracy of 0.92. Both report the last epoch, and the best epoch, which is
+chosen on the same images.
 """
 
 import argparse
@@ -34,7 +35,7 @@ TARGET = 0.92
 
 
 class Clock(Callback):
-    """Note the seconds at the end of each epoch, from when it was made: what is done before training counts too."""
+    """Record the seconds at the end of each epoch since this callback was created, so that preparation counts too."""
 
     def __init__(self) -> None:
         self.started, self.seconds = time.perf_counter(), list[float]()
@@ -44,7 +45,7 @@ class Clock(Callback):
 
 
 def report(name: str, trainer: Any, clock: Clock, found: dict[str, float]) -> dict[str, float]:
-    """Print and return what a run reached, beside what was found already."""
+    """Print and return the results of a run, together with those in `found`."""
     metrics = trainer.run_history
     found = {"seconds": clock.seconds[-1]} | found
     for key in ("accuracy", "ema_model_accuracy"):
@@ -60,14 +61,14 @@ def report(name: str, trainer: Any, clock: Clock, found: dict[str, float]) -> di
 
 
 def with_flips(model: nn.Module, eval_set: Any) -> float:
-    """Return the accuracy of the mean of the probabilities over an image and its mirror images."""
+    """Return the accuracy of the mean of the probabilities over an image and its flips."""
     classifier = classifier_of(model)
     classifier = replace(classifier, data_config=classifier.data_config | eval_set.data_config)
     return evaluate_classifier(classifier, eval_set, tta=("hflip", "vflip")).metrics["accuracy"]
 
 
 def by_recipe(name: str, flips: bool = False, **changes: Any) -> dict[str, float]:
-    """Train by a recipe and report, with `flips` what the last models reach over mirror images too."""
+    """Train with a recipe and report; with `flips` also report the last models with flips as test-time augmentation."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         run = build_run(named_recipe(name).recipe(run_dir=folder, **changes))
@@ -82,7 +83,7 @@ def by_recipe(name: str, flips: bool = False, **changes: Any) -> dict[str, float
 
 
 def by_article(data_dir: Path, seed: int, **recipe: Any) -> dict[str, float]:
-    """Train by the article's script, with its own optimizer, loss, schedule and augmentation."""
+    """Train with the article's script, with its optimizer, loss, schedule and augmentation."""
     clock = Clock()
     torch.manual_seed(seed)
     size, epochs = recipe["image_size"], recipe["num_epochs"]
@@ -116,7 +117,7 @@ def summary(name: str, runs: list[dict[str, float]]) -> None:
 
 
 def elpv(options: argparse.Namespace) -> None:
-    """Fine-tune, and train from random weights."""
+    """Fine-tune pretrained weights, and train from random weights."""
     shared = {
         "data_dir": options.data_dir,
         "num_epochs": options.num_epochs or named_recipe("fine_tune").options["num_epochs"],
@@ -129,7 +130,7 @@ def elpv(options: argparse.Namespace) -> None:
 
 
 def fashion(options: argparse.Namespace) -> None:
-    """Train by the fast recipe and by the article's script in turn."""
+    """Alternate between the fast recipe and the article's script."""
     recipe = named_recipe("fast_cpu").options
     budget = {name: recipe[name] for name in ("model", "model_args", "image_size", "batch_size")}
     budget["num_epochs"] = options.num_epochs or recipe["num_epochs"]

@@ -1,9 +1,9 @@
-"""The article's own trainer (its two crashes mended) beside ours: same model, data, epochs and loader settings.
+"""Compare the article's trainer (its two crashes fixed) with ours: same model, data, epochs and loader settings.
 
     python benchmarks/article_script.py [--seeds 3] [--epochs 8]
 
-Trains on scikit-learn's digits on whatever device there is, the two trainers in turn for each seed, and prints the
-final accuracy of model and average, the time of each, and the medians as a Markdown table.
+Trains on scikit-learn's digits on the available device. The two trainers alternate for each seed. Prints the final
+accuracy of the model and of the EMA model, the time of each, and the medians as a Markdown table.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from timm_accel.data import write_digits
 
 
 class ArticleTrainer(Trainer):
-    """The article's `TimmMixupTrainer`, its faults kept, but for the metric's signature (a TypeError today)."""
+    """The article's `TimmMixupTrainer` with its faults, except for the metric's signature (a TypeError today)."""
 
     def __init__(self, eval_loss_fn: Any, mixup_args: Any, num_class: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -95,7 +95,7 @@ class ArticleTrainer(Trainer):
 
 
 def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, float]:
-    """Train once; return the final accuracy, that of the average, and the seconds in `train`."""
+    """Train once, and return the final accuracy, the EMA accuracy, and the seconds in `train`."""
     data = write_digits()
     set_seed(seed)
     model, config = create_classifier("resnet10t", 10, image_size=32, drop_path_rate=0.05)
@@ -113,7 +113,7 @@ def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, floa
         **ours,
     )
     loader = {"num_workers": 1, "persistent_workers": True}
-    gc.collect()  # torch waits 5 s for each loader worker that the trainer before left to the collector
+    gc.collect()  # torch waits 5 s for each loader worker that the previous trainer left to the garbage collector
     started = time.perf_counter()
     trainer.train(
         per_device_batch_size=64,
@@ -121,7 +121,7 @@ def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, floa
         eval_dataset=val,
         num_epochs=epochs,
         create_scheduler_fn=trainer.create_scheduler,
-        train_dataloader_kwargs=loader | {"drop_last": True},  # otherwise the article's Mixup stops at an odd batch
+        train_dataloader_kwargs=loader | {"drop_last": True},  # otherwise Mixup raises at an odd batch size
         eval_dataloader_kwargs=loader,
     )
     seconds = time.perf_counter() - started
@@ -130,7 +130,7 @@ def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, floa
 
 
 def main() -> None:
-    """Run both in turn and print the table."""
+    """Alternate between both trainers and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
@@ -140,11 +140,9 @@ def main() -> None:
         for name, kind in (("article", ArticleTrainer), ("timm_accel", TimmMixupTrainer)):
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 results[name].append(run(kind, seed, options.epochs))
-            print(f"seed {seed} {name}: accuracy {results[name][-1][0]:.4f}, average {results[name][-1][1]:.4f}, "
+            print(f"seed {seed} {name}: accuracy {results[name][-1][0]:.4f}, EMA {results[name][-1][1]:.4f}, "
                   f"{results[name][-1][2]:.1f} s", flush=True)  # fmt: skip
-    print(
-        f"\n| trainer (median of {options.seeds}) | accuracy | accuracy of the average | seconds |\n|---|---|---|---|"
-    )
+    print(f"\n| trainer (median of {options.seeds}) | accuracy | EMA accuracy | seconds |\n|---|---|---|---|")
     for name, runs in results.items():
         medians = [statistics.median(column) for column in zip(*runs, strict=True)]
         print(f"| {name} | {medians[0]:.4f} | {medians[1]:.4f} | {medians[2]:.1f} |")

@@ -1,9 +1,10 @@
-"""What layout and precision make of a training step on a CPU, in random order within each run.
+"""Measure how memory format and precision change a training step on a CPU, in random order within each run.
 
     python benchmarks/cpu.py --runs 7
 
-Two models with random weights, random images, AdamW. The rates are over those of float32 in torch's usual layout, pair
-by pair within a run. Started anew under another allocator (`LD_PRELOAD=libtcmalloc_minimal.so.4`), the seconds count.
+Uses two models with random weights, random images and AdamW. Speedups are over float32 in torch's default memory
+format, per pair within a run. To compare allocators, start it again with another one
+(`LD_PRELOAD=libtcmalloc_minimal.so.4`) and compare the seconds.
 """
 
 import argparse
@@ -26,11 +27,11 @@ WAYS = {
 
 
 def seconds(model: nn.Module, size: int, count: int, half: bool, steps: int = 3) -> float:
-    """Return the median length of a step."""
+    """Return the median duration of a step."""
     images, labels = torch.randn(count, 3, size, size), torch.randint(10, (count,))
     optimizer = torch.optim.AdamW(model.parameters())
     taken = []
-    for _ in range(1 + steps):  # the first is for nothing
+    for _ in range(1 + steps):  # the first step is a warm-up
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = nn.functional.cross_entropy(model(images), labels)
@@ -42,8 +43,8 @@ def seconds(model: nn.Module, size: int, count: int, half: bool, steps: int = 3)
 
 
 def main(runs: int) -> None:
-    """Measure each model, and print a row of a Markdown table for each way."""
-    print("| model | way | ms a step, median | rate, median (least to most) |\n|---|---|---|---|")
+    """Measure each model, and print a row of a Markdown table for each variant."""
+    print("| model | variant | ms per step, median | speedup, median (min to max) |\n|---|---|---|---|")
     for name, (size, count) in MODELS.items():
         found: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(runs):

@@ -1,10 +1,10 @@
-"""Images a second on one core: timm's own loader, torchvision's v2 transforms, and ours, in turn within one run.
+"""Measure images per second on one core for timm's loader, torchvision's v2 transforms, and ours, within one run.
 
     python benchmarks/data.py --data_dir elpv/train --runs 9
 
-Each loads the same files in one process to normalised float batches: random crop and flip for all three,
-RandAugment for timm and ours. Without --data_dir the files are smooth random JPEGs of 1,280 by 960 pixels, and ours is
-also measured with draft=True, which decodes them at a reduced scale where the crop allows; the cache is measured too.
+Each loads the same files in one process to normalized float batches, with random crop and flip for all three and with
+RandAugment for timm's and ours. Without --data_dir the files are smooth random JPEGs of 1,280 by 960 pixels. Ours is
+also measured with draft=True, which decodes them at a reduced scale where the crop allows it, and with the cache.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def v2s(folder: Path) -> Iterable[Any]:
 
 
 def ours(folder: Path, policy: str | None, **options: Any) -> Iterable[Any]:
-    """Return what our trainer iterates: keyed samples as bytes, finished batch by batch."""
+    """Return what our trainer iterates: keyed `uint8` samples, which are normalized batch by batch."""
     dataset, _ = create_datasets(
         SIZE,
         IMAGENET_DEFAULT_MEAN,
@@ -108,7 +108,7 @@ class _Finished:
 
 
 def seconds_an_image(loader: Iterable[Any]) -> float:
-    """Return the seconds that an image takes, over one pass."""
+    """Return the seconds per image over one pass."""
     began, count = time.perf_counter(), 0
     for images, _ in loader:
         count += len(images)
@@ -116,7 +116,7 @@ def seconds_an_image(loader: Iterable[Any]) -> float:
 
 
 def measure(title: str, ways: dict[str, Iterable[Any]], runs: int) -> None:
-    """Print the rate of each way, and its ratio to timm's pair by pair."""
+    """Print the throughput of each loader, and its ratio to timm's per pair."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(runs + 1):
         for name in random.sample(list(ways), len(ways)):
@@ -143,12 +143,12 @@ def main(data_dir: str | None, runs: int) -> None:
         measure(f"crop and flip, {what}", plain, runs)
         augmented = {"timm": timms(folder, POLICY), "ours": ours(folder, POLICY)}
         augmented["ours, draft"] = ours(folder, POLICY, draft=True)
-        measure(f"{POLICY} besides, {what}", augmented, runs)
+        measure(f"{POLICY} too, {what}", augmented, runs)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="A folder with one folder of images for each class.")
+    parser.add_argument("--data_dir", help="A folder with one folder of images per class.")
     parser.add_argument("--runs", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,9 +1,10 @@
-"""Every family of timm's: which heads, poolings and features it has, whether it trains, saves and loads.
+"""Check every timm family: which heads, poolings and features it has, and whether it trains, saves and loads.
 
     python benchmarks/families.py                       # writes the table of docs/families.md
     python benchmarks/families.py vgg11 levit_128s      # prints the rows of these alone
 
-One small model of each family, random weights, its own image size, two images. ``families_export.py`` has the exports.
+Uses one small model of each family with random weights, its default image size and two images. ``families_export.py``
+checks the exports.
 """
 
 import logging
@@ -50,7 +51,7 @@ FAMILIES = [
 
 
 def check_models(name: str) -> dict[str, str]:
-    """Return what a model can, by column: ``yes`` or a value, or why not."""
+    """Return what a model supports, by column: ``yes``, a value, or the reason why not."""
     logging.disable(logging.WARNING)
     heads = {head: _tried(lambda head=head: _head(name, head)) for head in ("linear", "mlp", "function")}
     kinds = pooling_kinds(name)
@@ -75,7 +76,7 @@ def _tried(check: Callable[[], str | None]) -> str:
 
 
 def _reason(said: str) -> str:
-    """Return why a head was refused, without what the refusal says to everybody."""
+    """Return why a head was refused, without the general part of the message."""
     return "" if said == "yes" else said.partition("since ")[2].partition(", but got")[0] or said
 
 
@@ -179,13 +180,13 @@ def table(rows: dict[str, dict[str, str]]) -> str:
 
 
 def write(rows: dict[str, dict[str, str]]) -> None:
-    """Put the table at the end of docs/families.md, in the place of the one that is there."""
+    """Replace the table at the end of docs/families.md."""
     text = DOCS.read_text().partition("\n| model |")[0]
     DOCS.write_text(f"{text.rstrip()}\n\n{table(rows)}\n")
 
 
 def main(*names: str) -> dict[str, dict[str, str]]:
-    """Check the families, print each row as it is ready, and write the table unless names are given."""
+    """Check the families, print each row when it is ready, and write the table unless names are given."""
     rows = {}
     for name in names or FAMILIES:
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Export one small model of each timm family in every way, and write down what fails and why.
+"""Export one small model of each timm family in every format, and write down what fails and why.
 
     python benchmarks/families_export.py --out docs/families_export.md
     python benchmarks/families_export.py vgg11 levit_128s
 
-The models are those named, else those of ``families.py``. Weights are random; parameters that timm starts near zero
-(heads, layer scales) are drawn anew, or the comparison would see little. Each model has a process and a time limit of
-its own. ``--log`` keeps what is done, so that a second start goes on. Needs the extra export.
+The models are the named ones, otherwise those of ``families.py``. Weights are random. Parameters that timm initializes
+near zero (heads, layer scales) are drawn again, so that the comparison sees differences. Each model runs in a separate
+process with a time limit. ``--log`` saves finished rows, so that a second start resumes. Needs the extra export.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FORMATS: dict[str, tuple[Callable[..., Exported], str, dict[str, Any]]] = {
 
 
 def check_exports(name: str) -> dict[str, str]:
-    """Return for ``onnx``, ``pt2``, ``script`` and ``trace`` either ``ok (1e-06)`` or the reason in a few words."""
+    """Return ``ok (1e-06)`` or a short reason for each of ``onnx``, ``pt2``, ``script`` and ``trace``."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7)
     draw_what_is_near_zero(model)
@@ -43,13 +43,13 @@ def check_exports(name: str) -> dict[str, str]:
 
 
 def check_export(model: nn.Module, folder: Path, kind: str) -> str:
-    """Export in one way, branches fused, else kept, and return the largest difference, or the reason why not."""
+    """Export to one format, with fused branches if possible, and return the maximum difference or the reason."""
     exporter, file_name, options = FORMATS[kind]
     reasons = []
     for fused in (True, False):
         try:
             exported = exporter(model, folder / file_name, reparameterize=fused, **options)
-        except Exception as error:  # whatever it is, it belongs into the table
+        except Exception as error:  # any error belongs in the table
             reasons.append(str(error).split("but got ", 1)[-1].split(". Try another")[0].replace("|", "/")[:160])
             continue
         older = ", older exporter" if kind == "onnx" and exported.method != "dynamo" else ""
@@ -60,14 +60,14 @@ def check_export(model: nn.Module, folder: Path, kind: str) -> str:
 
 @torch.no_grad()
 def draw_what_is_near_zero(model: nn.Module) -> None:
-    """Draw parameters anew whose largest value is below 0.01."""
+    """Draw parameters again whose largest value is below 0.01."""
     for parameter in model.parameters():
         if parameter.abs().max() < 0.01:
             parameter.normal_(std=0.05)
 
 
 def check_in_a_process(name: str) -> dict[str, str]:
-    """Return what `check_exports` says, from a process of its own within the time limit."""
+    """Return what `check_exports` returns in a separate process within the time limit."""
     command = [sys.executable, __file__, "--only", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
@@ -79,7 +79,7 @@ def check_in_a_process(name: str) -> dict[str, str]:
 
 
 def table(results: dict[str, dict[str, str]]) -> str:
-    """Return a Markdown table with a row for each model, and how many of each format pass."""
+    """Return a Markdown table with a row per model, and the number that pass for each format."""
     rows = [["model", *FORMATS], ["---"] * (1 + len(FORMATS))]
     rows += [[name, *(found[kind] for kind in FORMATS)] for name, found in results.items()]
     passed = [str(sum(found[kind].startswith("ok") for found in results.values())) for kind in FORMATS]
@@ -88,7 +88,7 @@ def table(results: dict[str, dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """Check every model that the log does not have yet, and write the page."""
+    """Check every model that is not in the log yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="models; none for those of families.py")
     parser.add_argument("--out", type=Path, default=Path("docs/families_export.md"))
@@ -98,7 +98,7 @@ def main() -> None:
     if options.only:
         print(json.dumps(check_exports(options.only)))
         return
-    from families import FAMILIES  # beside this script, and with its own imports
+    from families import FAMILIES  # it is next to this script and has its own imports
 
     results = json.loads(options.log.read_text()) if options.log.exists() else {}
     for name in options.names or FAMILIES:
@@ -110,12 +110,12 @@ def main() -> None:
 
 
 def page_head() -> str:
-    """Return the title, and what the numbers are."""
+    """Return the title and the meaning of the numbers."""
     return (
         "# Export of one model of each family\n\n"
-        "`python benchmarks/families_export.py`: random weights, the model's own image size, batches of 1, 2 and 5;\n"
-        "`ok` with the largest difference to the model, as a share of its largest output (at most 1e-4), or the\n"
-        "reason. Branches are fused; where that fails they are kept.\n"
+        "`python benchmarks/families_export.py`: random weights, default image sizes, batches of 1, 2 and 5. `ok`\n"
+        "shows the maximum difference from the model, relative to its largest output (at most 1e-4); otherwise the\n"
+        "reason is shown. Branches are fused; where that fails they are kept.\n"
         f"torch {torch.__version__}, timm {timm.__version__}, on a CPU ({machine()})."
     )
 

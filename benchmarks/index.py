@@ -1,11 +1,11 @@
-"""What it costs to find a million images: our index, timm's folder reader and torchvision's, each in a new process.
+"""Measure the cost of finding a million images with our index, timm's reader and torchvision, each in a new process.
 
     python benchmarks/index.py [--files 1000000] [--classes 1000] [--workers 4]
 
-Makes empty files in a temporary folder and prints, as a Markdown table, the seconds of the search (and the processor's,
-which other programs disturb less) and the memory beyond the imports: of the process (RSS), and of it with forked
-workers that each take every path and label (the sum of PSS, which counts a shared page once). The line "nothing" forks
-without samples: what workers cost anyway. Needs Linux.
+Creates empty files in a temporary folder and prints a Markdown table with the seconds of the search, the CPU seconds
+(which other programs disturb less), and the memory without the imports. Memory is that of the process (RSS), and of the
+process with forked workers that each read every path and label (the sum of PSS, which counts a shared page once). The
+line "nothing" forks without samples, which is the base cost of workers. Needs Linux.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from torchvision.datasets import ImageFolder
 
 from timm_accel.data.folder_index import FolderReader
 
-SETTLE_SECONDS = 2.5  # an index of folders that changed just before is not kept
+SETTLE_SECONDS = 2.5  # an index of folders that changed a moment ago is not saved
 
 
 def write_files(root: Path, num_files: int, num_classes: int) -> None:
-    """Make empty files with names as ImageNet's."""
+    """Create empty files with names like ImageNet's."""
     for label in range(num_classes):
         folder = root / f"n{label:08d}"
         folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def memory(kind: str) -> float:
 
 
 def touch(samples: Callable[[], Iterator[Any]], all_touched: Any, all_measured: Any, results: Any) -> None:
-    """Take every path and label, then measure while every worker is there."""
+    """Read every path and label in each worker, then measure while all workers are alive."""
     number = sum(1 for path, label in samples() if path and label >= 0)
     all_touched.wait()
     results.put((number, memory("Pss")))
@@ -74,14 +74,14 @@ def touch(samples: Callable[[], Iterator[Any]], all_touched: Any, all_measured: 
 
 
 def measure(find: Callable[[Path], Any], root: Path, num_workers: int) -> dict[str, float]:
-    """Search and fork in this process, which did nothing before but import."""
+    """Search and fork in this process, which has only imported modules before."""
     gc.collect()
     before = memory("Rss"), memory("Pss")
     began = time.perf_counter(), time.process_time()
     samples = find(root)
     row = {"seconds": time.perf_counter() - began[0], "CPU": time.process_time() - began[1]}
     gc.collect()
-    gc.freeze()  # so that no collection in a worker copies what was imported
+    gc.freeze()  # so that no garbage collection in a worker copies imported pages
     row["RSS"] = memory("Rss") - before[0]
     fork = multiprocessing.get_context("fork")
     all_touched, all_measured, results = fork.Barrier(num_workers + 1), fork.Barrier(num_workers + 1), fork.Queue()
@@ -101,7 +101,7 @@ def measure(find: Callable[[Path], Any], root: Path, num_workers: int) -> dict[s
 
 
 def main(num_files: int, num_classes: int, num_workers: int) -> None:
-    """Measure all ways in turn and print the table."""
+    """Measure all variants one after the other and print the table."""
     ways = [
         ("nothing", nothing),
         ("torchvision", torchvisions),
@@ -130,7 +130,7 @@ def main(num_files: int, num_classes: int, num_workers: int) -> None:
             memories = f"{row['RSS']:.0f} MB | {row['sum of PSS']:.0f} MB"
             print(f"| {name} | {row['seconds']:.2f} | {row['CPU']:.2f} | {memories} |", flush=True)
         size = sum(file.stat().st_size for file in (root.parent / "cache").iterdir())
-    print(f"\nThe index takes {size / 1e6:.0f} MB on the disk.")
+    print(f"\nThe index takes {size / 1e6:.0f} MB on disk.")
 
 
 if __name__ == "__main__":

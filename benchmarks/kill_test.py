@@ -1,11 +1,10 @@
-"""Kill a run many times by SIGKILL, resume it each time, and compare it with one that was not, bit by bit.
+"""Kill a run many times with SIGKILL, resume it each time, and compare it bit by bit with an uninterrupted run.
 
     python benchmarks/kill_test.py [--kills 100] [--processes 1] [--seed 0] [--folder DIR]
 
-Needs the packages of the tests. Prints a line for each kill and a summary; exits with 1 when a bit differs. Of ten
-kills four come at a random time after one to three updates, two inside the writing of a state, one after a row of the
-history and one while the run starts; two hit one process alone. A state is written after every update, so that the run
-gets on.
+Needs the extra test. Prints a line for each kill and a summary, and exits with 1 if a bit differs. Of ten kills, four
+come at a random time after one to three updates, two while a state is written, one after a row of the history, one
+during start-up, and two hit only one process. A state is saved after every update, so that the run makes progress.
 """
 
 import argparse
@@ -22,12 +21,12 @@ from kill_comparison import contents  # noqa: E402
 from kill_harness import UPDATES_PER_EPOCH, Kill, Run, kill_and_resume, write_data  # noqa: E402
 from tiny_runs import differences  # noqa: E402
 
-UPDATES_PER_KILL = 5  # at the most, as a rule
+UPDATES_PER_KILL = 5  # the usual maximum
 KINDS = ["update"] * 4 + ["write"] * 2 + ["alone"] * 2 + ["row", "start"]
 
 
 def kill_and_compare(whole: Run, killed: Run, num_kills: int, seed: int) -> tuple[list[Kill], list[str]]:
-    """Run the first as it is, kill the second; return the kills and where the two differ."""
+    """Run the first without kills, kill the second, and return the kills and where the two differ."""
     draw, kills = random.Random(seed), []
     kinds = (KINDS * num_kills)[:num_kills]
     draw.shuffle(kinds)
@@ -48,12 +47,12 @@ def kill_and_compare(whole: Run, killed: Run, num_kills: int, seed: int) -> tupl
 
 
 def main() -> bool:
-    """Print what happened, and return whether every bit is the same."""
+    """Print the kills and the result, and return whether every bit is equal."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="a new folder to keep; None for one that is deleted")
+    parser.add_argument("--folder", type=Path, help="a new folder to keep; the default is a temporary one")
     options = parser.parse_args()
     started = time.monotonic()
     epochs = 1 + options.kills * UPDATES_PER_KILL // UPDATES_PER_EPOCH
@@ -64,7 +63,7 @@ def main() -> bool:
     for place in places[:20]:
         print(f"differs: {place}")
     print(
-        f"{len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} inside a "
+        f"{len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} during a "
         f"write, {len(kills)} restarts, {epochs} epochs, bit-equal: {'no' if places else 'yes'}, "
         f"{time.monotonic() - started:.0f} s"
     )

@@ -1,9 +1,9 @@
-"""What it costs to seed every image, beside the same images unseeded, in turn within one run.
+"""Measure the cost of seeding every image; seeded and unseeded images alternate within one run.
 
     python benchmarks/seeding.py --runs 15
 
-Images as JPEG files of 1.3 times the input's size, with the random crop, flip and RandAugment of the article; at 28 px
-as PNG files of 28 px, decoded and made a tensor, and nothing else.
+Images are JPEG files of 1.3 times the input size, with the random crop, flip and RandAugment of the article. At 28 px
+they are PNG files of 28 px, which are only decoded and converted to a tensor.
 """
 
 import argparse
@@ -38,21 +38,21 @@ def write_images(folder: Path, size: int, suffix: str) -> Path:
 
 
 def seconds(work: Any) -> float:
-    """Return how long it takes."""
+    """Return the duration in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def naive(seed: int) -> None:
-    """Seed as most code does."""
+    """Seed the three global generators, as most code does."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def main(runs: int) -> None:
-    """Measure three sizes and the seeding alone."""
+    """Measure three image sizes and the seeding alone."""
     for size in (28, 128, 224):
         with tempfile.TemporaryDirectory() as folder:
             small = size == 28
@@ -68,7 +68,7 @@ def main(runs: int) -> None:
                         "seeded": partial(dataset.__getitem__, SampleKey(run, number, number)),
                         "unseeded": partial(plain.__getitem__, number),
                     }
-                    for way in sorted(ways, reverse=(run + number) % 2 == 1):  # the second finds the image in the cache
+                    for way in sorted(ways, reverse=(run + number) % 2 == 1):  # the second one finds a cached image
                         _seed_host(mix_seed(0, _IMAGE, run, number))  # the same draws both times
                         times[way] += seconds(ways[way])
                 ratios.append(times["seeded"] / times["unseeded"])
@@ -76,13 +76,13 @@ def main(runs: int) -> None:
             del ratios[0], images[0]
             print(
                 f"{size} px: seeded over unseeded, median of {runs}: {statistics.median(ratios):.3f} "
-                f"({min(ratios):.3f} to {max(ratios):.3f}); an image takes {1e6 * statistics.median(images):.0f} us"
+                f"({min(ratios):.3f} to {max(ratios):.3f}); {1e6 * statistics.median(images):.0f} us per image"
             )
     ours, keys = SeededDataset(range(COUNT), 0), [SampleKey(0, n, n) for n in range(COUNT)]  # type: ignore[arg-type]
     lean = [seconds(lambda: [ours[key] for key in keys]) / COUNT for _ in range(99)]
     heavy = [seconds(lambda: [naive(number) for number in range(COUNT)]) / COUNT for _ in range(99)]
     print(
-        f"seeding alone, median of 99: {1e6 * statistics.median(lean):.1f} us an image; by random, numpy and "
+        f"seeding alone, median of 99: {1e6 * statistics.median(lean):.1f} us per image; with random, numpy and "
         f"torch.manual_seed {1e6 * statistics.median(heavy):.1f} us"
     )
 

@@ -1,9 +1,9 @@
-"""What it costs to save and to load a state, beside `accelerator.save_state` alone, in turn within one run.
+"""Measure saving and loading a state, alternating with `accelerator.save_state` within one run.
 
     python benchmarks/state.py --model resnet50d --runs 7
 
-Ours holds the average too, is flushed to the disk, and is checked by SHA-256 before it is loaded; accelerate's does and
-is none of that.
+Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 before it is loaded. accelerate's
+state has none of that.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from timm_accel.states.folder import newest_state
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long it takes."""
+    """Return the duration in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -38,7 +38,7 @@ def restore_newest(run: Any) -> None:
 
 
 class Measuring(Callback):
-    """Saves and loads in both ways after the first update, when every part has a state."""
+    """Saves and loads both states after the first update, when every part has a state."""
 
     def __init__(self, runs: int) -> None:
         self.runs, self.rows = runs, []
@@ -53,7 +53,7 @@ class Measuring(Callback):
             self.rows.append(row)
             self.sizes = [sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
                           for folder in (theirs, newest_state(trainer.run_dir / "state", print).folder)]  # fmt: skip
-        del self.rows[0]  # the first fills the file cache
+        del self.rows[0]  # the first run fills the file cache
 
 
 def main(model_name: str, runs: int) -> None:
@@ -84,7 +84,7 @@ def main(model_name: str, runs: int) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Return median, least and most."""
+    """Return median, minimum and maximum."""
     return f"median {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

@@ -1,8 +1,9 @@
-"""Pick three mixins, get a trainer.
+"""Compose a trainer from three mixins.
 
     python examples/compose_mixins.py
 
-Averaged weights, Lookahead and a schedule by update on scikit-learn's digits; no Mixup, no metrics.
+It trains on scikit-learn's digits with EMA weights, Lookahead and a schedule that steps per update, without Mixup and
+metrics.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ from timm_accel.mixins import LookaheadMixin, ModelEmaMixin, TimmSchedulerMixin
 
 
 class Lean(ModelEmaMixin, LookaheadMixin, TimmSchedulerMixin):
-    """Three techniques and nothing else."""
+    """A trainer with three techniques and nothing else."""
 
 
 def main(num_epochs: int = 5, model_name: str = "test_resnet", **options: Any) -> Lean:

@@ -1,8 +1,8 @@
-"""Fine-tune pretrained weights: the head first, then everything, at rates that fall from the head to the stem.
+"""Fine-tune pretrained weights: first the head, then all layers, with layer-wise learning rate decay.
 
     python examples/fine_tune.py --data_dir elpv --weights tf_efficientnet_lite0.pth --model tf_efficientnet_lite0
 
-Without --weights timm downloads its own.
+Without --weights timm downloads its pretrained weights.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
         loss_func=nn.CrossEntropyLoss(label_smoothing=0.1),
         eval_loss_fn=nn.CrossEntropyLoss(),
         num_class=len(names),
-        freeze_schedule={0: -1, max(1, epochs // 5): 0},  # all but the head for a fifth of the run
+        freeze_schedule={0: -1, max(1, epochs // 5): 0},  # freezes all stages except the head for a fifth of the run
         scheduler_args={"sched": "cosine", "warmup_epochs": 0, "min_lr": 1e-6, "step_on_epochs": False},
         ema_decay=0.99,
         callbacks=[*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), SaveStateCallback()],
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="Any image set of create_datasets().")
+    parser.add_argument("--data_dir", required=True, help="Any dataset of create_datasets().")
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", help="A file, a folder or a run.")
     parser.add_argument("--image_size", type=int, default=224)

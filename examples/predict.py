@@ -1,9 +1,9 @@
-"""Say what is on pictures.
+"""Classify images.
 
     python examples/predict.py runs/first photos cat.jpg --top_k 3 --out predictions.csv
 
-The model is a run, a folder of weights, or an exported file. The exit code is 1 when a picture cannot be read; the
-others are predicted all the same.
+The model is a run, a folder of weights, or an exported file. The exit code is 1 if an image is unreadable; the other
+images are still classified.
 """
 
 import sys
@@ -15,12 +15,12 @@ from timm_accel.predict import Prediction, exit_code, write_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each picture, and return the exit code."""
-    parser = ArgumentParser(description="Say what is on pictures.", allow_abbrev=False)
-    parser.add_argument("model", help="A run, its best, or an .onnx, .pt2, .pt or .torchscript file.")
+    """Print a line for each image, and return the exit code."""
+    parser = ArgumentParser(description="Classify images.", allow_abbrev=False)
+    parser.add_argument("model", help="A run, its best weights, or an .onnx, .pt2, .pt or .torchscript file.")
     parser.add_argument("images", nargs="+", help="Files and folders.")
-    parser.add_argument("--top_k", type=int, default=3, help="Classes to name for each picture.")
-    parser.add_argument("--out", help="A .csv, .json or .parquet file to write, too.")
+    parser.add_argument("--top_k", type=int, default=3, help="Number of predictions to print per image.")
+    parser.add_argument("--out", help="Also write this .csv, .json or .parquet file.")
     options = parser.parse_args(arguments)
     predictions = load_classifier(options.model).predict(options.images, options.top_k)
     print_table(predictions)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def print_table(predictions: Sequence[Prediction]) -> None:
-    """Print paths, and beside them classes with their probabilities, or why there are none."""
+    """Print each path with its classes and their probabilities, or with the reason why there are none."""
     width = max(len(str(prediction.path)) for prediction in predictions)
     for prediction in predictions:
         pairs = zip(prediction.labels, prediction.scores, strict=True)
@@ -43,5 +43,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except (ValueError, TypeError, OSError, ImportError) as error:
         if not str(error).startswith("Expected"):
-            raise  # not a user's mistake
+            raise  # not a user error
         sys.exit(f"predict.py: {error}")

@@ -1,8 +1,9 @@
-"""Draw the learning-rate schedules of the article's chapter, and torch's warm restarts beside timm's.
+"""Draw the learning rate schedules of the article's chapter, and warm restarts of torch and timm.
 
     python examples/schedules.py
 
-Each panel is a run of 300 epochs of 10 updates from a rate of 0.05, planned without a model. Needs the extra plots.
+Each panel is a run of 300 epochs with 10 updates and a learning rate of 0.05, simulated without a model. Needs the
+extra plots.
 """
 
 from collections.abc import Mapping
@@ -19,13 +20,13 @@ from timm_accel.schedules import SchedulePlan, plan
 
 NUM_EPOCHS, UPDATES_PER_EPOCH, LR = 300, 10, 0.05
 HALF, COLUMNS = NUM_EPOCHS // 2, 4
-RESTARTS = {"num_epochs": HALF, "cycle_limit": HALF + 1, "cycle_decay": 1.0}  # at the middle of the run
-STALLING = [1 / (1 + epoch) if epoch < 60 else 0.02 for epoch in range(NUM_EPOCHS)]  # a loss, for plateau
+RESTARTS = {"num_epochs": HALF, "cycle_limit": HALF + 1, "cycle_decay": 1.0}  # the restart is in the middle of the run
+STALLING = [1 / (1 + epoch) if epoch < 60 else 0.02 for epoch in range(NUM_EPOCHS)]  # a loss for plateau
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "step": {"sched": "step", "decay_epochs": 60, "decay_rate": 0.5},
     "multistep": {"sched": "multistep", "decay_milestones": [90, 180, 270]},
-    "plateau, of a loss that stalls at 60": {"sched": "plateau", "patience_epochs": 40, "plateau_mode": "min"},
+    "plateau, for a loss that stalls at 60": {"sched": "plateau", "patience_epochs": 40, "plateau_mode": "min"},
     "cosine": {"sched": "cosine", "min_lr": 1e-5},
     "cosine, warm-up of 20": {"min_lr": 1e-5, "warmup_epochs": 20, "warmup_lr": 0.01, **RESTARTS},
     "cosine, little noise": {"min_lr": 1e-5, "noise": [0, 1], "noise_pct": 0.1, **RESTARTS},
@@ -46,7 +47,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def restarts(multiplier: int) -> dict[str, SchedulePlan]:
-    """Plan torch's and timm's cosine with restarts, both stepped with each update."""
+    """Plan the cosine with restarts of torch and of timm, both stepped after each update."""
     first = HALF * UPDATES_PER_EPOCH // multiplier
     kinds = {
         "torch": lambda optimizer: CosineAnnealingWarmRestarts(optimizer, first, multiplier, eta_min=1e-6),

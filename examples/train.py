@@ -2,11 +2,11 @@
 
     accelerate launch --config_file accelerate_config.yaml examples/train.py --data_dir imagenette2-320
 
-Without --data_dir it trains on a small set of handwritten digits. --recipe NAME begins from a recipe by name (a3,
+Without --data_dir it trains on a small dataset of handwritten digits. --recipe NAME starts from a named recipe (a3,
 fine_tune, …), --help lists all options, --print_config writes them as YAML, and --config FILE.yaml reads them. If it
 stops, run the same command with --resume auto.
 
-What a recipe becomes can be read in timm_accel/recipes/building.py.
+timm_accel/recipes/building.py shows how a recipe becomes a run.
 """
 
 import sys
@@ -19,20 +19,20 @@ from timm_accel.recipes import build_run, explain, named_recipe, recipe_names
 
 
 def parse_recipe(arguments: list[str] | None = None) -> Recipe:
-    """Read the options: those of --recipe, then of --config, then single ones.
+    """Read the options of --recipe, then those of --config, then single options.
 
-    Without --data_dir, --config and --recipe they begin from the recipe `demo`.
+    Without --data_dir, --config and --recipe they start from the recipe `demo`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = ArgumentParser(description="Train an image classifier.", allow_abbrev=False, exit_on_error=False)
     parser.add_class_arguments(Recipe)
-    parser.add_argument("--recipe", type=str | None, help=f"Where to begin: {', '.join(recipe_names())}.")
+    parser.add_argument("--recipe", type=str | None, help=f"The recipe to start from: {', '.join(recipe_names())}.")
     parser.add_argument("--config", action="config", help="A YAML file with any of these options.")
     if (begin := _recipe_name(arguments)) is not None:
         parser.set_defaults(dict(named_recipe(begin).options))
     try:
         options = parser.parse_args(arguments).as_dict()
-        if options["recipe"] not in (None, begin):  # named in the file of --config
+        if options["recipe"] not in (None, begin):  # the file of --config names it
             parser.set_defaults(dict(named_recipe(options["recipe"]).options))
             options = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
@@ -50,7 +50,7 @@ def _recipe_name(arguments: list[str]) -> str | None:
 
 
 def main(recipe: Recipe) -> TimmMixupTrainer:
-    """Train as the recipe says, and return the trainer."""
+    """Train with the recipe, and return the trainer."""
     return build_run(recipe).train()
 
 
@@ -58,8 +58,8 @@ if __name__ == "__main__":
     try:
         main(parse_recipe()).accelerator.end_training()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        sentence = str(error).rpartition("\nOSError: ")[2].strip()  # in a loader's process it ends a traceback
+        sentence = str(error).rpartition("\nOSError: ")[2].strip()  # a loader worker adds a traceback before it
         sentence = " ".join([sentence, *getattr(error, "__notes__", [])])
         if not sentence.startswith("Expected") and "--help" not in sentence:
-            raise  # not a user's mistake
+            raise  # not a user error
         sys.exit(f"train.py: {sentence}")

@@ -1,10 +1,10 @@
-"""See what augmentations do to an image.
+"""Show what augmentations do to an image.
 
     python examples/data/augmentation.py
 
-The random crop at its default scale and at a narrower one, and RandAugment at three magnitudes, on a photo that
-scikit-learn ships. The draws are seeded alike, so down a column RandAugment does the same at a growing magnitude.
-Needs the extras demo and plots.
+The figure shows the random crop at its default scale and at a narrower one, and RandAugment at three magnitudes, on a
+photo from scikit-learn. All rows share their seeds, so down a column RandAugment applies the same operations at rising
+magnitude. Needs the extras demo and plots.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from timm_accel.plots import plot_augmentations
 
 
 class Photos(Dataset):
-    """Two photos, each a class."""
+    """Two photos, one per class."""
 
     classes = ("china", "flower")
 
@@ -39,7 +39,7 @@ class Photos(Dataset):
 
 def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
     """Write the figure, and return its path."""
-    fill = {"img_mean": (124, 116, 104)}  # ImageNet's mean colour, for what lies beyond the border
+    fill = {"img_mean": (124, 116, 104)}  # ImageNet's mean color fills the area outside the image
     transforms = {
         "random crop of 8 to 100 % of the area (the default)": RandomResizedCropAndInterpolation(
             224, interpolation="random"

@@ -1,8 +1,9 @@
-"""Read images from wherever they are: a reader of your own is three short methods, timm and the trainer do the rest.
+"""Write a custom reader: three short methods are enough to read images from any place.
 
     python examples/data/custom_reader.py
 
-This one reads a pair of IDX files, the format of MNIST; the script writes such a pair of scikit-learn's digits first.
+This reader reads a pair of IDX files, the format of MNIST. The script first writes such a pair from scikit-learn's
+digits.
 """
 
 from io import BytesIO
@@ -21,7 +22,7 @@ from timm_accel import TimmTrainer, create_classifier
 
 
 class IdxReader(Reader):
-    """Grey images and their labels from ``<name>-images-idx3-ubyte`` and ``<name>-labels-idx1-ubyte``."""
+    """Grayscale images and their labels from ``<name>-images-idx3-ubyte`` and ``<name>-labels-idx1-ubyte``."""
 
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__()
@@ -33,18 +34,18 @@ class IdxReader(Reader):
 
     def __getitem__(self, index: int) -> tuple[BytesIO, int]:
         height, width = self.images[index].shape
-        header = f"P5 {width} {height} 255\n".encode()  # makes the bare pixels a PGM file, which Pillow opens
+        header = f"P5 {width} {height} 255\n".encode()  # the header makes the pixels a PGM file, which Pillow opens
         return BytesIO(header + self.images[index].tobytes()), int(self.labels[index])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return f"{self.name}/{index}"  # there are no files: what messages call this image
+        return f"{self.name}/{index}"  # there are no files, so this is the name in messages
 
 
 def write_idx(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write grey images ``(N, height, width)`` and labels ``(N,)`` of one byte each, as MNIST has them."""
+    """Write grayscale images ``(N, height, width)`` and labels ``(N,)`` of one byte each in the format of MNIST."""
     for what, bytes_, magic in (("images-idx3", images, 0x803), ("labels-idx1", labels, 0x801)):
         header = np.array([magic, *bytes_.shape], ">u4").tobytes()
         (folder / f"{name}-{what}-ubyte").write_bytes(header + bytes_.astype("u1").tobytes())

@@ -1,9 +1,10 @@
-"""See how the modes of Mixup differ.
+"""Show how the modes of Mixup differ.
 
     python examples/data/mixup.py
 
-One batch of four images, mixed by each mode; the first mixes with the last, the second with the third. Mode half is
-timm's collate function's alone: its `Mixup` takes the word for batch. Needs the extras demo and plots.
+The figure shows one batch of four images, mixed by each mode. The first image mixes with the last, and the second with
+the third. Only timm's collate function has the mode half: timm's `Mixup` treats it as batch. Needs the extras demo and
+plots.
 """
 
 from pathlib import Path

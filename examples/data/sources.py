@@ -1,9 +1,10 @@
-"""One call for any image set: a folder, a tar, a folder without splits, a manifest, a torchvision set.
+"""Create datasets from any source: a folder, a tar, a folder without splits, a manifest, a torchvision dataset.
 
     python examples/data/sources.py
 
-Prints how many images each source has for training and evaluation, and what the first is. All are made of
-scikit-learn's digits. A torchvision set takes its files from a folder, or fetches them with `--download`.
+Prints how many images each source has for training and evaluation, and the shape and class of the first. All sources
+are made from scikit-learn's digits. A torchvision dataset reads its files from a folder, or downloads them with
+`--download`.
 """
 
 import csv
@@ -22,7 +23,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def make_tar(digits: Path, out: Path) -> Path:
-    """Pack the folder, train/ and val/ with it, into one file."""
+    """Pack the folder with its train/ and val/ into one tar file."""
     with tarfile.open(out / "digits.tar", "w") as tar:
         for path in sorted(digits.rglob("*.png")):
             tar.add(path, arcname=path.relative_to(digits))
@@ -59,7 +60,7 @@ def main(download: bool = False) -> dict[str, tuple[int, int]]:
             image, label = train[0]
             sizes[name] = (len(train), len(val))
             print(f"{name}: {len(train)} + {len(val)} images, the first {tuple(image.shape)} of class {label}")
-    alone = ImageDataset(str(digits / "train"), reader=FolderReader(digits / "train"))  # our readers serve timm alone
+    alone = ImageDataset(str(digits / "train"), reader=FolderReader(digits / "train"))  # timm accepts our readers
     print(f"timm's ImageDataset alone: {len(alone)} images, the first {alone[0][0].size} of class {alone[0][1]}")
     return sizes
 

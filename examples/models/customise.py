@@ -1,9 +1,9 @@
-"""Customise a model: another head, another pooling, stages that stay as they are.
+"""Customize a model: another head, another pooling, frozen stages.
 
     python examples/models/customise.py
 
-Prints each model's stages, and draws of how many parameters they are: those that learn in colour, frozen ones in grey.
-`pretrained=True` or `weights=…` in `create_classifier` would start them from trained weights. Needs the extra plots.
+Prints the stages of each model and draws their numbers of parameters, trainable stages in color and frozen ones in
+gray. `pretrained=True` or `weights=…` in `create_classifier` would start from trained weights. Needs the extra plots.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ from timm_accel import create_classifier
 from timm_accel.models import stage_parameters
 
 
-def normalised(in_features: int, num_classes: int) -> nn.Module:
-    """Return a head of one's own: any function of these two numbers makes one."""
+def normalized(in_features: int, num_classes: int) -> nn.Module:
+    """Return a custom head: any function of these two numbers can create one."""
     return nn.Sequential(nn.LayerNorm(in_features), nn.Dropout(0.2), nn.Linear(in_features, num_classes))
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "timm's own": {},
+    "timm's head": {},
     "head='mlp'": {"head": "mlp"},
     "head='mlp',\nglobal_pool='catavgmax'": {"head": "mlp", "global_pool": "catavgmax"},
-    "head=normalised,\nfreeze=4": {"head": normalised, "freeze": 4},
+    "head=normalized,\nfreeze=4": {"head": normalized, "freeze": 4},
     "freeze=['layer3', 'layer4']": {"freeze": ["layer3", "layer4"]},
 }
 
@@ -48,7 +48,7 @@ def main(out: str | Path = "customise.png", name: str = "test_resnet") -> Path:
             start += count
     axes.set_yticks(range(len(MODELS)), list(MODELS))
     axes.invert_yaxis()
-    axes.set_xlabel(f"thousands of parameters of {name}, stage by stage (grey: frozen)")
+    axes.set_xlabel(f"thousands of parameters of {name}, stage by stage (gray: frozen)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.15), ncols=6, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out)

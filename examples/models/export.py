@@ -1,10 +1,10 @@
-"""Export a classifier in three formats, and see that each says the same.
+"""Export a classifier to three formats, and compare their predictions.
 
     python examples/models/export.py
 
-A small model learns scikit-learn's digits, and is written as ONNX, ``.pt2`` and TorchScript, with normalisation and
-softmax inside. The figure shows the four held-out digits of which it is least sure, and the three likeliest classes by
-the model and by each file. Needs the extras demo, export and plots.
+A small model learns scikit-learn's digits and is exported to ONNX, ``.pt2`` and TorchScript, including normalization
+and softmax. The figure shows the four held-out digits with the lowest confidence, and the top-3 predictions of the
+model and of each file. Needs the extras demo, export and plots.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ from torchvision.transforms.functional import resize
 from timm_accel import create_classifier
 from timm_accel.export import Exported, export_onnx, export_program, export_torchscript, open_exported
 
-COLOURS = ("#4d4d4d", "#0072b2", "#e69f00", "#009e73")  # told apart by the colour-blind too
+COLOURS = ("#4d4d4d", "#0072b2", "#e69f00", "#009e73")  # colors for color-blind readers too
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Return the pictures as ``uint8`` ``(N, 3, 32, 32)``, and their labels."""
+    """Return the images as ``uint8`` ``(N, 3, 32, 32)``, and their labels."""
     data = load_digits()
     pictures = torch.from_numpy(data.images * 255 / 16).to(torch.uint8)
     return resize(pictures[:, None].expand(-1, 3, -1, -1), [32, 32]), torch.from_numpy(data.target)
@@ -42,7 +42,7 @@ def train(model: nn.Module, pictures: Tensor, labels: Tensor, num_epochs: int) -
 
 
 def export_all(model: nn.Module, folder: Path) -> list[Exported]:
-    """Write the three files; each is compared with the model before it is there."""
+    """Write the three files; each is compared with the model before it is moved into place."""
     options = {"class_names": [str(digit) for digit in range(10)], "normalize": True, "softmax": True}
     return [
         export_onnx(model, folder / "digits.onnx", **options),
@@ -55,7 +55,7 @@ def main(out: str | Path = "export.png", num_epochs: int = 4) -> list[Exported]:
     """Write the figure, and return what was exported."""
     torch.manual_seed(0)
     model, _ = create_classifier("test_resnet", num_classes=10, image_size=32)
-    model.pretrained_cfg.update(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # what train() feeds it with
+    model.pretrained_cfg.update(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # the images that train() uses
     pictures, labels = digits()
     train(model, pictures[:1400], labels[:1400], num_epochs)
     with TemporaryDirectory() as folder, torch.no_grad():
@@ -72,13 +72,13 @@ def main(out: str | Path = "export.png", num_epochs: int = 4) -> list[Exported]:
     figure.axes[4].set_ylabel("probability")
     figure.legend(*figure.axes[4].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     largest = max(each.max_difference for each in exported)
-    figure.suptitle(f"Three likeliest classes by the model and its exported files (largest difference {largest:.0e})")
+    figure.suptitle(f"Top-3 predictions of the model and its exported files (maximum difference {largest:.0e})")
     figure.savefig(out)
     return exported
 
 
 def plot_top_classes(axes: Axes, answers: dict[str, Tensor]) -> None:
-    """Draw the three likeliest classes of the model as groups of bars, one bar for each that was asked."""
+    """Draw the top-3 classes of the model as groups of bars, one bar for the model and one for each file."""
     classes = answers["model"].topk(3).indices.tolist()
     for number, (name, answer) in enumerate(answers.items()):
         places = [place + 0.2 * (number - 1.5) for place in range(3)]
@@ -91,5 +91,5 @@ def plot_top_classes(axes: Axes, answers: dict[str, Tensor]) -> None:
 if __name__ == "__main__":
     for each in main():
         print(
-            f"{each.path.name}: {each.size / 1e6:.1f} MB by {each.method}, largest difference {each.max_difference:.0e}"
+            f"{each.path.name}: {each.size / 1e6:.1f} MB by {each.method}, maximum difference {each.max_difference:.0e}"
         )

@@ -1,9 +1,10 @@
-"""Features of a model: a table of its levels, the maps of an image, the vectors of a whole data set.
+"""Show features of a model: a table of its levels, feature maps of an image, embeddings of a whole dataset.
 
     python examples/models/features.py
 
-A small model learns scikit-learn's digits first. Left, a digit and its maps at three depths; right, the vectors of all
-digits that were held out, on their first two principal components. Needs the extras demo and plots.
+A small model learns scikit-learn's digits first. The left side shows a digit and its feature maps at three depths. The
+right side shows the embeddings of all held-out digits, projected on two principal components. Needs the extras demo and
+plots.
 """
 
 from pathlib import Path
@@ -53,14 +54,14 @@ def main(out: str | Path = "features.png", num_epochs: int = 3, model_name: str 
     maps = intermediate_features(model, [0, 1, 2])(image)
     named = {f"level {number}": each for number, each in enumerate(maps)}
     plot_feature_maps(named, image, channels=4, mean=config["mean"], std=config["std"], figure=left)
-    left.suptitle("maps of one digit", fontsize=11, fontweight="bold")
+    left.suptitle("feature maps of one digit", fontsize=11, fontweight="bold")
     scatter(right, embeddings.features, embeddings.labels)
     figure.savefig(out)
     return Path(out)
 
 
 def scatter(figure: Figure, features: np.ndarray, labels: np.ndarray) -> None:
-    """Draw vectors on their first two principal components."""
+    """Draw embeddings on their first two principal components."""
     centred = features - features.mean(0)
     components = np.linalg.svd(centred, full_matrices=False)[2][:2]
     axes = figure.subplots()
@@ -70,7 +71,7 @@ def scatter(figure: Figure, features: np.ndarray, labels: np.ndarray) -> None:
     axes.legend(title="digit", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second")
-    figure.suptitle(f"vectors of {len(labels)} digits", fontsize=11, fontweight="bold")
+    figure.suptitle(f"embeddings of {len(labels)} digits", fontsize=11, fontweight="bold")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python examples/models/fx.py
 
-One block of a residual network on a photo: what goes in, what the branch makes of it, their sum, and the activation.
-The weights are random, so only edges and colours show; `pretrained=True` has timm's. Needs the extras demo and plots.
+The figure shows one residual block on a photo: its input, the output of the branch, their sum, and the activation. The
+weights are random, so only edges and colors show; `pretrained=True` loads timm's. Needs the extras demo and plots.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ NODES = {"act1": "into the block", "layer1.0.bn2": "branch", "layer1.0.add": "su
 def main(out: str | Path = "fx.png", model_name: str = "test_resnet", pretrained: bool = False) -> Path:
     """Write the figure, and return its path."""
     torch.manual_seed(0)
-    # timm starts the last norm of a branch at zero, so that a new one would show nothing
+    # timm initializes the last norm of a branch with zero, so that a new branch would show nothing
     model, config = create_classifier(model_name, num_classes=10, pretrained=pretrained, zero_init_last=False)
     print("\n".join(name for name in node_names(model) if name.startswith("layer1")))
     transform = create_transform(**config)
