@@ -244,7 +244,7 @@ def ours(task: Task, clock: Clock, mixes: bool, averages: bool, callbacks: tuple
 
     class OfBatches(base):
         def create_train_dataloader(self, batch_size: int, train_dl_kwargs: Any = None) -> Any:
-            return self.train_dataset.dataset.loader()
+            return self.train_dataset.loader()
 
     plain, model = task.model()
     num_classes = task.sizes.num_classes
