@@ -12,7 +12,7 @@ timm_accel/recipes/building.py shows how a recipe becomes a run.
 import sys
 from argparse import ArgumentError
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from timm_accel import Recipe, TimmMixupTrainer
 from timm_accel.recipes import build_run, explain, named_recipe, recipe_names
@@ -24,6 +24,7 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
     Without --data_dir, --config and --recipe they start from the recipe `demo`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the sentence beneath each field of Recipe
     parser = ArgumentParser(description="Train an image classifier.", allow_abbrev=False, exit_on_error=False)
     parser.add_class_arguments(Recipe)
     parser.add_argument("--recipe", type=str | None, help=f"The recipe to start from: {', '.join(recipe_names())}.")

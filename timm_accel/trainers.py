@@ -40,8 +40,8 @@ class TimmTrainer(
 class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
     """The trainer of the article's last script: Mixup, an average of the weights, and all of `TimmTrainer`.
 
-    With ``create_scheduler_fn=trainer.create_scheduler`` and nothing else said of a schedule, it is the article's:
-    cosine over the run down to 1e-6, after 3 warm-up epochs from 1e-4.
+    With ``create_scheduler_fn=trainer.create_scheduler`` and nothing else said of a schedule, it is the article's, a
+    cosine over the run after a warm-up: `default_scheduler_args`, of which a `Recipe` has its defaults too.
 
     Args:
         num_class: The number of classes, for ``num_classes`` and ``mixup_args["num_classes"]``.

@@ -1,6 +1,12 @@
 """Recipes: published numbers as published, all faults at once, and each one trains."""
 
+import ast
+import inspect
 import json
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +21,12 @@ from timm.optim import Lamb
 from tiny_runs import load_example
 from torchvision.transforms import ColorJitter
 
-from timm_accel import Recipe
+from timm_accel import LoopTrainer, Recipe, TimmMixupTrainer, callbacks, create_classifier, create_datasets, mixins
+from timm_accel.losses import create_loss
 from timm_accel.models import open_classifier
+from timm_accel.optim import create_optimizer
 from timm_accel.recipes import build_run, named_recipe, recipe_names
+from timm_accel.recipes import recipe as recipe_module
 from timm_accel.schedules import check_fits
 
 # ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
@@ -35,10 +44,86 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5,
        "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
 
+OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay"}
+
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
     return load_example(Path(__file__).parents[2] / "examples" / "train.py")
+
+
+def function_of(owner: Callable[..., Any]) -> Any:
+    return inspect.unwrap(owner.__init__ if isinstance(owner, type) else owner)
+
+
+def options_with_a_default_where_they_are_used() -> Iterator[tuple[str, Any, str, Any]]:
+    """The name in the recipe, the function, the name there, and the default there."""
+    renamed = {"keep": "keep_states", **{f"every_{unit}": f"save_every_{unit}" for unit in
+                                         ("n_epochs", "n_updates", "minutes")}}  # fmt: skip
+    used_by = [LoopTrainer, create_classifier, create_datasets, create_loss, create_optimizer]
+    for module in (mixins, callbacks):
+        used_by += [getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), type)]
+    for owner in used_by:
+        for option in inspect.signature(function_of(owner)).parameters.values():
+            name = renamed.get(option.name, option.name)
+            if name in Recipe.__annotations__ and option.default is not option.empty:
+                yield name, function_of(owner), option.name, option.default
+
+
+def set_default(monkeypatch: pytest.MonkeyPatch, function: Any, name: str, value: Any) -> None:
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.default is not each.empty]
+    defaults = {each.name: each.default for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD}
+    if name in defaults:
+        monkeypatch.setattr(function, "__defaults__", tuple((defaults | {name: value}).values()))
+    else:
+        monkeypatch.setitem(function.__kwdefaults__, name, value)
+
+
+def test_a_default_is_that_of_where_the_option_is_used_and_changes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    article = TimmMixupTrainer.default_scheduler_args or {}
+    expected = {name: f"new {name}" for name in article.keys() & Recipe.__annotations__.keys()}
+    monkeypatch.setattr(TimmMixupTrainer, "default_scheduler_args", {**article, **expected})
+    for name, function, option, default in list(options_with_a_default_where_they_are_used()):
+        if name in OWN_DEFAULTS:
+            assert default != Recipe.__dataclass_fields__[name].default
+        elif default:
+            expected[name] = f"new {name}"
+            set_default(monkeypatch, function, option, expected[name])
+        else:  # None, False or 0: off, which a recipe may say itself
+            expected[name] = default
+    changed = {field.name: field.default for field in fields(runpy.run_path(recipe_module.__file__)["Recipe"])}
+    assert {name: changed[name] for name in expected} == expected
+    assert {"ema_decay", "keep_states", "auto_augment", "min_lr", "distill_alpha", "clip_grad", "seed"} < set(expected)
+
+
+def sentences() -> dict[str, str]:
+    """What stands beneath the fields of `Recipe`, by their names."""
+    (body,) = (each.body for each in ast.parse(inspect.getsource(recipe_module)).body
+               if isinstance(each, ast.ClassDef) and each.name == "Recipe")  # fmt: skip
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def test_help_shows_the_sentence_on_every_option_its_type_and_default_in_80_columns(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        example.parse_recipe(["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    shown = "".join(text.split())
+    assert sentences().keys() == Recipe.__annotations__.keys()
+    for sentence in sentences().values():
+        assert sentence.endswith(".")
+        assert f"{''.join(sentence.split())}(type:" in shown
+    assert "Passesoverthetrainingimages.(type:int,default:40)" in shown
+    assert "itrisestothis.(type:float,default:0.9998)" in shown
+    assert "--head{linear,mlp}" in shown
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -78,6 +163,7 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
     assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert Recipe(**{**written, **{name: tuple(written[name]) for name in ("scale", "ratio")}}).diff(recipe) == {}
+    assert Recipe(**written) == recipe
 
 
 def test_the_rate_is_scaled_from_the_batch_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
@@ -256,7 +342,7 @@ def test_all_faults_are_listed_at_once() -> None:
 def test_a_contradiction_is_named_beside_a_wrong_value_of_another_option() -> None:
     with refused(ValueError, "but got 2", "(1) Expected hflip", "(2) Expected pretrained or weights"):
         Recipe(hflip=2, pretrained=True, weights="x")
-    with refused(ValueError, "Expected warmup_epochs to be at least 0, but got 'many'"):
+    with refused(ValueError, "Expected warmup_epochs to be a whole number of at least 0, but got 'many'"):
         Recipe(warmup_epochs="many")  # alone: the schedule that it is part of is not looked at
     with refused(ValueError, "but got 3", "sched_args", "'cycle_limt'", "sched_args", "'warmup'", "cooldown", "got 99"):
         Recipe(sched_args={"cycle_limt": 1, "warmup": 1, "cooldown_epochs": 99})
@@ -291,6 +377,35 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"re_mode": "noise"}, ("re_mode to be one of const, rand, pixel", "got 'noise'")),
         ({"cache": "disk"}, ("cache to be one of memory", "got 'disk'")),
         ({"head": "mpl"}, ("head to be one of linear, mlp", "'mlp'")),
+        ({"data_dir": Path("x")}, ("data_dir to be str | None", "got PosixPath('x')", "default is None")),
+        ({"model": 50}, ("model to be a name of timm", "got 50", "default is 'resnet50d'")),
+        ({"auto_augment": 7}, ("auto_augment to be an augmentation policy of timm", "got 7")),
+        ({"pretrained": "yes"}, ("pretrained to be bool", "got 'yes'", "default is False")),
+        ({"seed": 1.5}, ("seed to be int", "got 1.5", "default is 42")),
+        ({"num_epochs": True}, ("num_epochs to be a whole number of at least 1", "got True")),
+        ({"freeze_epochs": 0.5}, ("freeze_epochs to be a whole number of at least 0", "got 0.5")),
+        ({"eval_image_size": 0}, ("eval_image_size to be a whole number of at least 1", "got 0")),
+        ({"lr": True}, ("lr to be positive", "got True")),
+        ({"hflip": -0.1}, ("hflip to be between 0 and 1", "got -0.1")),
+        ({"layer_decay": 0}, ("layer_decay to be above 0 and up to 1", "got 0")),
+        ({"smoothing": -0.1}, ("smoothing to be from 0 to below 1", "got -0.1")),
+        ({"opt": 3}, ("opt to be a name that timm knows", "got 3")),
+        ({"head": None}, ("head to be one of linear, mlp", "got None")),
+        ({"lr_scaling": "root"}, ("lr_scaling to be one of linear, sqrt", "got 'root'")),
+        ({"scale": (0.1, 0.5, 1.0)}, ("scale to be two rising shares of up to 1", "got (0.1, 0.5, 1.0)")),
+        ({"scale": (0.1, "all")}, ("scale to be two rising shares", "got (0.1, 'all')")),
+        ({"scale": [0.5]}, ("scale to be two rising shares", "got [0.5]")),
+        ({"scale": (0.5, 1.1)}, ("scale to be two rising shares", "got (0.5, 1.1)")),
+        ({"scale": (0, 1)}, ("scale to be two rising shares", "got (0, 1)")),
+        ({"ratio": (0, 1)}, ("ratio to be two rising, positive numbers", "got (0, 1)")),
+        ({"ratio": (2.0, 1.0)}, ("ratio to be two rising, positive numbers", "got (2.0, 1.0)")),
+        ({"resolutions": (8, 9.5)}, ("resolutions to be two sizes or more", "got (8, 9.5)")),
+        ({"resolutions": (0, 8)}, ("resolutions to be two sizes or more", "got (0, 8)")),
+        ({"model_args": {3: 1}}, ("model_args to be values by the names of arguments", "got {3: 1}")),
+        ({"class_weights": {"cat": "much"}}, ("class_weights to be auto", "got {'cat': 'much'}", "default is None")),
+        ({"class_weights": {1: 1.0}}, ("class_weights to be auto", "got {1: 1.0}")),
+        ({"class_weights": ["much"]}, ("class_weights to be auto", "got ['much']")),
+        ({"class_weights": []}, ("class_weights to be auto", "got []")),
         ({"crop_pct": 1.5}, ("crop_pct", "above 0 and up to 1", "got 1.5")),
         ({"resolutions": (8,)}, ("resolutions", "two sizes or more", "got (8,)")),
         ({"freeze_epochs": 50}, ("freeze_epochs to be at most num_epochs, 40", "got 50")),
@@ -330,6 +445,24 @@ def test_a_fault_is_one_sentence(options: dict[str, Any], words: tuple[str, ...]
         Recipe(**options)
     with pytest.raises(ValueError, match=r"^Expected (?!a recipe without faults)"):
         Recipe(**options)
+
+
+def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
+    lists = Recipe(scale=[0.5, 1], ratio=[1, 2], resolutions=[8, 16], class_weights=[1, 2], loss="ce", lr=1)
+    assert (lists.scale, lists.ratio, lists.resolutions) == ((0.5, 1), (1, 2), (8, 16))  # YAML has lists alone
+    assert lists.class_weights == [1, 2]
+    assert Recipe(class_weights=(1, 2.5), loss="ce").class_weights == (1, 2.5)
+    assert Recipe(bce_target_thresh=None, layer_decay=1, hflip=0, vflip=1, smoothing=0).bce_target_thresh is None
+    assert Recipe(opt="AdamW", scale=(1.0, 1.0), opt_args={"betas": (0.9, 0.99)}).opt == "AdamW"
+
+
+def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
+    free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
+            "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
+            "max_minutes"}  # fmt: skip
+    key = Recipe(hflip=0.25, resolutions=(8, 16)).resume_key()
+    assert key.keys() == Recipe.__annotations__.keys() - free
+    assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, 0.9998, (8, 16))
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

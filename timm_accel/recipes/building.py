@@ -1,4 +1,4 @@
-"""From a recipe to what it describes: model, image sets, optimizer, losses, trainer."""
+"""From a recipe to what it describes: model, datasets, optimizer, losses, trainer."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,11 +58,11 @@ def build_run(recipe: Recipe) -> Run:
     """Build everything that a recipe describes.
 
     Args:
-        recipe: The recipe. Its ``run_dir`` is claimed, and gets ``split.csv`` where the image set is divided.
+        recipe: The recipe. Its ``run_dir`` is claimed, and gets ``split.csv`` where the dataset is divided.
 
     Raises:
         FileExistsError: The run folder holds a run, and the recipe does not resume.
-        FileNotFoundError: There is no such image set, or no such weights.
+        FileNotFoundError: There is no such dataset, or no such weights.
         ValueError: The model, the data and the options do not fit.
     """
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
@@ -96,7 +96,7 @@ def build_run(recipe: Recipe) -> Run:
         callbacks=_create_callbacks(recipe, "map" if has_several_labels(train_set) else "accuracy"),
         run_dir=run_dir,
         seed=recipe.seed,
-        recipe=_plain(recipe.decisive()),
+        recipe=_plain(recipe.resume_key()),
         **_mixin_options(recipe),
     )
     return Run(recipe, trainer, _train_arguments(recipe, train_set, eval_set))

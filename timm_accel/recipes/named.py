@@ -16,7 +16,7 @@ _FOLDER = files("timm_accel.recipes") / "yaml"
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe of somebody's.
+    """A published recipe.
 
     Args:
         name: Its name.
@@ -66,8 +66,4 @@ def named_recipe(name: str) -> NamedRecipe:
     if name not in recipe_names():
         raise ValueError(f"Expected recipe to be one by name, but got {name!r}. {nearest(name, recipe_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    options = content["options"]
-    for key in ("scale", "ratio", "resolutions"):
-        if options.get(key) is not None:
-            options[key] = tuple(options[key])
     return NamedRecipe(name=name, **content)

@@ -1,167 +1,227 @@
-"""A training run in one description."""
+"""A training run in one description.
 
-from dataclasses import asdict, dataclass
+Each option is one field and its sentence: name, type, default and, as `metadata`, the condition for its values. A
+default that a mixin, a callback or a builder has for the option is read from there.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from timm_accel.recipes.faults import check_recipe
+from timm.optim import list_optimizers
 
-_FREE = {  # a run may go on with others: elsewhere, longer, or, with a warning, in other batches
+from timm_accel.callbacks import SaveStateCallback
+from timm_accel.data import create_datasets
+from timm_accel.data.device_transform import ERASING_MODES
+from timm_accel.data.transforms import check_policy
+from timm_accel.mixins import DistillationMixin, GradientClippingMixin, ModelEmaMixin, TimmSchedulerMixin
+from timm_accel.mixins.gradient_clipping import CLIP_MODES
+from timm_accel.models import check_model_name, create_classifier
+from timm_accel.optim.names import LOOKAHEAD
+from timm_accel.recipes.faults import check_recipe
+from timm_accel.recipes.options import (
+    ABOVE_0_UP_TO_1,
+    AT_LEAST_0,
+    BETWEEN_0_AND_1,
+    CLASS_WEIGHTS,
+    FROM_0_BELOW_1,
+    KEYWORDS,
+    POSITIVE,
+    WHOLE_FROM_0,
+    WHOLE_FROM_1,
+    default_of,
+    must_be,
+    must_be_one_of,
+    must_pass,
+    tuple_for_list,
+)
+from timm_accel.schedules.arguments import SCHEDULERS
+from timm_accel.trainers import TimmMixupTrainer
+from timm_accel.training import LoopTrainer
+
+_ARTICLE = TimmMixupTrainer.default_scheduler_args or {}
+_RESUME_IGNORED = {  # a run may resume with others: elsewhere, longer, or, with a warning, in other batches
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
 }
 
 
+def _optimizer_names() -> list[str]:
+    return [prefix + name for prefix in ("", LOOKAHEAD) for name in list_optimizers()]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The options of a run; the defaults are those of the article's last script.
 
-    Args:
-        data_dir: Any image set of `create_datasets`: a folder with train/CLASS/ and val/CLASS/, one without splits, a
-            tar, a manifest, torch/NAME, …. None: handwritten digits, with the settings of the recipe `demo`.
-        run_dir: A new folder for weights, history and the resolved recipe.
-        model: A name of timm.list_models().
-        pretrained: Whether to start from timm's weights.
-        weights: Others to start from: a file, a folder, a run.
-        head: linear or mlp.
-        model_args: Further arguments of the model: layers, channels, img_size, ….
-        image_size: The height and width of the input in pixels.
-        eval_image_size: The same in evaluation; None for the same size.
-        num_epochs: Passes over the training images.
-        batch_size: Images per process and step; even while Mixup is on.
-        gradient_accumulation_steps: Steps whose gradients make one update.
-        lr: The highest learning rate.
-        base_batch_size: Images of one update that the rate is for, and from which it is scaled; None: it is as it is.
-        lr_scaling: How it is scaled: linear or sqrt; None for timm's rule for the optimizer.
-        opt: A name of timm.optim.list_optimizers(), with lookahead_ before it if wanted.
-        opt_args: Further arguments of the optimizer: momentum, betas, ….
-        weight_decay: Weight decay, not of biases and norms.
-        layer_decay: The factor from one layer's rate to the next below; None for equal rates.
-        layer_decay_min_scale: The smallest share of the rate that is left to a layer then.
-        drop_path_rate: Stochastic depth.
-        channels_last: Whether the model's tensors are laid out channels last, which is often faster.
-        freeze_epochs: Epochs, from the start, in which only the last stage, the head, is trained.
-        sched: timm's schedule.
-        sched_args: Further arguments of timm's create_scheduler_v2: step_on_epochs, cooldown_epochs, cycle_limit, ….
-        min_lr: The rate at the end of the schedule.
-        warmup_epochs: Epochs of linear warm-up.
-        warmup_lr: The rate at the start of the warm-up.
-        scheduler_metric: The metric that the schedule plateau watches.
-        mixup: The alpha of Mixup; 0 is off.
-        cutmix: The alpha of CutMix; 0 is off.
-        mixup_off_epoch: The epoch, from 0, from which images are no longer mixed; None for never.
-        smoothing: Label smoothing.
-        loss: bce, binary cross-entropy for each class; ce, cross-entropy; asl; poly; for several labels an image also
-            twoway, zlpr or db.
-        class_weights: The weight of each class in ce, bce and asl of several labels: numbers in the order of the
-            labels, or by name; auto weighs classes inverse to their numbers of images; None for equal weights.
-        pos_weights: The weight of each class where it is present, in bce and asl of several labels, given in the same
-            ways; auto is the images without it over those with it.
-        bce_target_thresh: Targets above it count as 1 in the binary cross-entropy; None keeps them soft.
-        auto_augment: timm's name of an augmentation policy; None for none.
-        color_jitter: How far brightness, contrast and saturation vary where there is no policy; 0 is off.
-        scale: The smallest and largest share of the image that a random crop takes.
-        ratio: The smallest and largest width over height of that crop.
-        hflip: The probability of a horizontal flip.
-        vflip: The probability of a vertical flip.
-        re_prob: The probability of random erasing.
-        re_mode: What fills an erased part: const, rand or pixel.
-        num_repeats: How often an image comes in a batch, each time augmented anew; an epoch stays as long.
-        crop_pct: The share of the resized image that evaluation keeps; None for the model's own.
-        resolutions: Sizes of training images that rise over the run; None for image_size alone.
-        cache: memory decodes all pictures once; None reads files in each epoch.
-        draft: Whether training decodes large JPEGs at a reduced scale where the crop allows.
-        ema_decay: The share of the average that an update keeps; it rises to this.
-        distill_teacher: A model to learn from: a run, a folder or a name of timm; None for none.
-        distill_kind: What the teacher gives: logit; token, for students with a distillation head; or feature.
-        distill_alpha: The weight of the teacher, from 0 to 1.
-        distill_temperature: What logits are divided by, for logit and token.
-        distill_hard: Whether token learns the teacher's class instead of its probabilities.
-        clip_grad: The limit of gradient clipping; None for none.
-        clip_mode: norm, value or agc.
-        sync_bn: Whether to synchronise BatchNorm across processes.
-        seed: The seed of everything.
-        num_workers: Loader processes; None for one for each core that the process may use.
-        resume: auto goes on from the newest state in run_dir, or starts there; a path from that state. None: a new run.
-        save_every_n_epochs: Epochs between two states.
-        save_every_n_updates: Optimizer updates between two states; None for none within an epoch.
-        save_every_minutes: Minutes between two states; None for none within an epoch.
-        keep_states: The number of states to keep.
-        max_minutes: Save a state and leave with exit code 75 after so many minutes; None for no limit.
+    The sentence on each option stands beneath its field; ``examples/train.py --help`` lists them all.
 
     Raises:
-        ValueError: Values are unknown, out of range or contradict each other; all of them are named.
+        ValueError: Values are unknown, of the wrong type, out of range or contradict each other; all of them are named.
     """
 
     data_dir: str | None = None
+    """Any dataset of `create_datasets`: a folder with train/CLASS/ and val/CLASS/, one without splits, a tar, a
+    manifest, torch/NAME, …. None: handwritten digits, with the settings of the recipe `demo`."""
     run_dir: str = "runs/train"
-    model: str = "resnet50d"
+    """A new folder for weights, history and the resolved recipe."""
+    model: str = field(default="resnet50d", metadata=must_pass(check_model_name, "a name of timm"))
+    """A name of timm.list_models()."""
     pretrained: bool = False
+    """Whether to start from timm's weights."""
     weights: str | None = None
-    head: Literal["linear", "mlp"] = "linear"
-    model_args: dict[str, Any] | None = None
-    image_size: int = 224
-    eval_image_size: int | None = None
-    num_epochs: int = 40
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    lr: float = 5e-3
-    base_batch_size: int | None = None
+    """Other weights to start from: a file, a folder, a run."""
+    head: Literal["linear", "mlp"] = default_of(create_classifier, "head")
+    """linear or mlp."""
+    model_args: dict[str, Any] | None = field(default=None, metadata=KEYWORDS)
+    """Further arguments of the model: layers, channels, img_size, …."""
+    image_size: int = field(default=224, metadata=WHOLE_FROM_1)
+    """The height and width of the input in pixels."""
+    eval_image_size: int | None = field(default=None, metadata=WHOLE_FROM_1)
+    """The same in evaluation; None for the same size."""
+    num_epochs: int = field(default=40, metadata=WHOLE_FROM_1)
+    """Passes over the training images."""
+    batch_size: int = field(default=32, metadata=WHOLE_FROM_1)
+    """Images per process and step; even while Mixup is on."""
+    gradient_accumulation_steps: int = field(default=1, metadata=WHOLE_FROM_1)
+    """Steps whose gradients make one optimizer update."""
+    opt: str = field(
+        default="lookahead_AdamW",
+        metadata=must_be("a name that timm knows", lambda name: name.lower() in _optimizer_names(), _optimizer_names),
+    )
+    """A name of timm.optim.list_optimizers(), with lookahead_ before it if wanted."""
+    opt_args: dict[str, Any] | None = field(default=None, metadata=KEYWORDS)
+    """Further arguments of the optimizer: momentum, betas, …."""
+    lr: float = field(default=5e-3, metadata=POSITIVE)
+    """The highest learning rate."""
+    base_batch_size: int | None = field(default=None, metadata=WHOLE_FROM_1)
+    """Images of one update that lr is for: it is scaled from them to those of the run; None leaves lr as it is."""
     lr_scaling: Literal["linear", "sqrt"] | None = None
-    opt: str = "lookahead_AdamW"
-    opt_args: dict[str, Any] | None = None
-    weight_decay: float = 0.01
-    layer_decay: float | None = None
-    layer_decay_min_scale: float = 0.0
-    drop_path_rate: float = 0.05
+    """How lr is scaled: linear or sqrt; None for timm's rule for the optimizer."""
+    weight_decay: float = field(default=0.01, metadata=AT_LEAST_0)
+    """Weight decay, not of biases and norms."""
+    layer_decay: float | None = field(default=None, metadata=ABOVE_0_UP_TO_1)
+    """The factor from one layer's learning rate to the next below; None for equal ones."""
+    layer_decay_min_scale: float = field(default=0.0, metadata=BETWEEN_0_AND_1)
+    """The smallest share of lr that layer_decay leaves to a layer."""
+    drop_path_rate: float = field(default=0.05, metadata=FROM_0_BELOW_1)
+    """Stochastic depth."""
     channels_last: bool = False
-    freeze_epochs: int = 0
-    sched: str = "cosine"
-    sched_args: dict[str, Any] | None = None
-    min_lr: float = 1e-6
-    warmup_epochs: int = 3
-    warmup_lr: float = 1e-4
-    scheduler_metric: str = "eval_loss_epoch"
-    mixup: float = 0.2
-    cutmix: float = 1.0
-    mixup_off_epoch: int | None = None
-    smoothing: float = 0.1
+    """Whether the model's tensors are laid out channels last, which is often faster."""
+    freeze_epochs: int = field(default=0, metadata=WHOLE_FROM_0)
+    """Epochs, from the start, in which only the last stage, the head, is trained."""
+    sched: str = field(default=_ARTICLE["sched"], metadata=must_be_one_of(SCHEDULERS, "a name that timm knows"))
+    """timm's schedule."""
+    sched_args: dict[str, Any] | None = field(default=None, metadata=KEYWORDS)
+    """Further arguments of timm's create_scheduler_v2: step_on_epochs, cooldown_epochs, cycle_limit, …."""
+    min_lr: float = field(default=_ARTICLE["min_lr"], metadata=AT_LEAST_0)
+    """The learning rate at the end of the schedule."""
+    warmup_epochs: int = field(default=_ARTICLE["warmup_epochs"], metadata=WHOLE_FROM_0)
+    """Epochs of linear warm-up."""
+    warmup_lr: float = field(default=_ARTICLE["warmup_lr"], metadata=AT_LEAST_0)
+    """The learning rate at the start of the warm-up."""
+    scheduler_metric: str = field(
+        default=default_of(TimmSchedulerMixin, "scheduler_metric"), metadata=must_be("the name of a metric", bool)
+    )
+    """The metric that the schedule plateau watches."""
+    mixup: float = field(default=0.2, metadata=AT_LEAST_0)
+    """The alpha of Mixup; 0 is off."""
+    cutmix: float = field(default=1.0, metadata=AT_LEAST_0)
+    """The alpha of CutMix; 0 is off."""
+    mixup_off_epoch: int | None = field(default=None, metadata=WHOLE_FROM_0)
+    """The epoch, from 0, from which images are no longer mixed; None for never."""
+    smoothing: float = field(default=0.1, metadata=FROM_0_BELOW_1)
+    """Label smoothing."""
     loss: Literal["bce", "ce", "asl", "poly", "twoway", "zlpr", "db"] = "bce"
-    class_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
-    pos_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
-    bce_target_thresh: float | None = 0.2
-    auto_augment: str | None = "rand-m7-mstd0.5-inc1"
-    color_jitter: float = 0.4
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333333333333333)
-    hflip: float = 0.5
-    vflip: float = 0.0
-    re_prob: float = 0.0
-    re_mode: str = "const"
-    num_repeats: int = 1
-    crop_pct: float | None = None
-    resolutions: tuple[int, ...] | None = None
-    cache: str | None = None
+    """bce, binary cross-entropy for each class; ce, cross-entropy; asl; poly; for multi-label datasets also twoway,
+    zlpr or db."""
+    class_weights: Literal["auto"] | list[float] | dict[str, float] | None = field(default=None, metadata=CLASS_WEIGHTS)
+    """The weight of each class in ce, bce and multi-label asl: numbers in the order of the labels, or by name; auto
+    weighs classes inverse to their numbers of images; None for equal weights."""
+    pos_weights: Literal["auto"] | list[float] | dict[str, float] | None = field(default=None, metadata=CLASS_WEIGHTS)
+    """The weight of each class where it is present, in multi-label bce and asl, given in the same ways; auto is the
+    images without it over those with it."""
+    bce_target_thresh: float | None = field(default=0.2, metadata=FROM_0_BELOW_1)
+    """Targets above it count as 1 in the binary cross-entropy; None keeps them soft."""
+    auto_augment: str | None = field(
+        default=default_of(create_datasets, "auto_augment"),
+        metadata=must_pass(check_policy, "an augmentation policy of timm"),
+    )
+    """timm's name of an augmentation policy; None for none."""
+    color_jitter: float = field(default=0.4, metadata=BETWEEN_0_AND_1)
+    """How far brightness, contrast and saturation vary where there is no policy; 0 is off."""
+    scale: tuple[float, float] = field(
+        default=(0.08, 1.0),
+        metadata=must_be("two rising shares of up to 1", lambda shares: 0 < shares[0] <= shares[1] <= 1),
+    )
+    """The smallest and largest share of the image that a random crop takes."""
+    ratio: tuple[float, float] = field(
+        default=(3 / 4, 4 / 3),
+        metadata=must_be("two rising, positive numbers", lambda ratios: 0 < ratios[0] <= ratios[1]),
+    )
+    """The smallest and largest width over height of that crop."""
+    hflip: float = field(default=0.5, metadata=BETWEEN_0_AND_1)
+    """The probability of a horizontal flip."""
+    vflip: float = field(default=0.0, metadata=BETWEEN_0_AND_1)
+    """The probability of a vertical flip."""
+    re_prob: float = field(default=0.0, metadata=BETWEEN_0_AND_1)
+    """The probability of random erasing."""
+    re_mode: str = field(default=default_of(create_datasets, "re_mode"), metadata=must_be_one_of(ERASING_MODES))
+    """What fills an erased part: const, rand or pixel."""
+    num_repeats: int = field(default=1, metadata=WHOLE_FROM_1)
+    """How often an image comes in a batch, each time augmented anew; an epoch stays as long."""
+    crop_pct: float | None = field(default=None, metadata=ABOVE_0_UP_TO_1)
+    """The share of the resized image that evaluation keeps; None for the model's own."""
+    resolutions: tuple[int, ...] | None = field(
+        default=None, metadata=must_be("two sizes or more", lambda sizes: len(sizes) >= 2 and min(sizes) >= 1)
+    )
+    """Sizes of training images that rise over the run; None for image_size alone."""
+    cache: Literal["memory"] | None = None
+    """memory decodes all images once; None reads files in each epoch."""
     draft: bool = False
-    ema_decay: float = 0.9998
+    """Whether training decodes large JPEGs at a reduced scale where the crop allows."""
+    ema_decay: float = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
+    """The decay of the EMA weights, the share of them that an update keeps; it rises to this."""
     distill_teacher: str | None = None
-    distill_kind: Literal["logit", "token", "feature"] = "logit"
-    distill_alpha: float = 0.5
-    distill_temperature: float = 1.0
+    """A model to learn from: a run, a folder or a name of timm; None for none."""
+    distill_kind: Literal["logit", "token", "feature"] = default_of(DistillationMixin, "distill_kind")
+    """What the teacher gives: logit; token, for students with a distillation head; or feature."""
+    distill_alpha: float = field(default=default_of(DistillationMixin, "distill_alpha"), metadata=BETWEEN_0_AND_1)
+    """The weight of the teacher, from 0 to 1."""
+    distill_temperature: float = field(default=default_of(DistillationMixin, "distill_temperature"), metadata=POSITIVE)
+    """What logits are divided by, for logit and token."""
     distill_hard: bool = False
-    clip_grad: float | None = None
-    clip_mode: str = "norm"
+    """Whether token learns the teacher's class instead of its probabilities."""
+    clip_grad: float | None = field(default=None, metadata=POSITIVE)
+    """The limit of gradient clipping; None for none."""
+    clip_mode: str = field(
+        default=default_of(GradientClippingMixin, "clip_mode"),
+        metadata=must_be_one_of(CLIP_MODES, "a name that timm knows"),
+    )
+    """norm, value or agc."""
     sync_bn: bool = False
-    seed: int = 42
-    num_workers: int | None = None
+    """Whether to synchronize BatchNorm across processes."""
+    seed: int = default_of(LoopTrainer, "seed")
+    """The seed of everything."""
+    num_workers: int | None = field(default=None, metadata=WHOLE_FROM_0)
+    """Loader processes; None for one for each core that the process may use."""
     resume: str | None = None
-    save_every_n_epochs: int = 1
-    save_every_n_updates: int | None = None
-    save_every_minutes: float | None = None
-    keep_states: int = 3
-    max_minutes: float | None = None
+    """auto resumes from the newest state in run_dir, or starts there; a path resumes from that state. None: a new
+    run."""
+    save_every_n_epochs: int = field(default=default_of(SaveStateCallback, "every_n_epochs"), metadata=WHOLE_FROM_1)
+    """Epochs between two states."""
+    save_every_n_updates: int | None = field(default=None, metadata=WHOLE_FROM_1)
+    """Optimizer updates between two states; None for none within an epoch."""
+    save_every_minutes: float | None = field(default=None, metadata=POSITIVE)
+    """Minutes between two states; None for none within an epoch."""
+    keep_states: int = field(default=default_of(SaveStateCallback, "keep"), metadata=WHOLE_FROM_1)
+    """The number of states to keep."""
+    max_minutes: float | None = field(default=None, metadata=POSITIVE)
+    """Save a state and leave with exit code 75 after so many minutes; None for no limit."""
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            object.__setattr__(self, option.name, tuple_for_list(getattr(self, option.name), option.type))
         check_recipe(self)
 
     @property
@@ -169,9 +229,9 @@ class Recipe:
         """Whether Mixup or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def decisive(self) -> dict[str, Any]:
-        """Return the options that a run must have in common with a state to go on from it."""
-        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+    def resume_key(self) -> dict[str, Any]:
+        """Return the options that a run must have in common with a state to resume from it."""
+        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
 
     def scheduler_args(self) -> dict[str, Any]:
         """Return the arguments of timm's ``create_scheduler_v2``, but for the length of the run."""
