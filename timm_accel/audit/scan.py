@@ -106,7 +106,7 @@ def look(file: Any) -> dict[str, Any]:
     Raises:
         Exception: It cannot be decoded.
     """
-    from timm_accel.data.images import PrepareImage
+    from timm_accel.data.transforms.prepare_image import PrepareImage
 
     with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
         mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1

@@ -10,7 +10,7 @@ from timm.data import ImageDataset, MultiLabelTarget
 from torch.utils.data import default_collate
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
 

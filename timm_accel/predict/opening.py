@@ -8,7 +8,7 @@ import torch
 from timm.data import resolve_input_data_config
 from torch import Tensor, nn
 
-from timm_accel.data.device_transform import DeviceTransform
+from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run

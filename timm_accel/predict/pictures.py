@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 
 class Pictures(Dataset):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from timm.optim import list_optimizers
 
-from timm_accel.data.device_transform import ERASING_MODES
-from timm_accel.data.transforms import check_policy
+from timm_accel.data.transforms.create import check_policy
+from timm_accel.data.transforms.device_transform import ERASING_MODES
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.models import check_model_name
 from timm_accel.recipes.contradictions import CONTRADICTIONS

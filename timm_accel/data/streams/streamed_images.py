@@ -9,9 +9,9 @@ from timm.data.readers.shared_count import SharedCount
 from torch.utils.data import IterableDataset, get_worker_info
 
 from timm_accel.data.classes import in_label_order
-from timm_accel.data.images import PrepareImage, read_image
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.stream_readers import StreamReader
+from timm_accel.data.streams.stream_reader import StreamReader
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-from timm_accel.data.filename_reader import check_classes, number_classes
+from timm_accel.data.readers.filename_reader import check_classes, number_classes
 from timm_accel.data.splitting import split_name
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from timm_accel.cores import usable_cores
 from timm_accel.data.classes import labels_of
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _SHARED_MEMORY = Path("/dev/shm")
 _TOGETHER = 256  # pictures that are read before they are decoded
