@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from timm_accel.messages import nearest
 from timm_accel.models import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, open_classifier
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
-from timm_accel.suggestions import nearest
 
 METHODS = ("uniform", "greedy")
 _AVERAGE = "ema_model_"

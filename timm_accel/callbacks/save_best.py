@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm_accel.callbacks.base import Callback
-from timm_accel.callbacks.recorded_metrics import metric_prefix
-from timm_accel.callbacks.watch import is_better
-from timm_accel.data.classes import class_names
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.callbacks.recorded_metrics import is_better, metric_prefix
+from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.run_dir import check_run_dir
@@ -111,7 +109,7 @@ class SaveBestCallback(Callback):
                     getattr(trainer.eval_dataset, "data_config", None),
                     best=self.best[name],
                     greater_is_better=self.greater_is_better,
-                    **({"multi_label": True} if has_several_labels(trainer.train_dataset) else {}),
+                    **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
                 )
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from timm_accel.messages import missing_extra
+
 
 def write_digits(folder: str | Path | None = None) -> Path:
     """Write scikit-learn's 1,797 handwritten digits as an image folder, once, and return its path.
@@ -25,11 +27,7 @@ def write_digits(folder: str | Path | None = None) -> Path:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'demo' to be installed for the digits, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[demo]", or name a folder of your own.',
-            name=error.name,
-        ) from error
+        raise missing_extra("demo", "the digits", error.name, ", or name a folder of your own") from error
     from PIL import Image
 
     target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"

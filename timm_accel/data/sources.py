@@ -20,6 +20,7 @@ from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 from timm_accel.data.readers.tar_reader import open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
+from timm_accel.messages import missing_extra
 
 _STREAMS = {  # the extra and the packages of each
     "hfids": ("hf", ("datasets",)),
@@ -109,11 +110,7 @@ class Source:
         try:
             return create_reader(f"hfds/{name}", root=self.root and str(self.root), split=self._hf_split(name, split))
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"Expected the extra 'hf' to be installed for {self.data!r}, but {error.name!r} is missing. "
-                'Run pip install "timm_accel[hf]".',
-                name=error.name,
-            ) from error
+            raise missing_extra("hf", repr(self.data), error.name) from error
 
     def _of_stream(self, kind: str, name: str, split: str) -> Any:
         if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
@@ -123,11 +120,7 @@ class Source:
             )
         extra, packages = _STREAMS[kind]
         if missing := [package for package in packages if find_spec(package) is None]:
-            raise ModuleNotFoundError(
-                f"Expected the extra {extra!r} to be installed for {self.data!r}, but {missing[0]!r} is missing. "
-                f'Run pip install "timm_accel[{extra}]".',
-                name=missing[0],
-            )
+            raise missing_extra(extra, repr(self.data), missing[0])
         root = None if self.root is None else str(self.root)
         if kind == "wds":
             from timm_accel.data.streams.wds import open_wds

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from timm_accel.atomic import replacing
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.parquet import open_parquet
+from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
 
 _SUFFIXES = (".parquet", ".npz")
@@ -128,7 +128,7 @@ def _check(data: Any, path: str | Path | None) -> None:
             f"Expected path to end in {' or '.join(_SUFFIXES)}, but got {str(path)!r}. Rename it, or leave it out."
         )
     if path is not None and Path(path).suffix == ".parquet":
-        open_parquet()
+        import_pyarrow()
 
 
 def _write(made: Embeddings, path: Path) -> None:
@@ -137,7 +137,7 @@ def _write(made: Embeddings, path: Path) -> None:
         if path.suffix == ".npz":
             np.savez(unfinished, index=index, label=made.labels, features=made.features)
         else:
-            pyarrow = open_parquet()
+            pyarrow = import_pyarrow()
             columns = {"index": index, "label": _column(pyarrow, made.labels)}
             columns["features"] = _column(pyarrow, made.features)
             pyarrow.parquet.write_table(pyarrow.table(columns), unfinished)

@@ -8,11 +8,11 @@ import torch
 from timm.models import load_model_config_from_hf
 from torch import nn
 
-from timm_accel.models.building import build, said
+from timm_accel.messages import one_line
+from timm_accel.models.building import build, check_model_name
 from timm_accel.models.heads import Head, attach_head, calm_classifier
-from timm_accel.models.names import check_model_name
-from timm_accel.models.pooling import REFUSALS
 from timm_accel.models.sources import Source, is_remote, read_source
+from timm_accel.models.trial import REFUSALS
 from timm_accel.models.weights import check_fit, listening, load_head, report
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -85,6 +85,6 @@ def _build_with_tensors(name: str, source: Source, options: dict[str, Any]) -> n
         with torch.device("meta"):
             build(name, options)  # refuses what is wrong without weights too
         raise ValueError(
-            f"Expected weights to fit {name}, but got {source.where!r} ({said(error)}). Create the model that they are "
-            "of."
+            f"Expected weights to fit {name}, but got {source.where!r} ({one_line(error)}). "
+            "Create the model that they are of."
         ) from error

@@ -8,7 +8,7 @@ import timm
 from safetensors.torch import load_file
 from torch import nn
 
-from timm_accel.models.building import said
+from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
 
@@ -71,7 +71,7 @@ def _load(model: nn.Module, folder: Path, changed: bool) -> None:
     except RuntimeError as error:
         what = "parts of the model, which were replaced," if changed else "head"
         raise ValueError(
-            f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({said(error)}). "
+            f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({one_line(error)}). "
             "Pass what the model was made with."
         ) from error
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_accel.models.heads import MlpHead, classifier_names
+from timm_accel.models.trial import create_on_meta
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -86,8 +86,7 @@ def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
 
 def _describe_head(model: nn.Module, folder: Path) -> None:
     """Name the head in ``config.json``, and say what of the model timm, by that config, does not rebuild."""
-    with torch.device("meta"):
-        rebuilt = timm.create_model(f"local-dir:{folder}")
+    rebuilt = create_on_meta(f"local-dir:{folder}")
     config = json.loads((folder / CONFIG_FILE).read_text())
     config["head"] = _head_kind(model, rebuilt)
     kind = type(model).__name__

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from timm.models import clean_state_dict, load_state_dict
 
+from timm_accel.messages import one_line
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -103,7 +104,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # of safetensors, of pickle, of zip: each with its own class
         raise ValueError(
             f"Expected weights to be tensors that load without running code, but got {str(path)!r} "
-            f"({' '.join(str(error).split())[:200]}). Save a state dict with torch.save or safetensors."
+            f"({one_line(error)}). Save a state dict with torch.save or safetensors."
         ) from error
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
+from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
-from timm_accel.models.building import said
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS
 from timm_accel.models.sources import read_source
@@ -105,7 +105,7 @@ def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any
     except RuntimeError as error:
         raise ValueError(
             f"Expected path to be a state of the model in {str(described[0])!r}, but got {source.where} "
-            f"({said(error)}). Load the weights with create_classifier(…, weights=…)."
+            f"({one_line(error)}). Load the weights with create_classifier(…, weights=…)."
         ) from error
     return model, {**config, "temperature": 1.0}  # best's own was fitted to other weights
 
@@ -190,6 +190,6 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(
-            f"Expected device to be one that this machine has, but got {device!r} ({said(error)}). Leave it out for "
-            "the GPU if there is one."
+            f"Expected device to be one that this machine has, but got {device!r} ({one_line(error)}). "
+            "Leave it out for the GPU if there is one."
         ) from error

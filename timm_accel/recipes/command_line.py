@@ -4,8 +4,8 @@ import re
 from inspect import formatannotation
 from typing import Any, Literal, get_args, get_origin
 
+from timm_accel.messages import nearest
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.suggestions import nearest
 
 
 def explain(message: str) -> str:

@@ -7,11 +7,11 @@ from timm.optim import list_optimizers
 
 from timm_accel.data.transforms.create import check_policy
 from timm_accel.data.transforms.device_transform import ERASING_MODES
+from timm_accel.messages import nearest
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.models import check_model_name
 from timm_accel.recipes.contradictions import CONTRADICTIONS
 from timm_accel.schedules.arguments import SCHEDULERS
-from timm_accel.suggestions import nearest
 
 if TYPE_CHECKING:
     from timm_accel.recipes.recipe import Recipe

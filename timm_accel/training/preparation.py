@@ -23,7 +23,7 @@ from timm_accel.callbacks.defaults import (
     MoveModulesToDeviceCallback,
     StopOnNonFiniteLossCallback,
 )
-from timm_accel.cores import usable_cores
+from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples, seeded
 from timm_accel.training.loaders import is_stream, share_stream
 from timm_accel.training.signals import shield_workers
@@ -169,7 +169,11 @@ class PreparedTrainer(Trainer):
 
     def _worker_kwargs(self) -> dict[str, Any]:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return {"num_workers": max(1, usable_cores() // processes), "persistent_workers": True, "worker_init_fn": None}
+        return {
+            "num_workers": max(1, available_cpus() // processes),
+            "persistent_workers": True,
+            "worker_init_fn": None,
+        }
 
     def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
         defaults = self.get_default_train_dl_kwargs(batch_size)
