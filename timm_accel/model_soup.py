@@ -1,8 +1,6 @@
 """The mean of the weights of several runs: a uniform or a greedy soup."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -14,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest
-from timm_accel.models import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, open_classifier
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
@@ -82,23 +81,10 @@ def average_weights(
         chosen = _greedy(chosen, evaluate, _is_greater_better(metric, greater_is_better))
     about["folders"] = [str(each.folder) for each in chosen]
     config = {name: value for name, value in chosen[0].config.items() if name not in _OF_ONE}
-    _write_new(out, _mean(chosen), config | {"averaged": about})
+    with atomic_write(out) as folder:
+        folder.mkdir()
+        _write(folder, _mean(chosen), config | {"averaged": about})
     return out
-
-
-def _write_new(out: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
-    """Write a folder of weights under a temporary name, then rename it."""
-    unfinished = out.with_name(out.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        _write(unfinished, tensors, config)
-        for path in unfinished.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @dataclass(frozen=True)

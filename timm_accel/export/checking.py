@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.export.formats import format_of, known_warnings_silenced
 from timm_accel.export.preparation import Prepared
 from timm_accel.export.runtime import open_exported
@@ -69,7 +69,7 @@ def write_checked(
         OSError: Nothing can be written there.
     """
     name, file_format = prepared.metadata.architecture, format_of(path)
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         try:
             with known_warnings_silenced():
                 write(unfinished)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 from tqdm import tqdm
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.data.labelled_images import LabelledImages
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
@@ -133,7 +133,7 @@ def _check(data: Any, path: str | Path | None) -> None:
 
 def _write(made: Embeddings, path: Path) -> None:
     index = np.arange(len(made.features))
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         if path.suffix == ".npz":
             np.savez(unfinished, index=index, label=made.labels, features=made.features)
         else:

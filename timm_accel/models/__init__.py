@@ -5,12 +5,11 @@ from timm_accel.models.create import create_classifier
 from timm_accel.models.freezing import FrozenParts, freeze_stages, parts_to_freeze, stage_names, stage_parameters
 from timm_accel.models.heads import MlpHead
 from timm_accel.models.opening import open_classifier, weights_of_run
-from timm_accel.models.saving import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, remove_unfinished, save_classifier
+from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE, remove_unfinished, save_classifier
 from timm_accel.models.weights import LoadReport
 
 __all__ = [
     "CONFIG_FILE",
-    "UNFINISHED",
     "WEIGHTS_FILE",
     "FrozenParts",
     "LoadReport",

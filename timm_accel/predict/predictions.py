@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.messages import nearest
 
@@ -54,7 +54,7 @@ def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> No
         raise ValueError(
             f"Expected path to end in {', '.join(writers)}, but got {str(path)!r}. {nearest(suffix, writers)}"
         )
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         writers[suffix]([asdict(prediction) for prediction in predictions], unfinished)
 
 
