@@ -1,12 +1,7 @@
-"""The metrics that a run records: their names, which are new since the last look, and which value is better."""
+"""The metrics that a run records: which are new since the last look, and which value is better."""
 
 from math import isfinite
 from typing import Any
-
-
-def metric_prefix(weights_name: str) -> str:
-    """Return what comes before a metric's name in the history: nothing for the model itself."""
-    return "" if weights_name == "model" else f"{weights_name}_"
 
 
 def is_better(value: float, best: float | None, greater_is_better: bool, margin: float = 0.0) -> bool:

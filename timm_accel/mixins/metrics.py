@@ -14,9 +14,9 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.losses import refuse_other_weights, refuse_softmax_loss
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"

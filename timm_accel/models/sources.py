@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from timm.models import load_state_dict
 
 from timm_accel.messages import one_line
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
+from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 _LOCAL = "local-dir:"
-_BEST = ("best_ema", "best")
+_BEST = tuple(reversed(BEST_FOLDERS.values()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def read_source(weights: str | Path) -> Source:
     path = Path(str(weights).removeprefix(_LOCAL))
     if path.is_dir():
         return _read_folder(path)
-    if path.name == "latest" and path.is_file():
+    if path.name == LATEST and path.is_file():
         return _read_state(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -78,7 +80,7 @@ def _read_folder(folder: Path) -> Source:
     for name in _BEST:
         if (folder / name / WEIGHTS_FILE).is_file():
             return _read_folder(folder / name)
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).is_file():
         return _read_state(folder)
     raise FileNotFoundError(
         f"Expected weights to be a folder with {WEIGHTS_FILE} and {CONFIG_FILE}, a run with {' or '.join(_BEST)}, or a "
@@ -87,15 +89,10 @@ def _read_folder(folder: Path) -> Source:
 
 
 def _read_state(path: Path) -> Source:
-    from timm_accel.states.folder import COMMON, open_state  # builders know nothing of trainers until asked
-
     state = open_state(path)
-    common = state.load(COMMON)
-    parts = common["components"]
-    averaged = "ema_model" in parts and parts["ema_progress"]["updated"]
-    tensors = parts["ema_model"] if averaged else common["model"]
-    which = "its average" if averaged else "its model"
-    return Source(f"{state.folder} ({which})", clean_state_dict(tensors))
+    held = held_weights(state.load(COMMON))
+    which = "its average" if held.name == EMA_MODEL else "its model"
+    return Source(f"{state.folder} ({which})", held.tensors)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

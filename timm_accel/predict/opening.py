@@ -14,7 +14,7 @@ from timm_accel.export.preparation import evaluation_copy
 from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
-from timm_accel.models.opening import WEIGHTS
+from timm_accel.models.opening import WEIGHTS, best_folders
 from timm_accel.models.sources import read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
@@ -91,9 +91,7 @@ def classifier_of(model: nn.Module, device: str | torch.device | None = None) ->
 
 def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
     """Open a state's weights in the model that ``best`` of its run describes."""
-    run = path.parent.parent
-    described = [run / name for name in WEIGHTS if (run / name / CONFIG_FILE).is_file()]
-    if not described:
+    if not (described := best_folders(path.parent.parent)):
         raise FileNotFoundError(
             f"Expected path to be a state of a run with best or best_ema, since these describe the model, but got "
             f"{str(path)!r} without. Load the weights with create_classifier(…, weights=…)."

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.data.seeding import seed_feed, seed_order, seed_step
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.running_mean import RunningMean, global_means
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training.deciding import DecidingTrainer
 from timm_accel.training.loaders import remaining, set_epoch
 from timm_accel.training.prefetch import feed

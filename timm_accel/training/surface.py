@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from accelerate.utils import convert_to_fp32
 from torch import nn
 
-from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.messages import nearest
 from timm_accel.states.consensus import Agreement, Stop
 from timm_accel.states.running_mean import RunningMean
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training.preparation import PreparedTrainer
 
 _OURS = {"timm_accel", "pytorch_accelerated", "builtins"}
