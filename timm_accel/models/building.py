@@ -98,7 +98,7 @@ def try_out(model: nn.Module, name: str, options: dict[str, Any], input_size: An
 
 def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, error: Exception) -> Exception:
     """Return a refusal of the head when the model without it runs, else of the pooling or the size."""
-    plain = create_on_meta(name, **options)
+    plain: Any = create_on_meta(name, **options)
     try:
         output_shape(plain, input_size)
     except Exception:

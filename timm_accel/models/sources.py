@@ -19,7 +19,7 @@ _BEST = tuple(reversed(BEST_FOLDERS.values()))
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundWeights:
     """Weights that were found.
 
     Args:
@@ -44,7 +44,7 @@ def is_remote(weights: str) -> bool:
     return Path(weights).suffix not in FILE_TYPES and not Path(weights).exists()
 
 
-def read_source(weights: str | Path) -> Source:
+def read_source(weights: str | Path) -> FoundWeights:
     """Read weights from the disk; only tensors and plain values are read, no code is run.
 
     Args:
@@ -70,13 +70,13 @@ def read_source(weights: str | Path) -> Source:
         raise ValueError(
             f"Expected weights to be a file of {', '.join(FILE_TYPES)}, but got {str(path)!r}. Convert it first."
         )
-    return Source(str(path), _tensors(path))
+    return FoundWeights(str(path), _tensors(path))
 
 
-def _read_folder(folder: Path) -> Source:
+def _read_folder(folder: Path) -> FoundWeights:
     if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         config = json.loads((folder / CONFIG_FILE).read_text())
-        return Source(str(folder), _tensors(folder / WEIGHTS_FILE), config)
+        return FoundWeights(str(folder), _tensors(folder / WEIGHTS_FILE), config)
     for name in _BEST:
         if (folder / name / WEIGHTS_FILE).is_file():
             return _read_folder(folder / name)
@@ -88,11 +88,11 @@ def _read_folder(folder: Path) -> Source:
     )
 
 
-def _read_state(path: Path) -> Source:
+def _read_state(path: Path) -> FoundWeights:
     state = open_state(path)
     held = held_weights(state.load(COMMON))
     which = "its average" if held.name == EMA_MODEL else "its model"
-    return Source(f"{state.folder} ({which})", held.tensors)
+    return FoundWeights(f"{state.folder} ({which})", held.tensors)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
