@@ -47,8 +47,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import TimmMixupTrainer, TimmTrainer, create_classifier
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, SaveStateCallback
-from timm_accel.data.device_transform import DeviceTransform
 from timm_accel.data.seeding import seed_step
+from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.mixins import MixupMixin
 from timm_accel.upstream import Trainer
 

@@ -22,7 +22,7 @@ from typing import Any
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torchvision.datasets import ImageFolder
 
-from timm_accel.data.folder_index import FolderReader
+from timm_accel.data.readers.folder_index import FolderReader
 
 SETTLE_SECONDS = 2.5  # an index of folders that changed a moment ago is not saved
 

@@ -1,8 +1,6 @@
 """The mean of the weights of several runs: a uniform or a greedy soup."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -14,14 +12,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from timm_accel.models import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, open_classifier
+from timm_accel.atomic import atomic_write
+from timm_accel.messages import nearest
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
 from timm_accel.models.loading import DATA_KEYS
+from timm_accel.models.opening import best_folders
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
-from timm_accel.suggestions import nearest
+from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 METHODS = ("uniform", "greedy")
-_AVERAGE = "ema_model_"
+_EMA_PREFIX = metric_prefix(EMA_MODEL)
 _SHARED = ("architecture", "num_classes", "label_names", "multi_label")
 _OF_ONE = ("best", "greater_is_better", "temperature")
 """What a config says of its own weights alone: the average's temperature is another."""
@@ -82,23 +83,10 @@ def average_weights(
         chosen = _greedy(chosen, evaluate, _is_greater_better(metric, greater_is_better))
     about["folders"] = [str(each.folder) for each in chosen]
     config = {name: value for name, value in chosen[0].config.items() if name not in _OF_ONE}
-    _write_new(out, _mean(chosen), config | {"averaged": about})
+    with atomic_write(out) as folder:
+        folder.mkdir()
+        _write(folder, _mean(chosen), config | {"averaged": about})
     return out
-
-
-def _write_new(out: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
-    """Write a folder of weights under a temporary name, then rename it."""
-    unfinished = out.with_name(out.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        _write(unfinished, tensors, config)
-        for path in unfinished.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,7 @@ def _open(folder: str | Path) -> _Candidate:
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
     if source.config:
         where, best = Path(source.where), source.config.get("best")
-        metrics = {} if best is None else {best["metric"].removeprefix(_AVERAGE): best["value"]}
+        metrics = {} if best is None else {best["metric"].removeprefix(_EMA_PREFIX): best["value"]}
         return _Candidate(where, source.config, metrics, (where / WEIGHTS_FILE).stat().st_mtime, shapes)
     if Path(folder).is_file() and Path(folder).name != LATEST:
         raise ValueError(
@@ -136,17 +124,19 @@ def _open(folder: str | Path) -> _Candidate:
 def _metrics_of_state(state: SavedState) -> dict[str, float]:
     """Return the latest metrics of what `read_source` takes from a state: the average, or else the model."""
     common = state.load(COMMON)
-    averaged = common["components"].get("ema_progress", {}).get("updated", False)
+    held = held_weights(common).name
     latest = {name: values[-1] for name, values in common["history"]["metrics"].items() if values}
-    prefix = _AVERAGE if averaged else ""
-    return {name.removeprefix(prefix): value for name, value in latest.items() if name.startswith(_AVERAGE) == averaged}
+    return {
+        name.removeprefix(metric_prefix(held)): value
+        for name, value in latest.items()
+        if name.startswith(_EMA_PREFIX) == (held == EMA_MODEL)
+    }
 
 
 def _config_of_run(state: SavedState) -> dict[str, Any]:
     run = state.folder.parent.parent
-    for name in ("best_ema", "best"):
-        if (run / name / CONFIG_FILE).is_file():
-            return json.loads((run / name / CONFIG_FILE).read_text())
+    if folders := best_folders(run):
+        return json.loads((folders[-1] / CONFIG_FILE).read_text())
     raise FileNotFoundError(
         f"Expected the run of the state {str(state.folder)!r} to have best/{CONFIG_FILE}, since a state does not say "
         f"what model it is of, but got {str(run)!r} without. Train with SaveBestCallback."
@@ -204,7 +194,7 @@ def _is_greater_better(metric: str | None, given: bool | None) -> bool:
 
 def _the_metric(candidates: list[_Candidate], given: str | None) -> str:
     """Return the metric to choose by, once all are known to have recorded it."""
-    metric = given.removeprefix(_AVERAGE) if given else next(iter(candidates[0].metrics), None)
+    metric = given.removeprefix(_EMA_PREFIX) if given else next(iter(candidates[0].metrics), None)
     for each in candidates:
         if metric not in each.metrics:
             raise ValueError(

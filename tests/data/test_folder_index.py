@@ -19,8 +19,8 @@ from timm.data import ImageDataset, add_img_extensions, del_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torch.utils.data import DataLoader
 
-from timm_accel.data import folder_index
-from timm_accel.data.folder_index import FolderReader
+from timm_accel.data.readers import folder_index
+from timm_accel.data.readers.folder_index import FolderReader
 
 WATCHERS: list[Callable[[str], None]] = []
 

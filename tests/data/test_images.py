@@ -9,7 +9,7 @@ from PIL import Image
 from refusal import refused
 from timm.data import ImageDataset, create_transform
 
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 

@@ -22,11 +22,11 @@ from torch import nn
 
 from timm_accel import create_datasets
 from timm_accel.data import Source
-from timm_accel.data.device_transform import DeviceTransform
-from timm_accel.data.drafted_crop import DraftedCrop
-from timm_accel.data.images import PrepareImage
-from timm_accel.data.memory_cache import MemoryCache
+from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.seeding import SampleKey, SeededDataset, seed_feed
+from timm_accel.data.transforms.device_transform import DeviceTransform
+from timm_accel.data.transforms.drafted_crop import DraftedCrop
+from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.mixins import ScheduledResolutionMixin
 from timm_accel.training.prefetch import prefetch
 

@@ -19,8 +19,8 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import DataLoader
 
 from timm_accel.data import class_names
-from timm_accel.data.filename_reader import FilenameReader, number_classes
-from timm_accel.data.manifest_reader import ManifestReader, manifest_columns
+from timm_accel.data.readers.filename_reader import FilenameReader, number_classes
+from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 
 PETS = r"(.+)_\d+"
 CAT_DOG = {"cat": 0, "dog": 1}

@@ -397,6 +397,8 @@ def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:
         read(source, cache="memory")
     with refused(ValueError, "on_error", "'ignore'"):
         read(source, on_error="ignore")
+    with refused(ValueError, "max_bad_fraction to be from 0 to 1", "got 2", "default"):
+        read(source, max_bad_fraction=2)
     with refused(ValueError, "class_map beside a stream", "images"):
         read(Source(tmp_path / "images", class_map={"a": 0}))
 

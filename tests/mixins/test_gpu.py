@@ -17,8 +17,8 @@ from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS
-from timm_accel.data.device_transform import DeviceTransform
 from timm_accel.data.seeding import seed_feed
+from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.mixins import ModelEmaMixin
 from timm_accel.training.prefetch import prefetch
 

@@ -50,7 +50,7 @@ def test_an_interrupted_write_leaves_the_old_files_whole(tmp_path: Path, monkeyp
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("timm_accel.models.saving.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         save_classifier(nn.Linear(2, 2), tmp_path, value=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -20,8 +20,8 @@ from torchvision.transforms import ColorJitter, RandomHorizontalFlip, RandomVert
 
 from timm_accel import Recipe, create_classifier
 from timm_accel.callbacks import SaveStateCallback, TimeLimitCallback
-from timm_accel.data.drafted_crop import DraftedCrop
-from timm_accel.data.memory_cache import MemoryCache
+from timm_accel.data.readers.memory_cache import MemoryCache
+from timm_accel.data.transforms.drafted_crop import DraftedCrop
 from timm_accel.losses import KINDS
 from timm_accel.mixins import distillation
 from timm_accel.models import save_classifier

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from timm_accel.atomic import atomic_write
 from timm_accel.audit.findings import findings
 
 Group = tuple["Picture", ...]
@@ -114,7 +115,8 @@ class Audit:
         """
         text = json.dumps({"problems": self.problems()} | asdict(self), indent=2, ensure_ascii=False)
         if path is not None:
-            Path(path).write_text(f"{text}\n", encoding="utf-8")
+            with atomic_write(path) as unfinished:
+                unfinished.write_text(f"{text}\n", encoding="utf-8")
         return text
 
     def __str__(self) -> str:

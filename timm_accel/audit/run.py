@@ -83,7 +83,7 @@ def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, No
 
 def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
     from timm_accel.data.classes import class_names
-    from timm_accel.data.images import PrepareImage
+    from timm_accel.data.transforms.prepare_image import PrepareImage
 
     images = [image for image in scanned if not image.error]
     sizes = Counter(dict.fromkeys(class_names(dataset) or sorted({name for one in scanned for name in one.classes}), 0))

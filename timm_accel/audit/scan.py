@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from timm_accel.messages import one_line
+
 _FILES_AT_A_TIME = 16
 _SIDE = 32
 _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(8), np.arange(_SIDE) + 0.5))  # the 8 lowest frequencies
@@ -46,10 +48,10 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from timm_accel.cores import usable_cores
     from timm_accel.data.classes import class_names
+    from timm_accel.data.resources import available_cpus
 
-    cores = usable_cores()
+    cores = available_cpus()
     files: Any = _Files(dataset.reader, class_names(dataset) or [])
     loader = DataLoader(
         files,
@@ -106,7 +108,7 @@ def look(file: Any) -> dict[str, Any]:
     Raises:
         Exception: It cannot be decoded.
     """
-    from timm_accel.data.images import PrepareImage
+    from timm_accel.data.transforms.prepare_image import PrepareImage
 
     with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
         mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1
@@ -156,4 +158,4 @@ def _strict_pillow() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no image of a kind that Pillow knows"  # its own words hold an address in memory
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error, limit=None)

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics
 from timm_accel.states.run_dir import check_run_dir
@@ -60,8 +61,8 @@ class CsvHistoryCallback(Callback):
         self._metrics.load_state_dict(state_dict["seen"])
         assert self._file is not None
         if self._writes and self._columns:
-            self._unfinished().write_bytes(state_dict["text"].encode())
-            self._unfinished().replace(self._file)
+            with atomic_write(self._file) as path:
+                path.write_bytes(state_dict["text"].encode())
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
@@ -71,21 +72,17 @@ class CsvHistoryCallback(Callback):
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._file is not None
-        rows = [row]
-        if new := [name for name in row if name not in self._columns]:
-            rows = [*(self._read() if self._columns else []), row]
-            self._columns += new
-        with open(self._unfinished() if new else self._file, "w" if new else "a", newline="") as file:
+        new = [name for name in row if name not in self._columns]
+        if not new:
+            with open(self._file, "a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+            return
+        rows = [*(self._read() if self._columns else []), row]
+        self._columns += new
+        with atomic_write(self._file) as path, open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
+            writer.writeheader()
             writer.writerows(rows)
-        if new:
-            self._unfinished().replace(self._file)
-
-    def _unfinished(self) -> Path:
-        assert self._file is not None
-        return self._file.with_name(f"{self._file.name}.unfinished")
 
     def _read(self) -> list[dict[str, Any]]:
         assert self._file is not None

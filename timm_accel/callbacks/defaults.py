@@ -10,6 +10,7 @@ from tqdm import tqdm
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics
 from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
+from timm_accel.states.weights import EMA_MODEL, metric_prefix
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -131,10 +132,11 @@ class PrintMetricsCallback(Callback):
     def _print(self, trainer: "LoopTrainer", title: str, rate: float | None = None) -> None:
         fresh = self._metrics.take(trainer.run_history)
         columns = [title] if rate is None else [title, f"lr {rate:.3g}"]
+        ema = metric_prefix(EMA_MODEL)
         for name in sorted(fresh, key=_training_first):
-            if name.removeprefix("ema_model_") in fresh and name.startswith("ema_model_"):
+            if name.removeprefix(ema) in fresh and name.startswith(ema):
                 continue  # stands beside the model's own
-            average = f" (ema {fresh[f'ema_model_{name}']:.4f})" if f"ema_model_{name}" in fresh else ""
+            average = f" (ema {fresh[ema + name]:.4f})" if ema + name in fresh else ""
             columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{average}")
         trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
-from timm_accel.callbacks.watch import is_better
+from timm_accel.callbacks.recorded_metrics import is_better
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer

@@ -1,14 +1,19 @@
-"""The metrics that a run records: their names, and which of them are new since the last look."""
+"""The metrics that a run records: which are new since the last look, and which value is better."""
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 
-def metric_prefix(weights_name: str) -> str:
-    """Return what comes before a metric's name in the history: nothing for the model itself."""
-    return "" if weights_name == "model" else f"{weights_name}_"
+def is_better(value: float, best: float | None, greater_is_better: bool, margin: float = 0.0) -> bool:
+    """Whether `value` beats `best` by more than `margin`. A value that is not finite never does."""
+    if not isfinite(value):
+        return False
+    if best is None:
+        return True
+    return value - best > margin if greater_is_better else best - value > margin
 
 
 def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm_accel.callbacks.base import Callback
-from timm_accel.callbacks.recorded_metrics import metric_prefix
-from timm_accel.callbacks.watch import is_better
-from timm_accel.data.classes import class_names
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.callbacks.recorded_metrics import is_better
+from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.run_dir import check_run_dir
+from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -35,15 +34,15 @@ class SaveBestCallback(Callback):
         OSError: At the start, when the folder already holds best weights or cannot be written to.
     """
 
-    FOLDERS: ClassVar = {"model": "best", "ema_model": "best_ema"}
+    FOLDERS: ClassVar = BEST_FOLDERS
 
     def __init__(
         self, watch_metric: str = "accuracy", greater_is_better: bool = True, save_dir: str | Path | None = None
     ) -> None:
-        if watch_metric.startswith("ema_model_"):
+        if watch_metric.startswith(ema := metric_prefix(EMA_MODEL)):
             raise ValueError(
                 f"Expected watch_metric to be the model's own, since the average is judged by its own twin, but got "
-                f"{watch_metric!r}. Pass {watch_metric.removeprefix('ema_model_')!r}."
+                f"{watch_metric!r}. Pass {watch_metric.removeprefix(ema)!r}."
             )
         self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
         self.save_dir = None if save_dir is None else Path(save_dir)
@@ -111,7 +110,7 @@ class SaveBestCallback(Callback):
                     getattr(trainer.eval_dataset, "data_config", None),
                     best=self.best[name],
                     greater_is_better=self.greater_is_better,
-                    **({"multi_label": True} if has_several_labels(trainer.train_dataset) else {}),
+                    **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
                 )
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:

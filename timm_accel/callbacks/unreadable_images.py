@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 
 FILE = "bad_images.csv"
@@ -59,8 +60,7 @@ class UnreadableImagesCallback(Callback):
         trainer.print(f"{len(new)} images could not be read and were skipped, such as {new[0]!r}{where}.")
 
     def _write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as file:
+        with atomic_write(path) as unfinished, open(unfinished, "w", newline="") as file:
             csv.writer(file).writerows([("path", "error"), *sorted(self._errors.items())])
 
     def _stop_if_too_many(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+from timm.data import MultiLabelTarget
+from timm.data.readers.reader import Reader
 
 
 def in_label_order(class_to_idx: dict[str, int]) -> list[str]:
@@ -23,9 +25,18 @@ def labels_of(reader: Any) -> np.ndarray:
     return np.asarray(labels)
 
 
-def is_multi_label(reader: Any) -> bool:
-    """Whether each image of a timm reader, or of a part of one, has a list of labels."""
-    return _are_lists(getattr(reader, "labels", ()))
+def is_multi_label(data: Any) -> bool:
+    """Whether each image of a dataset or of a timm reader has several labels.
+
+    The targets of such a dataset are ``(num_classes,)`` of 0 and 1, by timm's `MultiLabelTarget` in it; the labels of
+    such a reader are lists.
+
+    Args:
+        data: Any dataset, wrapped by a trainer or not, or a reader; None is not multi-label.
+    """
+    if isinstance(data, Reader):
+        return _are_lists(getattr(data, "labels", ()))
+    return isinstance(getattr(data, "target_transform", None), MultiLabelTarget)
 
 
 def _are_lists(labels: Any) -> bool:

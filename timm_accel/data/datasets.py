@@ -8,15 +8,14 @@ from timm.data import create_transform
 from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
-from timm_accel.data.device_transform import DeviceTransform
-from timm_accel.data.drafted_crop import take_crop
-from timm_accel.data.image_size import height_and_width
-from timm_accel.data.images import PrepareImage
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.memory_cache import MemoryCache
+from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.sources import Source, open_class_folder
-from timm_accel.data.streams import create_image_set, refuse_streams
-from timm_accel.data.transforms import create_training_transform
+from timm_accel.data.streams.streamed_images import create_image_set, refuse_streams
+from timm_accel.data.transforms.create import create_training_transform, height_and_width
+from timm_accel.data.transforms.device_transform import DeviceTransform
+from timm_accel.data.transforms.drafted_crop import take_crop
+from timm_accel.data.transforms.prepare_image import PrepareImage
 
 
 class ImageFolderDataset(LabelledImages):

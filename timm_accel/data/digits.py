@@ -1,10 +1,11 @@
 """A small set of real images for a first run: handwritten digits that scikit-learn ships."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_dir
+
+from timm_accel.atomic import atomic_write
+from timm_accel.messages import missing_extra
 
 
 def write_digits(folder: str | Path | None = None) -> Path:
@@ -25,11 +26,7 @@ def write_digits(folder: str | Path | None = None) -> Path:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'demo' to be installed for the digits, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[demo]", or name a folder of your own.',
-            name=error.name,
-        ) from error
+        raise missing_extra("demo", "the digits", error.name, ", or name a folder of your own") from error
     from PIL import Image
 
     target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"
@@ -39,14 +36,13 @@ def write_digits(folder: str | Path | None = None) -> Path:
     numbers = list(range(len(digits.target)))
     train, _ = train_test_split(numbers, train_size=0.75, stratify=digits.target, random_state=0)
     split = dict.fromkeys(numbers, "val") | dict.fromkeys(train, "train")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent))
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = unfinished / split[number] / str(label) / f"{number:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
     try:
-        unfinished.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(unfinished)
+        with atomic_write(target, shared=True, flush=False) as unfinished:
+            for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+                path = unfinished / split[number] / str(label) / f"{number:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
+    except OSError:
+        if not target.is_dir():  # else another process was first
+            raise
     return target

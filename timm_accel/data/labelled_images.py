@@ -10,9 +10,19 @@ from timm.data import ImageDataset, MultiLabelTarget
 from torch.utils.data import default_collate
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
+
+
+def check_error_options(on_error: str, max_bad_fraction: float) -> None:
+    """Raise a `ValueError` when an option about unreadable images, of `LabelledImages`, is out of range."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"Expected on_error to be 'raise' or 'skip', but got {on_error!r}. Choose one of them.")
+    if not (isinstance(max_bad_fraction, int | float) and 0 <= max_bad_fraction <= 1):
+        raise ValueError(
+            f"Expected max_bad_fraction to be from 0 to 1, but got {max_bad_fraction!r}. The default is 0.01."
+        )
 
 
 class LabelledImages(ImageDataset):
@@ -56,12 +66,7 @@ class LabelledImages(ImageDataset):
         is_training: bool = False,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"Expected on_error to be 'raise' or 'skip', but got {on_error!r}. Choose one of them.")
-        if not (isinstance(max_bad_fraction, int | float) and 0 <= max_bad_fraction <= 1):
-            raise ValueError(
-                f"Expected max_bad_fraction to be from 0 to 1, but got {max_bad_fraction!r}. The default is 0.01."
-            )
+        check_error_options(on_error, max_bad_fraction)
         if target_transform is None and is_multi_label(reader):
             target_transform = MultiLabelTarget(len(reader.class_to_idx))
         super().__init__("", reader=reader, transform=transform, target_transform=target_transform)

@@ -15,11 +15,12 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
-from timm_accel.data.dataset_reader import DatasetReader
-from timm_accel.data.folder_index import FolderReader
-from timm_accel.data.manifest_reader import ManifestReader, manifest_columns
+from timm_accel.data.readers.dataset_reader import DatasetReader
+from timm_accel.data.readers.folder_index import FolderReader
+from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
+from timm_accel.data.readers.tar_reader import open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
-from timm_accel.data.tar_reader import open_tar, tar_splits
+from timm_accel.messages import missing_extra
 
 _STREAMS = {  # the extra and the packages of each
     "hfids": ("hf", ("datasets",)),
@@ -109,11 +110,7 @@ class Source:
         try:
             return create_reader(f"hfds/{name}", root=self.root and str(self.root), split=self._hf_split(name, split))
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"Expected the extra 'hf' to be installed for {self.data!r}, but {error.name!r} is missing. "
-                'Run pip install "timm_accel[hf]".',
-                name=error.name,
-            ) from error
+            raise missing_extra("hf", repr(self.data), error.name) from error
 
     def _of_stream(self, kind: str, name: str, split: str) -> Any:
         if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
@@ -123,21 +120,17 @@ class Source:
             )
         extra, packages = _STREAMS[kind]
         if missing := [package for package in packages if find_spec(package) is None]:
-            raise ModuleNotFoundError(
-                f"Expected the extra {extra!r} to be installed for {self.data!r}, but {missing[0]!r} is missing. "
-                f'Run pip install "timm_accel[{extra}]".',
-                name=missing[0],
-            )
+            raise missing_extra(extra, repr(self.data), missing[0])
         root = None if self.root is None else str(self.root)
         if kind == "wds":
-            from timm_accel.data.wds_stream import open_wds
+            from timm_accel.data.streams.wds import open_wds
 
             return open_wds(os.path.join(root or "", name), split, self.class_map)
         if kind == "hfids":
-            from timm_accel.data.hfids_stream import open_hfids
+            from timm_accel.data.streams.hfids import open_hfids
 
             return open_hfids(name, split, root, self.download, self.class_map)
-        from timm_accel.data.tfds_stream import open_tfds
+        from timm_accel.data.streams.tfds import open_tfds
 
         return open_tfds(name, split, root, self.download, self.class_map)
 

@@ -1,13 +1,14 @@
 """Split images into training and evaluation: by class, by fraction and seed, groups kept whole."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+
+from timm_accel.atomic import atomic_write
 
 SPLITS = {"train": tuple(_TRAIN_SYNONYM), "val": tuple(_EVAL_SYNONYM), "test": ("test", "testing")}
 
@@ -104,15 +105,14 @@ def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> N
         path: The CSV file; it appears whole or not at all.
         splits: The paths and class names of each split.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # processes of a run write the same at once
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path, shared=True) as unfinished,  # processes of a run write the same at once
+        open(unfinished, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("path", "label", "split"))
         for split, rows in splits.items():
             writer.writerows((name, label, split) for name, label in rows)
-    os.replace(unfinished, path)
 
 
 def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

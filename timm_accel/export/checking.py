@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.export.formats import format_of, known_warnings_silenced
 from timm_accel.export.preparation import Prepared
-from timm_accel.export.reasons import reason
 from timm_accel.export.runtime import open_exported
+from timm_accel.messages import root_cause
 
 BATCH_SIZES = (1, 2, 5)
 TOLERANCE = 1e-4
@@ -69,14 +69,14 @@ def write_checked(
         OSError: Nothing can be written there.
     """
     name, file_format = prepared.metadata.architecture, format_of(path)
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         try:
             with known_warnings_silenced():
                 write(unfinished)
             difference = max_difference(prepared, unfinished, other_sizes)
         except Exception as error:
             raise ExportError(
-                f"Expected {name} to export to {file_format} by {method}, but got {reason(error)}. "
+                f"Expected {name} to export to {file_format} by {method}, but got {root_cause(error)}. "
                 "Try another method or format, or reparameterize=False."
             ) from error
         if not difference <= tolerance:

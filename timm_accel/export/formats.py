@@ -8,7 +8,7 @@ from warnings import catch_warnings, filterwarnings
 
 import torch
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import missing_extra, nearest
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torchscript", ".torchscript": "torchscript"}
 
@@ -43,11 +43,7 @@ def check_installed(*modules: str) -> None:
         try:
             import_module(module)
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"Expected the extra 'export' to be installed for ONNX, but {error.name!r} is missing. "
-                'Run pip install "timm_accel[export]".',
-                name=error.name,
-            ) from error
+            raise missing_extra("export", "ONNX", error.name) from error
 
 
 @contextmanager

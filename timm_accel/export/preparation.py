@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.export.metadata import Metadata
-from timm_accel.export.reasons import reason
+from timm_accel.messages import root_cause
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _trial(model: nn.Module, size: tuple[int, int, int], about: dict[str, Any]) 
             return _trial(model, (channels, *size[1:]), about)
         raise ValueError(
             f"Expected model to take images of its data config's input_size {tuple(size)}, but got "
-            f"{reason(error)}. Set model.pretrained_cfg['input_size']."
+            f"{root_cause(error)}. Set model.pretrained_cfg['input_size']."
         ) from error
     if not isinstance(output, Tensor):
         raise TypeError(

@@ -15,7 +15,7 @@ from timm_accel.export.checking import TOLERANCE, Exported, ExportError, write_c
 from timm_accel.export.formats import check_installed, check_suffix
 from timm_accel.export.metadata import ONNX_KEY
 from timm_accel.export.preparation import Prepared, prepare
-from timm_accel.export.reasons import reason
+from timm_accel.messages import root_cause
 
 OPSET = 18
 _LIMIT = 2**31 - 2**27  # bytes of a protobuf file, with some room
@@ -92,7 +92,7 @@ def export_onnx(
         try:
             exported = attempt("torchscript")
         except ExportError as second:
-            raise ExportError(f"{second} Before that, by dynamo: {reason(error)}.") from second
+            raise ExportError(f"{second} Before that, by dynamo: {root_cause(error)}.") from second
     _remove_other_data(path)
     return exported
 
@@ -108,7 +108,7 @@ def _other_size(prepared: Prepared) -> tuple[int, int]:
         raise ValueError(
             f"Expected a model that takes images of any size, since dynamic_size is on, but got "
             f"{prepared.metadata.architecture}, which takes {height} by {width} and not {size[0]} by {size[1]} "
-            f"({reason(error)}). Leave dynamic_size out, or create the model for other sizes, as timm's ViTs are "
+            f"({root_cause(error)}). Leave dynamic_size out, or create the model for other sizes, as timm's ViTs are "
             "by dynamic_img_size=True."
         ) from error
     return size

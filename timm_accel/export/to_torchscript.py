@@ -11,7 +11,7 @@ from timm_accel.export.checking import TOLERANCE, Exported, write_checked
 from timm_accel.export.formats import check_suffix
 from timm_accel.export.metadata import EXTRA_FILE
 from timm_accel.export.preparation import prepare
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 METHODS = ("script", "trace")
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 from tqdm import tqdm
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.parquet import open_parquet
+from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
 
 _SUFFIXES = (".parquet", ".npz")
@@ -128,16 +128,16 @@ def _check(data: Any, path: str | Path | None) -> None:
             f"Expected path to end in {' or '.join(_SUFFIXES)}, but got {str(path)!r}. Rename it, or leave it out."
         )
     if path is not None and Path(path).suffix == ".parquet":
-        open_parquet()
+        import_pyarrow()
 
 
 def _write(made: Embeddings, path: Path) -> None:
     index = np.arange(len(made.features))
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         if path.suffix == ".npz":
             np.savez(unfinished, index=index, label=made.labels, features=made.features)
         else:
-            pyarrow = open_parquet()
+            pyarrow = import_pyarrow()
             columns = {"index": index, "label": _column(pyarrow, made.labels)}
             columns["features"] = _column(pyarrow, made.features)
             pyarrow.parquet.write_table(pyarrow.table(columns), unfinished)

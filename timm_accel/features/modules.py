@@ -12,9 +12,8 @@ import timm
 from timm.models import GraphExtractNet, get_graph_node_names
 from torch import Tensor, nn
 
-from timm_accel.models.building import said
-from timm_accel.models.names import check_model_name
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest, one_line
+from timm_accel.models.building import check_model_name
 
 
 class _Pooled(nn.Module):
@@ -136,7 +135,7 @@ def feature_pyramid(
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected arguments that {name} can give features by, but got {options or 'its own levels'} "
-            f"({said(error)}). Try fewer levels, no output_stride, or timm_accel.features.intermediate_features."
+            f"({one_line(error)}). Try fewer levels, no output_stride, or timm_accel.features.intermediate_features."
         ) from error
 
 
@@ -185,8 +184,8 @@ def _traced(trace: Callable[[], Any], model: nn.Module) -> Any:
             return trace()
     except Exception as error:  # tracing runs the model's own code on stand-ins
         raise ValueError(
-            f"Expected model to be one that torch.fx can trace, but got {type(model).__name__} ({said(error)}). Use "
-            "timm_accel.features.intermediate_features."
+            f"Expected model to be one that torch.fx can trace, but got {type(model).__name__} ({one_line(error)}). "
+            "Use timm_accel.features.intermediate_features."
         ) from error
 
 

@@ -10,7 +10,7 @@ from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy, compute_clas
 from torch import nn
 
 from timm_accel.data.classes import class_names
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 Weights = Literal["auto"] | Sequence[float] | Mapping[str, float]
 _WEIGHTED = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, BinaryCrossEntropy, AsymmetricLossMultiLabel)

@@ -6,9 +6,9 @@ from typing import Any
 from timm.loss import LOSS_TYPES, MULTI_LABEL_LOSS_TYPES, BinaryCrossEntropy, create_classification_loss
 from torch import nn
 
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.data.classes import is_multi_label
 from timm_accel.losses.class_weights import Weights, class_counts, resolve_weights
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 KINDS = tuple(kind for kind in LOSS_TYPES if kind != "jsd")
 HARD_LABEL_KINDS = ("twoway", "zlpr")  # labels of 0 and 1 alone
@@ -61,7 +61,7 @@ def create_loss(
 
     Source: ``timm.loss.create_classification_loss``, ``timm.loss.compute_class_weights``.
     """
-    multi_label = multi_label or has_several_labels(dataset)
+    multi_label = multi_label or is_multi_label(dataset)
     kind = kind or ("bce" if multi_label else "ce")
     _check_kind(kind, multi_label)
     _check_targets(kind, multi_label, smoothing, soft_targets)

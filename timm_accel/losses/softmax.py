@@ -11,7 +11,7 @@ from timm.loss import (
 )
 from torch import nn
 
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.data.classes import is_multi_label
 
 _SOFTMAX = (
     nn.CrossEntropyLoss,
@@ -36,7 +36,7 @@ def refuse_softmax_loss(argument: str, loss: Any, *datasets: Any) -> None:
     Raises:
         ValueError: The two do not go together.
     """
-    if isinstance(loss, _SOFTMAX) and any(map(has_several_labels, datasets)):
+    if isinstance(loss, _SOFTMAX) and any(map(is_multi_label, datasets)):
         raise ValueError(
             f"Expected {argument} to judge each label by itself, since the images have several, but got "
             f"{type(loss).__name__}, which is over a softmax. Use timm_accel.losses.create_loss('bce', dataset=…)."

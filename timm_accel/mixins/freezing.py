@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from timm_accel.models import frozen_norms, parameters_of_stages
+from timm_accel.models import FrozenParts, parts_to_freeze
 from timm_accel.training import LoopTrainer
 
 
@@ -44,16 +44,16 @@ class FreezingMixin(LoopTrainer):
             if not (isinstance(epoch, int) and epoch >= 0):
                 raise ValueError(f"Expected freeze_schedule to name epochs from 0, but got {epoch!r}. Count from 0.")
         self.freeze_schedule = dict(freeze_schedule or {})
-        self._frozen_in: dict[int, list[str]] = {}
+        self._frozen_in: dict[int, FrozenParts] = {}
         self._frozen: list[nn.Parameter] = []
         super().__init__(*args, **kwargs)
 
     def training_run_start(self) -> None:
         model = self.current_run().unwrapped_model
         self._frozen_in = {
-            epoch: parameters_of_stages(model, stages) for epoch, stages in sorted(self.freeze_schedule.items())
+            epoch: parts_to_freeze(model, stages) for epoch, stages in sorted(self.freeze_schedule.items())
         }
-        self._check_trainable(set().union(*self._frozen_in.values()))
+        self._check_trainable(set().union(*(parts.parameters for parts in self._frozen_in.values())))
         super().training_run_start()
 
     def _check_trainable(self, scheduled: set[str]) -> None:
@@ -71,10 +71,10 @@ class FreezingMixin(LoopTrainer):
     def train_epoch_start(self) -> None:
         super().train_epoch_start()
         epoch = self.current_run().epoch or 0
-        names = next((self._frozen_in[start] for start in reversed(self._frozen_in) if start <= epoch), [])
-        model = self.current_run().unwrapped_model
-        self._frozen = [model.get_parameter(name) for name in names]
-        for name in frozen_norms(model, set(names)):
+        started = [parts for start, parts in self._frozen_in.items() if start <= epoch]
+        frozen, model = started[-1] if started else FrozenParts(set(), []), self.current_run().unwrapped_model
+        self._frozen = [model.get_parameter(name) for name in frozen.parameters]
+        for name in frozen.norms:
             model.get_submodule(name).eval()
 
     def clip_gradients(self) -> None:

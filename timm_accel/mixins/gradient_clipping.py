@@ -5,7 +5,7 @@ from typing import Any
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 from timm_accel.training import LoopTrainer
 
 CLIP_MODES = ("norm", "value", "agc")

@@ -14,10 +14,9 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-from timm_accel.callbacks.recorded_metrics import metric_prefix
-from timm_accel.data.classes import class_names
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.losses import refuse_other_weights, refuse_softmax_loss
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"
@@ -98,7 +97,7 @@ class ClassificationMetricsMixin(LoopTrainer):
             loss = getattr(self, argument, None)
             refuse_softmax_loss(argument, loss, *datasets)
             refuse_other_weights(argument, loss, num_classes)
-        self._sees_several_labels = self.multi_label or any(map(has_several_labels, datasets))
+        self._sees_several_labels = self.multi_label or any(map(is_multi_label, datasets))
         if self._has_default_metrics and self.num_classes is not None:
             self.metrics = _default_metrics(self.num_classes, self._sees_several_labels)
 

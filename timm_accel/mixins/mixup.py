@@ -8,7 +8,7 @@ import torch
 from timm.data import Mixup
 
 from timm_accel.data.classes import class_names
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 from timm_accel.training import LoopTrainer
 
 MODES = ("batch", "pair", "elem")

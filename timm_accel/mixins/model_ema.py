@@ -10,6 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from timm_accel.data.seeding import mix_seed
+from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
 from timm_accel.training import LoopTrainer
 from timm_accel.upstream import ModelEmaCallback, TrainerCallback
 
@@ -128,12 +129,12 @@ class ModelEmaMixin(LoopTrainer):
         components = super().components()
         if self.ema_model is None:
             return components
-        return components | {"ema_model": self.ema_model, "ema_progress": _EmaProgress(self)}
+        return components | {EMA_MODEL: self.ema_model, EMA_PROGRESS: _EmaProgress(self)}
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         weights = super().evaluated_models()
         if self.ema_model is not None and self._ema_updated:
-            weights |= {"ema_model": self.ema_model.module}
+            weights |= {EMA_MODEL: self.ema_model.module}
         return weights
 
     def _is_evaluated(self) -> bool:
@@ -143,7 +144,7 @@ class ModelEmaMixin(LoopTrainer):
 
     def metric_prefixes(self) -> list[str]:
         prefixes = super().metric_prefixes()
-        return [*prefixes, "ema_model_"] if self._is_evaluated() else prefixes
+        return [*prefixes, metric_prefix(EMA_MODEL)] if self._is_evaluated() else prefixes
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         batch_output = super().calculate_eval_batch_loss(batch)

@@ -9,8 +9,8 @@ import torch
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch.utils.data import DataLoader, Sampler
 
-from timm_accel.data.image_size import height_and_width
 from timm_accel.data.seeding import KeyedSampler, SeededDataset
+from timm_accel.data.transforms.create import height_and_width
 from timm_accel.training import LoopTrainer
 
 SCHEDULES = ("progressive", "constant")

@@ -1,25 +1,24 @@
 """timm models for classification: created, customised, saved and opened again."""
 
+from timm_accel.models.building import check_model_name
 from timm_accel.models.create import create_classifier
-from timm_accel.models.freezing import freeze_stages, frozen_norms, parameters_of_stages, stage_names, stage_parameters
+from timm_accel.models.freezing import FrozenParts, freeze_stages, parts_to_freeze, stage_names, stage_parameters
 from timm_accel.models.heads import MlpHead
-from timm_accel.models.names import check_model_name
 from timm_accel.models.opening import open_classifier, weights_of_run
-from timm_accel.models.saving import CONFIG_FILE, UNFINISHED, WEIGHTS_FILE, remove_unfinished, save_classifier
+from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE, remove_unfinished, save_classifier
 from timm_accel.models.weights import LoadReport
 
 __all__ = [
     "CONFIG_FILE",
-    "UNFINISHED",
     "WEIGHTS_FILE",
+    "FrozenParts",
     "LoadReport",
     "MlpHead",
     "check_model_name",
     "create_classifier",
     "freeze_stages",
-    "frozen_norms",
     "open_classifier",
-    "parameters_of_stages",
+    "parts_to_freeze",
     "remove_unfinished",
     "save_classifier",
     "stage_names",

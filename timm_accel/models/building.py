@@ -3,12 +3,28 @@
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
+from timm_accel.messages import nearest, one_line
 from timm_accel.models.heads import Head
-from timm_accel.models.pooling import REFUSALS, pooling_kinds
-from timm_accel.models.trial import output_shape
+from timm_accel.models.pooling import pooling_kinds
+from timm_accel.models.trial import REFUSALS, create_on_meta, output_shape
+
+
+def check_model_name(name: Any) -> None:
+    """Raise a `ValueError` that suggests near names when timm has no such model, or the model no such tag."""
+    architecture = str(name).split(".")[0]
+    known, unknown = timm.list_models(), architecture
+    if timm.is_model(architecture):
+        try:
+            timm.get_pretrained_cfg(name)  # raises for an unknown tag
+            return
+        except RuntimeError:
+            known, unknown = timm.list_pretrained(f"{architecture}.*"), name
+    raise ValueError(
+        f"Expected model to be a name of timm, but got {name!r}. {nearest(unknown, known)} "
+        "timm.list_models() lists all."
+    )
 
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:
@@ -39,7 +55,7 @@ def _refusal(name: str, options: dict[str, Any], error: Exception) -> ValueError
     if "img_size" in options and _can_build(name, options, without="img_size"):
         return _refusal_of_size(name, options["img_size"], error)
     return ValueError(
-        f"Expected arguments that {name} can be built with, but got {options!r} ({said(error)}). "
+        f"Expected arguments that {name} can be built with, but got {options!r} ({one_line(error)}). "
         "Leave out some of them."
     )
 
@@ -47,8 +63,7 @@ def _refusal(name: str, options: dict[str, Any], error: Exception) -> ValueError
 def _can_build(name: str, options: dict[str, Any], without: str) -> bool:
     others = {key: value for key, value in options.items() if key != without}
     try:
-        with torch.device("meta"):
-            timm.create_model(name, **others)
+        create_on_meta(name, **others)
     except (TypeError, *REFUSALS):
         return False
     return True
@@ -83,8 +98,7 @@ def try_out(model: nn.Module, name: str, options: dict[str, Any], input_size: An
 
 def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, error: Exception) -> Exception:
     """Return a refusal of the head when the model without it runs, else of the pooling or the size."""
-    with torch.device("meta"):
-        plain = timm.create_model(name, **options)
+    plain: Any = create_on_meta(name, **options)
     try:
         output_shape(plain, input_size)
     except Exception:
@@ -93,7 +107,7 @@ def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, erro
         return _refusal_of_size(name, tuple(input_size[1:]), error)
     width = plain.get_submodule(plain.pretrained_cfg["classifier"]).in_features if head != "linear" else "?"
     return ValueError(
-        f"Expected head to take features (B, {width}), but it raised {type(error).__name__} ({said(error)}). "
+        f"Expected head to take features (B, {width}), but it raised {type(error).__name__} ({one_line(error)}). "
         "Give it the first argument as its width, or leave it out for timm's own."
     )
 
@@ -101,18 +115,13 @@ def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, erro
 def _refusal_of_pooling(name: str, options: dict[str, Any], error: Exception) -> ValueError:
     kinds = pooling_kinds(name)
     return ValueError(
-        f"Expected global_pool to be one that {name} has, but got {options.get('global_pool')!r} ({said(error)}). "
+        f"Expected global_pool to be one that {name} has, but got {options.get('global_pool')!r} ({one_line(error)}). "
         f"{'It has ' + ', '.join(map(repr, kinds)) + '.' if kinds else 'Leave it out: there is no choice.'}"
     )
 
 
 def _refusal_of_size(name: str, size: Any, error: Exception) -> ValueError:
     return ValueError(
-        f"Expected image_size to be one that {name} can take, but got {size} ({said(error)}). "
+        f"Expected image_size to be one that {name} can take, but got {size} ({one_line(error)}). "
         f"Its own is {tuple(timm.get_pretrained_cfg(name).input_size[1:])}."
     )
-
-
-def said(error: Exception) -> str:
-    """Return what an exception of somebody else's says, in one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

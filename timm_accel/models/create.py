@@ -8,12 +8,11 @@ import timm
 from timm.data import resolve_input_data_config
 from torch import nn
 
-from timm_accel.data.image_size import height_and_width
-from timm_accel.models.building import build, try_out
+from timm_accel.data.transforms.create import height_and_width
+from timm_accel.models.building import build, check_model_name, try_out
 from timm_accel.models.freezing import freeze_stages
 from timm_accel.models.heads import Head, attach_head, check_head
 from timm_accel.models.loading import build_with_weights
-from timm_accel.models.names import check_model_name
 from timm_accel.models.pooling import check_pooling
 
 

@@ -7,14 +7,14 @@ evaluation, whoever calls it; that survives copies and `convert_sync_batchnorm`,
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from timm_accel.messages import nearest
 from timm_accel.models.heads import classifier_names
-from timm_accel.suggestions import nearest
 
 
 def stage_parameters(model: nn.Module) -> dict[str, list[str]]:
@@ -86,16 +86,29 @@ def freeze_stages(model: nn.Module, stages: int | Sequence[str]) -> None:
         TypeError: `stages` is neither a number nor names.
         ValueError: A stage is unknown, or none is left to train.
     """
-    frozen = set(parameters_of_stages(model, stages))
+    frozen = parts_to_freeze(model, stages)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    _keep_in_evaluation(model, frozen_norms(model, frozen))
+        parameter.requires_grad_(name not in frozen.parameters)
+    _keep_in_evaluation(model, frozen.norms)
 
 
-def parameters_of_stages(model: nn.Module, stages: int | Sequence[str]) -> list[str]:
-    """Return the names of the parameters of some stages; the arguments and errors are those of `freeze_stages`."""
+class FrozenParts(NamedTuple):
+    """What is frozen with some stages of a model, by name.
+
+    Args:
+        parameters: The parameters of these stages.
+        norms: The batch norms that go with them.
+    """
+
+    parameters: set[str]
+    norms: list[str]
+
+
+def parts_to_freeze(model: nn.Module, stages: int | Sequence[str]) -> FrozenParts:
+    """Return what `freeze_stages` freezes; the arguments and errors are the same."""
     groups = stage_parameters(model)
-    return [name for stage in _chosen(stages, list(groups)) for name in groups[stage]]
+    parameters = {name for stage in _chosen(stages, list(groups)) for name in groups[stage]}
+    return FrozenParts(parameters, _norms_of(model, parameters))
 
 
 def _chosen(stages: int | Sequence[str], names: list[str]) -> list[str]:
@@ -120,15 +133,8 @@ def _chosen(stages: int | Sequence[str], names: list[str]) -> list[str]:
     return list(stages)
 
 
-def frozen_norms(model: nn.Module, frozen: set[str]) -> list[str]:
-    """Return the names of the batch norms that go with frozen parameters.
-
-    One without weights goes with the module around it.
-
-    Args:
-        model: Any module.
-        frozen: The names of the parameters.
-    """
+def _norms_of(model: nn.Module, frozen: set[str]) -> list[str]:
+    """Return the names of the batch norms of frozen parameters; one without weights goes with the module around it."""
     norms = []
     for name, module in model.named_modules():
         if isinstance(module, _NormBase):

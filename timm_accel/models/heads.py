@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 HeadFn = Callable[[int, int], nn.Module]
 Head = Literal["linear", "mlp"] | HeadFn | nn.Module

@@ -8,11 +8,11 @@ import torch
 from timm.models import load_model_config_from_hf
 from torch import nn
 
-from timm_accel.models.building import build, said
+from timm_accel.messages import one_line
+from timm_accel.models.building import build, check_model_name
 from timm_accel.models.heads import Head, attach_head, calm_classifier
-from timm_accel.models.names import check_model_name
-from timm_accel.models.pooling import REFUSALS
-from timm_accel.models.sources import Source, is_remote, read_source
+from timm_accel.models.sources import FoundWeights, is_remote, read_source
+from timm_accel.models.trial import REFUSALS
 from timm_accel.models.weights import check_fit, listening, load_head, report
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -59,11 +59,11 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
     return model
 
 
-def _find(name: str, weights: str | Path | None) -> Source:
+def _find(name: str, weights: str | Path | None) -> FoundWeights:
     if weights is None:
-        return Source(name, {}, is_remote=True)
+        return FoundWeights(name, {}, is_remote=True)
     if isinstance(weights, str) and is_remote(weights):
-        return Source(weights, {}, is_remote=True)
+        return FoundWeights(weights, {}, is_remote=True)
     return read_source(weights)
 
 
@@ -74,7 +74,7 @@ def _remote_architecture(weights: str) -> str:
     return load_model_config_from_hf(weights.split(":", 1)[1])[1]
 
 
-def _build_with_tensors(name: str, source: Source, options: dict[str, Any]) -> nn.Module:
+def _build_with_tensors(name: str, source: FoundWeights, options: dict[str, Any]) -> nn.Module:
     about = source.config.get("pretrained_cfg", {})
     overlay = {key: about[key] for key in DATA_KEYS if about.get(key) is not None}
     overlay |= {"state_dict": source.tensors, "custom_load": False}
@@ -85,6 +85,6 @@ def _build_with_tensors(name: str, source: Source, options: dict[str, Any]) -> n
         with torch.device("meta"):
             build(name, options)  # refuses what is wrong without weights too
         raise ValueError(
-            f"Expected weights to fit {name}, but got {source.where!r} ({said(error)}). Create the model that they are "
-            "of."
+            f"Expected weights to fit {name}, but got {source.where!r} ({one_line(error)}). "
+            "Create the model that they are of."
         ) from error

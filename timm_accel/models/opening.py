@@ -8,11 +8,12 @@ import timm
 from safetensors.torch import load_file
 from torch import nn
 
-from timm_accel.models.building import said
+from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+from timm_accel.states.weights import BEST_FOLDERS
 
-WEIGHTS = ("best", "best_ema")  # folders of a run
+WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
 
 
 def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -71,9 +72,18 @@ def _load(model: nn.Module, folder: Path, changed: bool) -> None:
     except RuntimeError as error:
         what = "parts of the model, which were replaced," if changed else "head"
         raise ValueError(
-            f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({said(error)}). "
+            f"Expected {what} to fit the weights in {str(folder)!r}, but got another ({one_line(error)}). "
             "Pass what the model was made with."
         ) from error
+
+
+def best_folders(run: Path) -> list[Path]:
+    """Return the folders of the best weights that a run has, that of the EMA weights last.
+
+    Args:
+        run: The folder of a run.
+    """
+    return [run / name for name in WEIGHTS if (run / name / CONFIG_FILE).is_file()]
 
 
 def weights_of_run(run: Path, weights: str | None = None) -> Path:
@@ -86,11 +96,7 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
     Raises:
         FileNotFoundError: The run holds none.
     """
-    kept = {
-        name: json.loads((run / name / CONFIG_FILE).read_text())
-        for name in WEIGHTS
-        if (run / name / CONFIG_FILE).is_file()
-    }
+    kept = {folder.name: json.loads((folder / CONFIG_FILE).read_text()) for folder in best_folders(run)}
     if not kept or (weights is not None and weights not in kept):
         raise FileNotFoundError(
             f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "

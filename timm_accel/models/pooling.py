@@ -3,14 +3,11 @@
 from typing import Any
 
 import timm
-import torch
 
-from timm_accel.models.trial import output_shape
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
+from timm_accel.models.trial import REFUSALS, create_on_meta, output_shape
 
 POOLINGS = ("avg", "max", "avgmax", "catavgmax", "fastavg", "fastmax", "token", "map", "prr", "soft")
-REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError, ZeroDivisionError)
-"""What timm's constructors raise for a value that a family lacks."""
 
 
 def check_pooling(global_pool: str | None, num_classes: int) -> None:
@@ -39,8 +36,7 @@ def pooling_kinds(name: str, **model_args: Any) -> list[str]:
 
 def _has(name: str, kind: str, input_size: tuple[int, int, int], model_args: dict[str, Any]) -> bool:
     try:
-        with torch.device("meta"):
-            model = timm.create_model(name, **{**model_args, "num_classes": 3, "global_pool": kind})
+        model = create_on_meta(name, **{**model_args, "num_classes": 3, "global_pool": kind})
         return output_shape(model, (model_args.get("in_chans", input_size[0]), *input_size[1:])) == (2, 3)
     except (TypeError, *REFUSALS):
         return False

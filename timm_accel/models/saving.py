@@ -1,23 +1,21 @@
 """Folders of weights to use, in timm's own local form."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from timm_accel.atomic import atomic_write, remove_leftover
 from timm_accel.models.heads import MlpHead, classifier_names
+from timm_accel.models.trial import create_on_meta
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-UNFINISHED = ".unfinished"
 
 
 def save_classifier(
@@ -44,25 +42,16 @@ def save_classifier(
     Source: ``timm.models.save_for_hf``, which does not take shared tensors.
     """
     folder = Path(folder)
-    remove_unfinished(folder)
-    unfinished = folder / UNFINISHED
-    unfinished.mkdir(parents=True)
     named = about if class_names is None else {"label_names": class_names, **about}
-    try:
-        _write_classifier(model, unfinished, named)
+    with atomic_write(folder / CONFIG_FILE) as config:
+        _write_classifier(model, config.parent, named)
         if data_config is not None:
-            _write_data_config(unfinished / CONFIG_FILE, data_config)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            with open(unfinished / name, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(unfinished / name, folder / name)
-    finally:
-        remove_unfinished(folder)
+            _write_data_config(config, data_config)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed `save_classifier` has left in a folder."""
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    remove_leftover(folder / CONFIG_FILE)
 
 
 def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> None:
@@ -86,8 +75,7 @@ def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
 
 def _describe_head(model: nn.Module, folder: Path) -> None:
     """Name the head in ``config.json``, and say what of the model timm, by that config, does not rebuild."""
-    with torch.device("meta"):
-        rebuilt = timm.create_model(f"local-dir:{folder}")
+    rebuilt = create_on_meta(f"local-dir:{folder}")
     config = json.loads((folder / CONFIG_FILE).read_text())
     config["head"] = _head_kind(model, rebuilt)
     kind = type(model).__name__

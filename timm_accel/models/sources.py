@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from timm.models import load_state_dict
 
+from timm_accel.messages import one_line
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
+from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 _LOCAL = "local-dir:"
-_BEST = ("best_ema", "best")
+_BEST = tuple(reversed(BEST_FOLDERS.values()))
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundWeights:
     """Weights that were found.
 
     Args:
@@ -41,7 +44,7 @@ def is_remote(weights: str) -> bool:
     return Path(weights).suffix not in FILE_TYPES and not Path(weights).exists()
 
 
-def read_source(weights: str | Path) -> Source:
+def read_source(weights: str | Path) -> FoundWeights:
     """Read weights from the disk; only tensors and plain values are read, no code is run.
 
     Args:
@@ -56,7 +59,7 @@ def read_source(weights: str | Path) -> Source:
     path = Path(str(weights).removeprefix(_LOCAL))
     if path.is_dir():
         return _read_folder(path)
-    if path.name == "latest" and path.is_file():
+    if path.name == LATEST and path.is_file():
         return _read_state(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -67,17 +70,17 @@ def read_source(weights: str | Path) -> Source:
         raise ValueError(
             f"Expected weights to be a file of {', '.join(FILE_TYPES)}, but got {str(path)!r}. Convert it first."
         )
-    return Source(str(path), _tensors(path))
+    return FoundWeights(str(path), _tensors(path))
 
 
-def _read_folder(folder: Path) -> Source:
+def _read_folder(folder: Path) -> FoundWeights:
     if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         config = json.loads((folder / CONFIG_FILE).read_text())
-        return Source(str(folder), _tensors(folder / WEIGHTS_FILE), config)
+        return FoundWeights(str(folder), _tensors(folder / WEIGHTS_FILE), config)
     for name in _BEST:
         if (folder / name / WEIGHTS_FILE).is_file():
             return _read_folder(folder / name)
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).is_file():
         return _read_state(folder)
     raise FileNotFoundError(
         f"Expected weights to be a folder with {WEIGHTS_FILE} and {CONFIG_FILE}, a run with {' or '.join(_BEST)}, or a "
@@ -85,16 +88,11 @@ def _read_folder(folder: Path) -> Source:
     )
 
 
-def _read_state(path: Path) -> Source:
-    from timm_accel.states.folder import COMMON, open_state  # builders know nothing of trainers until asked
-
+def _read_state(path: Path) -> FoundWeights:
     state = open_state(path)
-    common = state.load(COMMON)
-    parts = common["components"]
-    averaged = "ema_model" in parts and parts["ema_progress"]["updated"]
-    tensors = parts["ema_model"] if averaged else common["model"]
-    which = "its average" if averaged else "its model"
-    return Source(f"{state.folder} ({which})", clean_state_dict(tensors))
+    held = held_weights(state.load(COMMON))
+    which = "its average" if held.name == EMA_MODEL else "its model"
+    return FoundWeights(f"{state.folder} ({which})", held.tensors)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -103,7 +101,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # of safetensors, of pickle, of zip: each with its own class
         raise ValueError(
             f"Expected weights to be tensors that load without running code, but got {str(path)!r} "
-            f"({' '.join(str(error).split())[:200]}). Save a state dict with torch.save or safetensors."
+            f"({one_line(error)}). Save a state dict with torch.save or safetensors."
         ) from error
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors:

@@ -1,9 +1,28 @@
 """A trial of a new model on two black images, on torch's meta device: shapes alone, without arithmetic or memory."""
 
 from copy import deepcopy
+from typing import Any
 
+import timm
 import torch
 from torch import nn
+
+REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError, ZeroDivisionError)
+"""What timm's constructors raise for a value that a family lacks."""
+
+
+def create_on_meta(name: str, **options: Any) -> nn.Module:
+    """Create a timm model on the meta device, where it has shapes alone.
+
+    Args:
+        name: A model of ``timm.list_models()``, or ``local-dir:FOLDER``.
+        **options: Arguments of ``timm.create_model``.
+
+    Raises:
+        Exception: One of `REFUSALS` for a value that the family lacks, a `TypeError` for an argument.
+    """
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
 
 
 def output_shape(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 2) -> tuple[int, ...]:

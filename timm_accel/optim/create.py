@@ -10,9 +10,9 @@ from timm.optim import auto_group_layers, create_optimizer_v2, get_optimizer_cla
 from torch import nn
 from torch.optim import Optimizer
 
+from timm_accel.messages import nearest
 from timm_accel.optim.names import LOOKAHEAD, check_optimizer
 from timm_accel.optim.rates import scale_lr
-from timm_accel.suggestions import nearest
 
 
 def create_optimizer(

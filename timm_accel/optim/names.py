@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from timm.optim import list_optimizers
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 LOOKAHEAD = "lookahead_"
 _PACKAGES = {"fused": "apex", "bnb": "bitsandbytes"}

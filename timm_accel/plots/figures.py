@@ -18,6 +18,7 @@ from timm.data import FastCollateMixup, Mixup
 
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
+from timm_accel.messages import missing_extra
 from timm_accel.plots.pictures import (
     _check_has_transform,
     _check_mixup,
@@ -211,9 +212,5 @@ def _new_figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'plots' to be installed for figures, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[plots]".',
-            name=error.name,
-        ) from error
+        raise missing_extra("plots", "figures", error.name) from error
     return Figure(figsize=(width, height), dpi=150, layout="constrained")

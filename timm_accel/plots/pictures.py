@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from torchvision.transforms import Normalize, v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from timm_accel.data.device_transform import DeviceTransform
+from timm_accel.data.transforms.device_transform import DeviceTransform
 
 TITLE_LETTERS = 24  # that fit above an image
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms.functional import center_crop, five_crop
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 VIEWS = ("hflip", "vflip", "five_crop")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 from timm_accel.models import CONFIG_FILE
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.labelled import collect, open_labelled, open_reader
@@ -96,5 +96,5 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
 
 def _store(path: Path, temperature: float) -> None:
     config = {**json.loads(path.read_text()), "temperature": temperature}
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(config, indent=2))

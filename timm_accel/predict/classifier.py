@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from timm_accel.data.images import PrepareImage
+from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
 from timm_accel.predict.pictures import Pictures, find_pictures
 from timm_accel.predict.predictions import Prediction

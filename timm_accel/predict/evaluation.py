@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timm_accel.atomic import replacing
+from timm_accel.atomic import atomic_write
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Evaluation:
         Raises:
             OSError: Nothing can be written there.
         """
-        with replacing(Path(path)) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False), encoding="utf-8")
 
     def __str__(self) -> str:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from timm_accel.data.classes import in_label_order, is_multi_label
 from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.manifest_reader import ManifestReader
+from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.sources import Source
-from timm_accel.data.streams import StreamedImages, create_image_set
+from timm_accel.data.streams.streamed_images import StreamedImages, create_image_set
 from timm_accel.predict.classifier import Classifier
 
 _MANIFESTS = (".csv", ".parquet", ".pq")

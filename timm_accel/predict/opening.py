@@ -8,13 +8,13 @@ import torch
 from timm.data import resolve_input_data_config
 from torch import Tensor, nn
 
-from timm_accel.data.device_transform import DeviceTransform
+from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
+from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
-from timm_accel.models.building import said
 from timm_accel.models.heads import Head
-from timm_accel.models.opening import WEIGHTS
+from timm_accel.models.opening import WEIGHTS, best_folders
 from timm_accel.models.sources import read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
@@ -91,9 +91,7 @@ def classifier_of(model: nn.Module, device: str | torch.device | None = None) ->
 
 def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
     """Open a state's weights in the model that ``best`` of its run describes."""
-    run = path.parent.parent
-    described = [run / name for name in WEIGHTS if (run / name / CONFIG_FILE).is_file()]
-    if not described:
+    if not (described := best_folders(path.parent.parent)):
         raise FileNotFoundError(
             f"Expected path to be a state of a run with best or best_ema, since these describe the model, but got "
             f"{str(path)!r} without. Load the weights with create_classifier(…, weights=…)."
@@ -105,7 +103,7 @@ def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any
     except RuntimeError as error:
         raise ValueError(
             f"Expected path to be a state of the model in {str(described[0])!r}, but got {source.where} "
-            f"({said(error)}). Load the weights with create_classifier(…, weights=…)."
+            f"({one_line(error)}). Load the weights with create_classifier(…, weights=…)."
         ) from error
     return model, {**config, "temperature": 1.0}  # best's own was fitted to other weights
 
@@ -190,6 +188,6 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(
-            f"Expected device to be one that this machine has, but got {device!r} ({said(error)}). Leave it out for "
-            "the GPU if there is one."
+            f"Expected device to be one that this machine has, but got {device!r} ({one_line(error)}). "
+            "Leave it out for the GPU if there is one."
         ) from error

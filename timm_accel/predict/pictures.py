@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+from timm_accel.messages import one_line
 
 
 class Pictures(Dataset):
@@ -39,7 +40,7 @@ class Pictures(Dataset):
         try:
             return self.transform(self._read(self.items[index])), None
         except OSError as error:
-            return None, " ".join(str(error).split())
+            return None, one_line(error, limit=None)
 
     def _read(self, item: Any) -> Image.Image:
         if not isinstance(item, Path):

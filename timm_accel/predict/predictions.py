@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_accel.atomic import replacing
-from timm_accel.data.parquet import open_parquet
-from timm_accel.suggestions import nearest
+from timm_accel.atomic import atomic_write
+from timm_accel.data.readers.manifest_reader import import_pyarrow
+from timm_accel.messages import nearest
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> No
         raise ValueError(
             f"Expected path to end in {', '.join(writers)}, but got {str(path)!r}. {nearest(suffix, writers)}"
         )
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         writers[suffix]([asdict(prediction) for prediction in predictions], unfinished)
 
 
@@ -75,7 +75,7 @@ def _write_json(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    pyarrow = open_parquet()
+    pyarrow = import_pyarrow()
     texts, numbers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.float64())
     kinds = {"path": pyarrow.string(), "labels": texts, "scores": numbers, "error": pyarrow.string()}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(kinds)), path)

@@ -19,7 +19,7 @@ from timm_accel.callbacks import (
     TimeLimitCallback,
 )
 from timm_accel.data import RepeatedSampler, Source, create_datasets, write_digits
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.data.classes import is_multi_label
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -93,7 +93,7 @@ def build_run(recipe: Recipe) -> Run:
         loss_func=loss_fn,
         eval_loss_fn=eval_loss_fn,
         num_class=len(train_set.class_names),
-        callbacks=_create_callbacks(recipe, "map" if has_several_labels(train_set) else "accuracy"),
+        callbacks=_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
         run_dir=run_dir,
         seed=recipe.seed,
         recipe=_plain(recipe.resume_key()),
@@ -158,7 +158,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
 
 
 def _create_losses(recipe: Recipe, train_set: Any) -> tuple[nn.Module, nn.Module]:
-    thresholded = recipe.loss == "bce" and not has_several_labels(train_set)
+    thresholded = recipe.loss == "bce" and not is_multi_label(train_set)
     options: dict[str, Any] = {"bce_target_thresh": recipe.bce_target_thresh} if thresholded else {}
     return create_loss(
         recipe.loss,

@@ -2,9 +2,9 @@
 
 import re
 
+from timm_accel.messages import nearest
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.suggestions import nearest
 
 
 def explain(message: str) -> str:

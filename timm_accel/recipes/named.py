@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from timm_accel.messages import nearest
 from timm_accel.recipes.faults import raise_faults
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.suggestions import nearest
 
 _FOLDER = files("timm_accel.recipes") / "yaml"
 

@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 Metadata = dict[str, "Condition"]
 

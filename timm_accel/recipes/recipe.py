@@ -11,8 +11,8 @@ from timm.optim import list_optimizers
 
 from timm_accel.callbacks import SaveStateCallback
 from timm_accel.data import create_datasets
-from timm_accel.data.device_transform import ERASING_MODES
-from timm_accel.data.transforms import check_policy
+from timm_accel.data.transforms.create import check_policy
+from timm_accel.data.transforms.device_transform import ERASING_MODES
 from timm_accel.mixins import DistillationMixin, GradientClippingMixin, ModelEmaMixin, TimmSchedulerMixin
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.models import check_model_name, create_classifier

@@ -7,7 +7,7 @@ from typing import Any
 
 from timm.scheduler import create_scheduler_v2
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
 TIMM_ARGUMENTS: dict[str, Any] = {

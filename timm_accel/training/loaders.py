@@ -10,7 +10,7 @@ from accelerate import Accelerator, skip_first_batches
 from torch.utils.data import DataLoader
 
 from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
-from timm_accel.data.streams import StreamedImages
+from timm_accel.data.streams.streamed_images import StreamedImages
 from timm_accel.upstream import DataLoaderSlice
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from inspect import Parameter, Signature, signature
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 
 def merged_signature(kind: type, last: type) -> Signature:

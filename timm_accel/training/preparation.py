@@ -15,9 +15,9 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_accel.cores import usable_cores
+from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 from timm_accel.training.loaders import is_stream, share_stream
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
@@ -76,7 +76,7 @@ def refuse_sharding(distributed_type: DistributedType) -> None:
 def worker_kwargs() -> dict[str, Any]:
     """Return the defaults of loader workers: as many as this process has cores, seeded by the dataset alone."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return {"num_workers": max(1, usable_cores() // processes), "worker_init_fn": None}
+    return {"num_workers": max(1, available_cpus() // processes), "worker_init_fn": None}
 
 
 def merge_loader_kwargs(

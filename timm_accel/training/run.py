@@ -15,10 +15,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
-from timm_accel.callbacks.recorded_metrics import metric_prefix
 from timm_accel.data.seeding import seed_feed
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training.loaders import device_transform_of
 from timm_accel.training.prefetch import prefetch
 from timm_accel.training.snapshot import Progress

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
-from timm_accel.callbacks.recorded_metrics import metric_prefix, refuse_unless_recorded
+from timm_accel.callbacks.recorded_metrics import refuse_unless_recorded
 from timm_accel.states.consensus import Stop
+from timm_accel.states.weights import metric_prefix
 from timm_accel.training import preparation
 from timm_accel.training.checkpointer import Checkpointer
 from timm_accel.training.options import merged_signature, refuse_unknown_options

@@ -10,9 +10,9 @@ from timm.task import FeatureDistillationTask, LogitDistillationTask, TokenDisti
 from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
-from timm_accel.data.multi_label import has_several_labels
+from timm_accel.data.classes import is_multi_label
+from timm_accel.messages import nearest
 from timm_accel.mixins.distillation.teachers import Teacher, check_images, check_student, check_teacher, open_teacher
-from timm_accel.suggestions import nearest
 from timm_accel.training import LoopTrainer
 
 KINDS = {"logit": LogitDistillationTask, "token": TokenDistillationTask, "feature": FeatureDistillationTask}
@@ -132,7 +132,7 @@ class DistillationMixin(LoopTrainer):
         super().training_run_start()
 
     def _check_data(self) -> None:
-        if self.distill_kind != "feature" and has_several_labels(self.train_dataset):
+        if self.distill_kind != "feature" and is_multi_label(self.train_dataset):
             raise ValueError(
                 f"Expected distill_kind to be 'feature', since images have several labels and {self.distill_kind!r} is "
                 f"over a softmax, but got {self.distill_kind!r}. Use 'feature'."

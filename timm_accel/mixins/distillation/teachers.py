@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from timm_accel.data.classes import class_names
+from timm_accel.messages import one_line
 from timm_accel.models import check_model_name, open_classifier
 from timm_accel.models.trial import output_shape
 
@@ -153,7 +154,7 @@ def _try_out(teacher: nn.Module, image_shape: Any, num_outputs: int | None) -> N
     except Exception as error:  # whatever the layers of the teacher raise
         raise ValueError(
             f"Expected distill_teacher to take the images of the data, {image_shape}, but it raised "
-            f"{type(error).__name__} ({' '.join(str(error).split())[:160]}). Create it with their size and channels, "
+            f"{type(error).__name__} ({one_line(error)}). Create it with their size and channels, "
             "or make the data of its own."
         ) from error
     if num_outputs is not None and found != [num_outputs]:

@@ -9,9 +9,9 @@ from timm.data.readers.shared_count import SharedCount
 from torch.utils.data import IterableDataset, get_worker_info
 
 from timm_accel.data.classes import in_label_order
-from timm_accel.data.images import PrepareImage, read_image
-from timm_accel.data.labelled_images import LabelledImages
-from timm_accel.data.stream_readers import StreamReader
+from timm_accel.data.labelled_images import LabelledImages, check_error_options
+from timm_accel.data.streams.stream_reader import StreamReader
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class StreamedImages(IterableDataset):
         max_bad_fraction: The share of unreadable pictures above which a worker stops, but at least 10 of them.
 
     Raises:
-        ValueError: `on_error` is neither, or the stream is empty.
+        ValueError: `on_error` is neither, `max_bad_fraction` no share, or the stream is empty.
         OSError: By iterating, at a picture that cannot be read; its name is in the message.
 
     Source: ``timm.data.IterableImageDataset``.
@@ -69,8 +69,7 @@ class StreamedImages(IterableDataset):
         is_training: bool = False,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"Expected on_error to be 'raise' or 'skip', but got {on_error!r}. Choose one of them.")
+        check_error_options(on_error, max_bad_fraction)
         if reader.num_samples == 0:
             raise ValueError("Expected a stream to hold images, but got none. Correct its name, or write it anew.")
         self.reader, self.is_training = reader, is_training

@@ -2,23 +2,19 @@
 
 import io
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from timm.data.readers.reader import Reader
 from tqdm import tqdm
 
-from timm_accel.cores import usable_cores
 from timm_accel.data.classes import labels_of
-from timm_accel.data.images import PrepareImage, read_image
+from timm_accel.data.resources import available_cpus, check_fits_in_memory, in_megabytes
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
-_SHARED_MEMORY = Path("/dev/shm")
 _TOGETHER = 256  # pictures that are read before they are decoded
 
 
@@ -47,7 +43,7 @@ class MemoryCache(Reader):
             self.labels = list(labels_of(reader))
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._shapes = np.zeros((len(reader), 2), dtype=np.int64)
-        _check_room(self.num_bytes, len(reader))
+        check_fits_in_memory(self.num_bytes, len(reader))
         self._pixels = torch.empty(self.num_bytes, dtype=torch.uint8).share_memory_()
         self._decode()
 
@@ -83,8 +79,8 @@ class MemoryCache(Reader):
     def _decode(self) -> None:
         numbers = [number for number in range(len(self)) if number not in self._errors]
         hidden = int(os.environ.get("LOCAL_RANK", 0)) > 0
-        bar = tqdm(total=len(numbers), desc=f"decode into {_in_words(self.num_bytes)}", leave=False, disable=hidden)
-        with ThreadPoolExecutor(usable_cores()) as pool, bar:
+        bar = tqdm(total=len(numbers), desc=f"decode into {in_megabytes(self.num_bytes)}", leave=False, disable=hidden)
+        with ThreadPoolExecutor(available_cpus()) as pool, bar:
             for start in range(0, len(numbers), _TOGETHER):
                 group = numbers[start : start + _TOGETHER]
                 for _ in pool.map(self._keep, group, [self._read(number)[0] for number in group]):
@@ -113,20 +109,3 @@ class MemoryCache(Reader):
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         return self.reader.filename(index, basename, absolute)
-
-
-def _check_room(num_bytes: int, count: int) -> None:
-    """Raise a `MemoryError` where the copies of all processes of this machine would take most of what is free."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    free = psutil.virtual_memory().available
-    if _SHARED_MEMORY.is_dir():
-        free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
-    if num_bytes * processes > 0.8 * free:
-        raise MemoryError(
-            f"Expected the decoded pictures to fit into memory, but got {count} pictures that take "
-            f"{_in_words(num_bytes)} in each of {processes} processes, with {_in_words(free)} free. Pass cache=None."
-        )
-
-
-def _in_words(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

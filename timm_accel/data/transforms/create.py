@@ -1,4 +1,4 @@
-"""timm's transforms, with the part of a policy that is wrong named, and one operation mended."""
+"""timm's transforms, with the input size and the augmentation policy checked, and one operation mended."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 _NUMBERS = {
     "rand": ("m", "n", "p", "mstd", "mmax", "inc"),
@@ -41,6 +41,25 @@ def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
         if operation.aug_fn is posterize:
             operation.aug_fn = posterize_any
     return transform
+
+
+def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) in pixels from one number or both.
+
+    Raises:
+        ValueError: It is neither, or a side is below 1.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if (
+        not isinstance(size, tuple | list)
+        or len(size) != 2
+        or not all(isinstance(side, int) and side >= 1 for side in size)
+    ):
+        raise ValueError(
+            f"Expected image_size to be a number of pixels of at least 1, or (height, width), but got {image_size!r}. "
+            "Usual sizes are 128 to 384."
+        )
+    return size[0], size[1]
 
 
 def check_policy(policy: str) -> None:

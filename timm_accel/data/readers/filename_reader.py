@@ -11,7 +11,7 @@ from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder, find_images_and_targets
 from timm.utils.misc import natural_key
 
-from timm_accel.suggestions import nearest
+from timm_accel.messages import nearest
 
 
 class FilenameReader(ReaderImageFolder):

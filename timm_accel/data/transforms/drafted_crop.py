@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms.functional import pil_modes_mapping, resized_crop
 
-from timm_accel.data.images import PrepareImage
+from timm_accel.data.transforms.prepare_image import PrepareImage
 
 _SCALES = (8, 4, 2)  # at which libjpeg decodes, besides 1
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF

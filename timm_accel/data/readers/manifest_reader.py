@@ -4,13 +4,14 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-from timm_accel.data.filename_reader import check_classes, number_classes
+from timm_accel.data.readers.filename_reader import check_classes, number_classes
 from timm_accel.data.splitting import split_name
+from timm_accel.messages import missing_extra, one_line
 
 
 class ManifestReader(ReaderImageFolder):
@@ -97,6 +98,23 @@ def manifest_columns(path: str | Path) -> list[str]:
     return _read(path)[0]
 
 
+def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
+    """Return pyarrow with its module ``parquet``.
+
+    Args:
+        purpose: What it is needed for.
+        otherwise: What else helps where it is missing.
+
+    Raises:
+        ModuleNotFoundError: The extra ``parquet`` is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise missing_extra("parquet", purpose, error.name, otherwise) from error
+    return pyarrow
+
+
 class _Row(NamedTuple):
     number: int  # as a spreadsheet counts: the first image is in row 2 of a CSV, in row 1 of a parquet file
     path: str
@@ -151,16 +169,9 @@ def _read_csv(path: str | Path) -> tuple[list[str], list[_Row]]:
 
 
 def _read_parquet(path: str | Path) -> tuple[list[str], list[_Row]]:
+    pyarrow = import_pyarrow(repr(str(path)), ", or save the manifest as a CSV")
     try:
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected the extra 'parquet' to be installed for {str(path)!r}, but {error.name!r} is missing. "
-            'Run pip install "timm_accel[parquet]", or save the manifest as a CSV.',
-            name=error.name,
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
             table = file.read([name for name in _COLUMNS if name in columns])
         texts = {
@@ -170,7 +181,7 @@ def _read_parquet(path: str | Path) -> tuple[list[str], list[_Row]]:
     except (ValueError, NotImplementedError) as error:  # pyarrow's own are of these kinds
         raise ValueError(
             f"Expected the manifest to be a parquet file of texts and numbers, but got {str(path)!r} "
-            f"({' '.join(str(error).split())}). Save it as one."
+            f"({one_line(error)}). Save it as one."
         ) from error
     cells = zip(*texts.values(), strict=True)
     return columns, [_row(number, dict(zip(texts, row, strict=True))) for number, row in enumerate(cells, start=1)]

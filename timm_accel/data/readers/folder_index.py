@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from platformdirs import user_cache_dir
 from timm.data.readers import get_img_extensions
 from timm.data.readers.reader import Reader
 from timm.utils import natural_key
+
+from timm_accel.atomic import atomic_write
 
 _FORMAT = 1
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, of two seconds
@@ -204,12 +205,8 @@ def _write(file: Path, about: str, index: _Index) -> None:
         bounds=index.bounds,
     )
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as unfinished:
-            new = Path(unfinished, file.name)
-            with open(new, "wb") as opened:
-                opened.write(_digest(about, content.getbuffer()))
-                opened.write(content.getbuffer())
-            os.replace(new, file)
+        with atomic_write(file, shared=True) as unfinished, open(unfinished, "wb") as opened:
+            opened.write(_digest(about, content.getbuffer()))
+            opened.write(content.getbuffer())
     except OSError:
         return  # the next start lists the tree again

@@ -7,7 +7,7 @@ from timm.data.readers.class_map import load_class_map
 from torch.utils.data import get_worker_info
 
 from timm_accel.data.splitting import split_name
-from timm_accel.data.stream_readers import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
 
 if find_spec("tensorflow_datasets") is not None:
     from timm.data.readers.reader_tfds import ReaderTfds

@@ -14,7 +14,7 @@ from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
 
 from timm_accel.data.splitting import SPLITS, split_name
-from timm_accel.data.stream_readers import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
 
 _INFO = ("_info.json", "info.json")  # timm's names
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")

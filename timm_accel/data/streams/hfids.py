@@ -11,7 +11,7 @@ from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_hfids import ReaderHfids
 
 from timm_accel.data.splitting import split_name
-from timm_accel.data.stream_readers import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
 
 
 class HfidsStream(StreamReader, ReaderHfids):

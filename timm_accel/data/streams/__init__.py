@@ -1,0 +1,1 @@
+"""Streams: image sets that are read from front to back, shard by shard."""

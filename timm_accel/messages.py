@@ -1,0 +1,52 @@
+"""What error messages are made of: near names, another library's error in one line, the extra to install."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
+    """Return ``"Did you mean 'a' or 'b'?"``, or the first few known names when none is near."""
+    known = sorted(known)
+    close = get_close_matches(str(name), known, n=count, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(repr(match) for match in close)}?"
+    shown = ", ".join(repr(option) for option in known[:10])
+    return f"Known names: {shown}{', …' if len(known) > 10 else ''}."
+
+
+def one_line(error: BaseException, limit: int | None = 200) -> str:
+    """Return what another library's error says, in one line; its class when it says nothing.
+
+    >>> one_line(ValueError("sizes differ:\\n  3 and 4")), one_line(KeyError())
+    ('sizes differ: 3 and 4', 'KeyError')
+
+    Args:
+        error: The error.
+        limit: The largest number of characters; None for all of them.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the class of an error's first cause and the first line of what it says: ``TypeError: sizes differ``."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = str(error).strip().partition("\n")[0][:200].strip().rstrip(".:")
+    return f"{type(error).__name__}: {first or 'nothing said'}"
+
+
+def missing_extra(extra: str, purpose: str, module: str | None, otherwise: str = "") -> ModuleNotFoundError:
+    """Return the error that names the extra to install.
+
+    Args:
+        extra: One of timm_accel's extras.
+        purpose: What it is needed for.
+        module: The module that is missing.
+        otherwise: What else helps, such as ``", or save it as a CSV"``.
+    """
+    return ModuleNotFoundError(
+        f"Expected the extra {extra!r} to be installed for {purpose}, but {module!r} is missing. "
+        f'Run pip install "timm_accel[{extra}]"{otherwise}.',
+        name=module,
+    )
