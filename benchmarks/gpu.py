@@ -6,12 +6,13 @@
 Random images and weights, bfloat16 autocast, AdamW; convolutional networks in channels_last. Parts:
 
 1. Images a second of a training step, with batches that lie on the device already. The ways take turns within a run;
-   the rates are over the loop by hand with the same techniques, pair by pair. A small batch shows what the host costs.
+   throughput is relative to the loop by hand with the same techniques, pair by pair. A small batch shows the cost of
+   the host.
 2. The same under ``torch.compile``: each way compiles once and is measured several times in a row.
 3. Host waits a step, as ``torch.cuda.set_sync_debug_mode`` counts them.
-4. What single parts cost the host, and where a step of ours spends its time there.
+4. What single parts cost the host, and where our step spends its time there.
 5. One state, saved in the middle of training.
-6. Bytes in memory, carried by loader workers and finished on the device: with a stream of their own, and without.
+6. Bytes in memory, carried by loader workers and finished on the device: with a separate stream, and without.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def show(title: str, found: dict[str, list[float]], batch: int) -> None:
 def step_rates(sizes: Sizes) -> dict[str, Any]:
     """Measure every way, taking turns."""
     results: dict[str, Any] = {}
-    print("| model, batch | way | images a second | ms a step | rate over by hand, median (least to most) |")
+    print("| model, batch | way | images a second | ms a step | throughput over by hand, median (minimum to maximum) |")
     print("|---|---|---|---|---|")
     for name in sizes.models:
         for batch in sizes.batches:
@@ -145,7 +146,7 @@ def microseconds(work: Callable[[], Any], times: int) -> float:
 
 
 def host_costs(sizes: Sizes) -> dict[str, Any]:
-    """Time single parts, and profile a step of ours on the host."""
+    """Time single parts, and profile our step on the host."""
     task, profile = Task(sizes.models[0], sizes.batches[-1], sizes), cProfile.Profile()
 
     class Profiled(Clock):
@@ -198,7 +199,7 @@ class Saving(Callback):
 
 
 def saves(sizes: Sizes) -> dict[str, Any]:
-    """Time a state of the first model, with its average and the optimizer's state."""
+    """Time a state of the first model, with its EMA weights and the optimizer's state."""
     task, saving = Task(sizes.models[0], sizes.batches[-1], sizes), Saving(sizes.warmup)
     clock = Clock(sizes.warmup, 2 * sizes.saves + 2)
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -233,7 +234,7 @@ class InMemory(Dataset):
 
 @contextlib.contextmanager
 def one_stream() -> Iterator[None]:
-    """Let all that asks for a stream of its own have the present one."""
+    """Let all that asks for another stream have the current one."""
     if DEVICE.type == "cpu":
         yield
         return
@@ -244,7 +245,7 @@ def one_stream() -> Iterator[None]:
 
 def streamed(sizes: Sizes) -> dict[str, list[float]]:
     """Measure our trainer on bytes from memory, with the stream of the next batch and without, in turn."""
-    found: dict[str, list[float]] = {"a stream of its own": [], "none": []}
+    found: dict[str, list[float]] = {"a separate stream": [], "none": []}
     batch = sizes.batches[0]
     for _ in range(sizes.runs):
         for kind in random.sample(list(found), 2):

@@ -70,9 +70,6 @@ class Resident(Dataset):
     def __len__(self) -> int:
         return self.batch * self.count
 
-    def __getitem__(self, index: int) -> Any:
-        raise NotImplementedError
-
     def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
         return self.batches[indices[0] // self.batch % 2]
 
@@ -155,7 +152,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def by_hand(task: Task, clock: Clock, mixes: bool, averages: bool) -> None:
-    """Train as a short script would: autocast, and, if asked, Mixup, clipping, a schedule and an average."""
+    """Train as a short script would: autocast, and, if asked, Mixup, clipping, a schedule and an EMA."""
     plain, model = task.model()
     optimizer, data = adamw(plain), task.data(clock)
     mixup = Mixup(**MIXUP, num_classes=task.sizes.num_classes) if mixes else None

@@ -125,11 +125,23 @@ class SeededDataset(Dataset):
         return getattr(self.dataset, name)
 
 
+class SeededBatches(SeededDataset):
+    """The same for a dataset that reads whole batches alone; a batch is drawn from the key of its first sample."""
+
+    def __getitems__(self, keys: list[SampleKey]) -> Any:
+        _seed_host(mix_seed(self.seed, _IMAGE, keys[0].epoch, keys[0].position))
+        return self.dataset.__getitems__([key.sample for key in keys])
+
+
 def seeded(dataset: Any, seed: int) -> Any:
-    """Wrap a map-style data set in `SeededDataset`, once; an iterable one draws and orders for itself."""
+    """Wrap a map-style dataset in `SeededDataset`, once; an iterable one draws and orders its samples itself."""
     if isinstance(dataset, SeededDataset):
         dataset = dataset.dataset
-    return dataset if dataset is None or isinstance(dataset, IterableDataset) else SeededDataset(dataset, seed)
+    if dataset is None or isinstance(dataset, IterableDataset):
+        return dataset
+    reads_samples = getattr(type(dataset), "__getitem__", Dataset.__getitem__) is not Dataset.__getitem__
+    reads_batches = hasattr(dataset, "__getitems__") and not reads_samples
+    return (SeededBatches if reads_batches else SeededDataset)(dataset, seed)
 
 
 def seeded_dataset_of(loader: Any) -> SeededDataset | None:
