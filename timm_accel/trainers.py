@@ -34,7 +34,12 @@ class TimmTrainer(
     ScheduledResolutionMixin,
     DistillationMixin,
 ):
-    """Every mixin but Mixup and the average, each inert until asked for; their options are the keywords."""
+    """Every mixin but Mixup and EMA, each inert until asked for; their options are the keywords.
+
+    The training loader drops its last, shorter batch by default, as timm's does: other images are in it in each epoch.
+    """
+
+    default_drop_last: ClassVar[bool] = True
 
 
 class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):

@@ -10,6 +10,7 @@ from timm.data import Mixup
 from timm_accel.data.classes import class_names
 from timm_accel.messages import nearest
 from timm_accel.training import LoopTrainer
+from timm_accel.training.loaders import ShardedBatches
 
 MODES = ("batch", "pair", "elem")
 
@@ -81,11 +82,11 @@ class MixupMixin(LoopTrainer):
             raise ValueError(
                 f"Expected the batch size to be even, since Mixup pairs images up, but got {batch_size}. {remedy}"
             )
-        rest = (
-            0
-            if getattr(sampler, "drop_last", True) or self.current_run().accelerator.num_processes > 1
-            else len(sampler.sampler) % batch_size
-        )
+        rest = 0
+        if isinstance(sampler, ShardedBatches):
+            rest = next((size for size in sampler.last_batch_sizes() if size % 2), 0)
+        elif not getattr(sampler, "drop_last", True) and self.current_run().accelerator.num_processes == 1:
+            rest = len(sampler.sampler) % batch_size
         if rest % 2:
             raise ValueError(
                 f"Expected the last batch to be even, since Mixup pairs images up, but {len(sampler.sampler)} images "

@@ -43,6 +43,7 @@ class Run:
         self.epoch: int | None = None  # from 0
         self.batch_index: int | None = None  # the micro-batch of the training epoch, from 0
         self.progress = Progress()
+        self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
@@ -229,6 +230,11 @@ class Run:
         """Return every process's value on rank 0, and nothing on the others. Collective."""
         assert self._consensus is not None
         return self._consensus.gather(value)
+
+    def sum_over_ranks(self, value: int) -> int:
+        """Return the sum of every process's value. Collective."""
+        assert self._consensus is not None
+        return self._consensus.sum(value)
 
     def sync_is_due(self) -> bool:
         """Whether the processes sync after this update: after every ``sync_every_n_updates``, or since all know why."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -69,6 +69,8 @@ class LoopTrainer(Trainer):
     create_scheduler_fn: Any
     scheduler: Any
     keep_states: int | None = None
+    default_drop_last: ClassVar[bool] = False
+    """Whether the training loader drops its last, shorter batch unless told otherwise."""
     _accelerator: Any
     _callbacks: Any
     _loss_tracker: Any
@@ -307,7 +309,8 @@ class LoopTrainer(Trainer):
             self.create_scheduler_fn = None  # often a method of ours: a cycle that would keep loader workers alive
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
-        return super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
+        kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
+        return kwargs | {"drop_last": self.default_drop_last}
 
     def get_default_eval_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         return super().get_default_eval_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -315,6 +318,7 @@ class LoopTrainer(Trainer):
     def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
         defaults = self.get_default_train_dl_kwargs(batch_size)
         merged = preparation.merge_loader_kwargs(self.train_dataset, defaults, train_dl_kwargs, self.collate_fn)
+        preparation.keep_small_dataset(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
         self._train_dl_kwargs = merged
         return DataLoader(self.train_dataset, **merged)
 
@@ -412,6 +416,7 @@ class LoopTrainer(Trainer):
         config = super()._create_run_config(
             per_device_batch_size, num_epochs, gradient_accumulation_steps, None, gradient_clip_value
         )
+        self.current_run().max_updates = max_num_train_steps
         return preparation.count_local_updates(config, num_epochs, max_num_train_steps)
 
     def _run_training(self) -> None:
