@@ -8,6 +8,7 @@ import pytest
 import torch
 from pytorch_accelerated.callbacks import ConvertSyncBatchNormCallback, ModelEmaCallback
 from refusal import contents, refused
+from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler, TensorDataset
