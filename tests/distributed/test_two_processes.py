@@ -184,7 +184,7 @@ def test_a_resumed_run_freezes_and_thaws_as_the_uncut_one(one: Any, two: Any, up
 def test_what_cannot_be_right_is_refused_on_both_ranks(two: Any) -> None:
     for rank in two:
         assert "sync_bn to be False on CPU processes" in rank["refused/sync_bn"]
-        assert "DDP does not synchronise gradients of gradients, but got Adahessian" in rank["refused/second_order"]
+        assert "DDP does not synchronize gradients of gradients, but got Adahessian" in rank["refused/second_order"]
         assert "train_dataset to fill a batch on each of 2 processes, but got 5 images" in rank["refused/share"]
         assert "create_train_dataloader() to return a torch DataLoader" in rank["refused/loader"]
 

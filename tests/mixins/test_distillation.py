@@ -336,7 +336,7 @@ def test_several_labels_are_distilled_by_features_alone() -> None:
     data = images()
     data.target_transform = MultiLabelTarget(3)  # type: ignore[attr-defined]
     trainer = make_trainer(DistillationMixin, create("test_resnet"), distill_teacher=create("test_resnet", 1))
-    with refused(ValueError, "distill_kind", "several labels", "'logit'", "feature"):
+    with refused(ValueError, "distill_kind", "multi-label", "'logit'", "feature"):
         fit(trainer, data)
 
 

@@ -156,7 +156,7 @@ def test_bad_schedules_are_refused_before_training() -> None:
         frozen_run({0: 3})
     model = tiny_model()
     model[0].weight.requires_grad_(False)
-    with refused(ValueError, "trainable", "'0.weight', which is frozen for good", "create_classifier()"):
+    with refused(ValueError, "trainable", "'0.weight', which has requires_grad=False", "create_classifier()"):
         fit(make_trainer(FreezingMixin, model, freeze_schedule={0: 1, 1: 0}))
     model = tiny_model()
     head_alone = torch.optim.SGD(model[5].parameters(), lr=0.1)

@@ -251,7 +251,7 @@ def test_an_argument_of_the_model_that_is_an_option_too_is_refused_as_is_one_tha
 
 def test_the_sizes_of_a3_need_a_model_that_takes_both(image_folder: Path, tmp_path: Path) -> None:
     recipe = named_recipe("a3").recipe(data_dir=str(image_folder), run_dir=str(tmp_path), model="vit_tiny_patch16_224")
-    with refused(ValueError, "eval_image_size to be a size that vit_tiny_patch16_224 takes beside 160", "got 224"):
+    with refused(ValueError, "eval_image_size to be a size that vit_tiny_patch16_224 takes as well as 160", "got 224"):
         build_run(recipe)
 
 
@@ -342,7 +342,7 @@ def test_all_faults_are_listed_at_once() -> None:
 def test_a_contradiction_is_named_beside_a_wrong_value_of_another_option() -> None:
     with refused(ValueError, "but got 2", "(1) Expected hflip", "(2) Expected pretrained or weights"):
         Recipe(hflip=2, pretrained=True, weights="x")
-    with refused(ValueError, "Expected warmup_epochs to be a whole number of at least 0, but got 'many'"):
+    with refused(ValueError, "Expected warmup_epochs to be an integer of at least 0, but got 'many'"):
         Recipe(warmup_epochs="many")  # alone: the schedule that it is part of is not looked at
     with refused(ValueError, "but got 3", "sched_args", "'cycle_limt'", "sched_args", "'warmup'", "cooldown", "got 99"):
         Recipe(sched_args={"cycle_limt": 1, "warmup": 1, "cooldown_epochs": 99})
@@ -382,9 +382,9 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"auto_augment": 7}, ("auto_augment to be an augmentation policy of timm", "got 7")),
         ({"pretrained": "yes"}, ("pretrained to be bool", "got 'yes'", "default is False")),
         ({"seed": 1.5}, ("seed to be int", "got 1.5", "default is 42")),
-        ({"num_epochs": True}, ("num_epochs to be a whole number of at least 1", "got True")),
-        ({"freeze_epochs": 0.5}, ("freeze_epochs to be a whole number of at least 0", "got 0.5")),
-        ({"eval_image_size": 0}, ("eval_image_size to be a whole number of at least 1", "got 0")),
+        ({"num_epochs": True}, ("num_epochs to be an integer of at least 1", "got True")),
+        ({"freeze_epochs": 0.5}, ("freeze_epochs to be an integer of at least 0", "got 0.5")),
+        ({"eval_image_size": 0}, ("eval_image_size to be an integer of at least 1", "got 0")),
         ({"lr": True}, ("lr to be positive", "got True")),
         ({"hflip": -0.1}, ("hflip to be between 0 and 1", "got -0.1")),
         ({"layer_decay": 0}, ("layer_decay to be above 0 and up to 1", "got 0")),

@@ -21,7 +21,7 @@ def test_a_state_of_another_run_is_refused_with_the_fields_that_differ(tmp_path:
 
     def differs(words: tuple[str, ...], dataset: Any = None, **options: Any) -> None:
         settings = {"recipe": {"lr": 5e-3, "aug": {"name": "rand"}}} | options
-        with refused(ValueError, "to be of this run, but got another", *words, "new run in another folder"):
+        with refused(ValueError, "to be of this run, but got one of another run", *words, "new run in another folder"):
             train(make_run(tmp_path, **settings), train_dataset=dataset, num_epochs=2, resume_from="auto")
         assert contents(tmp_path) == before
 
@@ -64,7 +64,7 @@ def test_another_batch_of_the_same_update_keeps_images_and_schedule(tmp_path: Pa
     resumed_dir = cut(tmp_path / "whole", 1, tmp_path / "cut")  # after 4 of 8 batches of 4 images
     with pytest.warns(UserWarning, match="batch_size 4 before, 8 now; accumulation 2 before, 1 now") as caught:
         resumed = train(make_run(resumed_dir), per_device_batch_size=8, resume_from="auto", **data)
-    assert "Updates and schedule stay those of the global batch of 8" in str(caught[0].message)
+    assert "Updates and schedule are still those of the global batch size 8" in str(caught[0].message)
     assert "images differs" not in str(caught[0].message)
     assert resumed.rates[0] == reference.rates[2]
     assert torch.equal(resumed.images[0], torch.cat(reference.images[4:6]))
@@ -97,7 +97,7 @@ def test_other_versions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     manifest.write_text(json.dumps(text))
     train(make_run(tmp_path), num_epochs=2, resume_from="auto")
     assert (
-        f"Other versions may round otherwise: torch 1.0 before, {torch.__version__.split('+')[0]}"
+        f"Other versions may round differently: torch 1.0 before, {torch.__version__.split('+')[0]}"
         in capsys.readouterr().out
     )
 

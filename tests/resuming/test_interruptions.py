@@ -113,7 +113,7 @@ train(make_run(Path(sys.argv[1]), Group), train_dataloader_kwargs={"num_workers"
 
 
 def test_a_process_with_workers_ends(tmp_path: Path) -> None:
-    """Workers that only ignore SIGTERM would be waited for at exit for ever."""
+    """Workers that only ignore SIGTERM would be waited for at exit forever."""
     result = run_script(
         tmp_path,
         """
@@ -170,5 +170,5 @@ def test_an_interruption_without_a_folder_is_an_error_in_words() -> None:
         def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
             trainer.request_stop("Enough.", interrupted=True)
 
-    with refused(RuntimeError, "a state to be written before leaving (Enough.)", "could not be"):
+    with refused(RuntimeError, "a state to be written before the exit (Enough.)", "could not be"):
         fit(make_trainer(callbacks=[Asking]))

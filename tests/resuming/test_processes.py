@@ -145,7 +145,7 @@ def test_one_process_goes_on_with_the_images_and_the_schedule_of_two(
     assert all(torch.equal(a, b) for a, b in zip(found["images"], reference.images[updates:], strict=True))
     (warning,) = found["warnings"]
     assert "num_processes 2 before, 1 now; batch_size 4 before, 8 now" in warning
-    assert "Updates and schedule stay those of the global batch of 8" in warning
+    assert "Updates and schedule are still those of the global batch size 8" in warning
     assert "dropout, Mixup and BatchNorm's statistics differ" in warning
 
 
@@ -217,7 +217,7 @@ def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_
             check=False,
         )
         assert second.returncode == 1
-        assert f"one run at a time in 'runs/train', but another goes on in it (process {child} on" in second.stderr
+        assert f"one run at a time in 'runs/train', but another uses it (process {child} on" in second.stderr
         assert "Traceback" not in second.stderr
         os.kill(child, signal.SIGTERM)
         output, _ = launcher.communicate(timeout=30)

@@ -122,7 +122,7 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_it_used(
     assert "'common.pt' has" in said
     assert f"Resumed from {str(states(tmp_path / 'cut')[8])!r}" in said
     assert same_outcome(tmp_path / "whole", resumed_dir) is None
-    with refused(ValueError, "to be whole", "'common.pt' has"):
+    with refused(ValueError, "to be complete", "'common.pt' has"):
         train(make_run(None, callbacks=()), resume_from=damaged.parent)
 
 

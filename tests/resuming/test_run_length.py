@@ -55,7 +55,7 @@ def test_a_run_cut_short_by_max_num_train_steps_is_finished(tmp_path: Path, caps
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
     train(make_run(tmp_path / "run"), num_epochs=3)
     before = contents(tmp_path)
-    with refused(ValueError, "num_epochs to be at least 3", "has got that far", "got 2", "counts the whole run"):
+    with refused(ValueError, "num_epochs to be at least 3", "has reached that epoch", "got 2", "counts the whole run"):
         train(make_run(tmp_path / "run"), num_epochs=2, resume_from="auto")
     assert contents(tmp_path) == before
     within = cut(tmp_path / "run", 9, tmp_path / "within")  # in the second epoch

@@ -161,7 +161,7 @@ def test_a_write_that_fails_is_said_and_the_run_goes_on(
     assert "none was written yet" in said[0]
     assert "the last one is" in said[3]
     assert "000005_epoch_1_batch_0" in said[3]
-    assert "Make room" in said[3]
+    assert "Free disk space" in said[3]
     assert positions(tmp_path / "run")[:6] == ["0.4", "0.5", "0.6", "0.7", "1.0", "1.4"]
 
 

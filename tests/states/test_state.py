@@ -116,8 +116,8 @@ def flip_a_bit(path: Path) -> None:
     [
         (truncate, COMMON, ("'common.pt' has", "bytes instead of")),
         (truncate, "rank_0.pt", ("'rank_0.pt' has", "bytes instead of")),
-        (flip_a_bit, COMMON, ("'common.pt' is not as it was written", "SHA-256")),
-        (flip_a_bit, "rank_0.pt", ("'rank_0.pt' is not as it was written",)),
+        (flip_a_bit, COMMON, ("'common.pt' has changed since it was written", "SHA-256")),
+        (flip_a_bit, "rank_0.pt", ("'rank_0.pt' has changed since it was written",)),
         (Path.unlink, COMMON, ("'common.pt' is missing",)),
         (Path.unlink, "manifest.json", ("'manifest.json' is missing",)),
         (truncate, "manifest.json", ("'manifest.json' cannot be read",)),
@@ -129,15 +129,15 @@ def test_damage_is_named_and_the_state_before_it_is_used(damage, file: str, word
     damage(folder / file)
     used, (report,) = newest(tmp_path)
     assert used == "000001_epoch_0_batch_0"
-    assert all(word in report for word in (folder.name, *words, "The one before it is tried"))
-    with refused(DamagedStateError, folder.name, "whole", *words):
+    assert all(word in report for word in (folder.name, *words, "Trying the state before it"))
+    with refused(DamagedStateError, folder.name, "complete", *words):
         open_state(folder).check()
 
 
 def test_no_whole_state_among_damaged_ones_is_an_error(tmp_path: Path) -> None:
     for epoch in range(2):
         truncate(write(tmp_path, epoch).folder / COMMON)
-    with refused(DamagedStateError, "a whole state", tmp_path.name, "2 damaged ones", "Restore one"):
+    with refused(DamagedStateError, "a complete state", tmp_path.name, "2 damaged ones", "Restore one"):
         newest(tmp_path)
 
 

@@ -155,7 +155,7 @@ def test_metrics_that_are_no_collection_are_refused(metrics: Any) -> None:
 
 
 def test_best_weights_are_watched_by_the_models_own_metric() -> None:
-    with refused(ValueError, "watch_metric", "the model's own", "got 'ema_model_accuracy'", "Pass 'accuracy'"):
+    with refused(ValueError, "watch_metric", "a metric of the model", "got 'ema_model_accuracy'", "Pass 'accuracy'"):
         SaveBestCallback("ema_model_accuracy")
 
 
@@ -365,7 +365,7 @@ def test_sharded_weights_are_refused() -> None:
     from timm_accel.training.preparation import refuse_sharding
 
     for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        with refused(ValueError, "whole weights", "EMA", f"got {kind.value}", "MULTI_GPU"):
+        with refused(ValueError, "complete weights", "EMA", f"got {kind.value}", "MULTI_GPU"):
             refuse_sharding(kind)
     refuse_sharding(DistributedType.MULTI_GPU)
 
@@ -554,13 +554,13 @@ def test_upstreams_synchronised_batch_norm_is_refused(kind: type, callback: type
 @pytest.mark.parametrize("callback", [ModelEmaCallback, MyModelEma])
 def test_upstreams_average_is_refused_beside_ours(kind: type, callback: type) -> None:
     for given in (callback, callback()):
-        with refused(ValueError, "callbacks", callback.__name__, "averages already", "Take it out"):
+        with refused(ValueError, "callbacks", callback.__name__, "has EMA weights already", "Remove it"):
             make_trainer(kind, callbacks=[given])
     make_trainer(TimmTrainer, callbacks=[callback])
 
 
 @pytest.mark.parametrize(
-    ("callback", "remedy"), [(ConvertSyncBatchNormCallback, "sync_bn=True"), (ModelEmaCallback, "Take it out")]
+    ("callback", "remedy"), [(ConvertSyncBatchNormCallback, "sync_bn=True"), (ModelEmaCallback, "Remove it")]
 )
 def test_a_refused_callbacks_sentence_ends_before_its_remedy(callback: type, remedy: str) -> None:
     with refused(ValueError, f"Expected callbacks without {callback.__name__}, since ", ", but got one. ", remedy):

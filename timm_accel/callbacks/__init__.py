@@ -1,4 +1,4 @@
-"""Callbacks: they only read, record, write or stop; removing one never changes the weights."""
+"""Callbacks only read, record, write or stop; removing one never changes the weights."""
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.csv_history import CsvHistoryCallback

@@ -12,7 +12,7 @@ class Callback(TrainerCallback):
     """Base class: all of upstream's events, and `on_update_end`.
 
     Upstream's base turns every missing attribute into "event not implemented", which the handler swallows, so that a
-    misspelt attribute silently ends a hook (pytorch-accelerated 0.1.61). Here it is an `AttributeError`.
+    misspelled attribute silently ends a hook (pytorch-accelerated 0.1.61). Here it is an `AttributeError`.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -21,4 +21,4 @@ class Callback(TrainerCallback):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        """Event called when an optimizer update is complete: weights, average, schedule and gradients."""
+        """Event called when an optimizer update is complete, EMA weights, schedule and zeroed gradients included."""

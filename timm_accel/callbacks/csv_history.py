@@ -1,4 +1,4 @@
-"""The history as a CSV file, one row an epoch."""
+"""Write the history to a CSV file, one row per epoch."""
 
 import csv
 from pathlib import Path
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class CsvHistoryCallback(Callback):
     """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
 
-    A metric that was not recorded in an epoch leaves its field empty.
+    The field of a metric is empty in an epoch that did not record it.
 
     Args:
         path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
 
     Raises:
         ValueError: There is neither a path nor a ``run_dir``.
-        OSError: At the start, when the file exists or its folder cannot be written to.
+        OSError: At the start, if the file exists or its folder cannot be written to.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -50,13 +50,13 @@ class CsvHistoryCallback(Callback):
         self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the file as it stands, and which metrics are in it."""
+        """Return the content of the file, and which metrics are in it."""
         assert self._file is not None
         text = self._file.read_bytes().decode() if self._columns else ""
         return {"text": text, "columns": self._columns, "seen": self._metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Cut the file back to what it was."""
+        """Restore the content of the file."""
         self._columns = list(state_dict["columns"])
         self._metrics.load_state_dict(state_dict["seen"])
         assert self._file is not None

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class MoveModulesToDeviceCallback(Callback):
-    """Move the trainer's module attributes (losses, metrics) to its device, but the model and averages with their own.
+    """Move the trainer's modules (losses, metrics) to its device, except the model and EMA models with a set device.
 
-    Replaces upstream's callback of the same name, which moves an average meant for the CPU too and evaluates every
-    property of the trainer (pytorch-accelerated 0.1.61).
+    Replaces upstream's callback of the same name, which also moves an EMA model that belongs on the CPU, and evaluates
+    every property of the trainer (pytorch-accelerated 0.1.61).
     """
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -33,12 +33,12 @@ class MoveModulesToDeviceCallback(Callback):
 
 
 class StopOnNonFiniteLossCallback(Callback):
-    """End the run with an error once a loss was NaN or infinite.
+    """End the run with an error after a NaN or infinite loss.
 
-    Looks only at sync points, after every ``trainer.sync_every_n_updates`` updates, and at the end of each epoch and
+    Checks only at sync points, after every ``trainer.sync_every_n_updates`` updates, and at the end of each epoch and
     evaluation, so that no step waits for the device.
 
-    Replaces upstream's ``TerminateOnNaNCallback``, which reads every loss back, raises on one process only and calls
+    Replaces upstream's ``TerminateOnNaNCallback``, which reads every loss back, raises on one rank only and calls
     ``sys.exit`` (pytorch-accelerated 0.1.61).
     """
 
@@ -64,7 +64,7 @@ class StopOnNonFiniteLossCallback(Callback):
 
 
 class ProgressBarCallback(Callback):
-    """Show one bar for each training epoch and each evaluation, on one process of each machine."""
+    """Show one bar for each training epoch and each evaluation, on local rank 0 of each machine."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -103,7 +103,7 @@ class ProgressBarCallback(Callback):
 
 
 class PrintMetricsCallback(Callback):
-    """Print one line for each epoch: the learning rate, every metric recorded in it, and the time it took."""
+    """Print one line for each epoch: the learning rate, every metric recorded in it, and its duration."""
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._metrics, self._started = FreshMetrics(trainer.run_history), time.perf_counter()
@@ -115,7 +115,7 @@ class PrintMetricsCallback(Callback):
         return self._metrics.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Print only those that come after."""
+        """Print only metrics that are recorded later."""
         self._metrics.load_state_dict(state_dict)
 
     def on_train_epoch_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -129,15 +129,15 @@ class PrintMetricsCallback(Callback):
     def on_evaluation_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._print(trainer, "evaluation")
 
-    def _print(self, trainer: "LoopTrainer", title: str, rate: float | None = None) -> None:
+    def _print(self, trainer: "LoopTrainer", title: str, learning_rate: float | None = None) -> None:
         fresh = self._metrics.take(trainer.run_history)
-        columns = [title] if rate is None else [title, f"lr {rate:.3g}"]
-        ema = metric_prefix(EMA_MODEL)
+        columns = [title] if learning_rate is None else [title, f"lr {learning_rate:.3g}"]
+        prefix = metric_prefix(EMA_MODEL)
         for name in sorted(fresh, key=_training_first):
-            if name.removeprefix(ema) in fresh and name.startswith(ema):
-                continue  # stands beside the model's own
-            average = f" (ema {fresh[ema + name]:.4f})" if ema + name in fresh else ""
-            columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{average}")
+            if name.removeprefix(prefix) in fresh and name.startswith(prefix):
+                continue  # is printed beside that of the model
+            ema = f" (ema {fresh[prefix + name]:.4f})" if prefix + name in fresh else ""
+            columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{ema}")
         trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
 
 

@@ -14,7 +14,7 @@ class EarlyStoppingCallback(Callback):
 
     Args:
         watch_metric: The metric to judge by.
-        greater_is_better: Whether more of it is better.
+        greater_is_better: Whether higher values are better.
         patience: Epochs without an improvement after which to stop.
         min_delta: The smallest change that counts as an improvement.
 
@@ -41,11 +41,11 @@ class EarlyStoppingCallback(Callback):
         trainer.check_metric("watch_metric", self.watch_metric)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and how long ago it was reached."""
+        """Return the best value, and the number of epochs since then."""
         return {"best": self.best, "epochs_without": self.epochs_without}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Continue to count from there."""
         self.best, self.epochs_without = state_dict["best"], state_dict["epochs_without"]
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:

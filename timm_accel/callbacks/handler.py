@@ -1,4 +1,4 @@
-"""Which callbacks a trainer has, and how their events are called."""
+"""Select the callbacks of a trainer, and call their events."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,17 +8,17 @@ from timm_accel.upstream import CallbackHandler, CallbackMethodNotImplementedErr
 from timm_accel.upstream import MoveModulesToDeviceCallback as UpstreamMoveModulesToDeviceCallback
 from timm_accel.upstream import TerminateOnNaNCallback as UpstreamTerminateOnNaNCallback
 
-_EXCHANGED = {
+_REPLACED = {
     UpstreamMoveModulesToDeviceCallback: MoveModulesToDeviceCallback,
     UpstreamTerminateOnNaNCallback: StopOnNonFiniteLossCallback,
 }
 
 
 class EventHandler(CallbackHandler):
-    """Calls an event of each callback that has it, events of a user's own too.
+    """Calls an event on each callback that has it, custom events too.
 
-    Upstream's handler asks for the method and calls it in one ``try``, and our callbacks answer an unknown name with an
-    `AttributeError`, as python does (pytorch-accelerated 0.1.61).
+    Upstream's handler looks up the method and calls it in one ``try``, and our callbacks raise an `AttributeError` for
+    an unknown name, as python does (pytorch-accelerated 0.1.61).
     """
 
     def call_event(self, event: str, *args: Any, **kwargs: Any) -> None:
@@ -29,7 +29,7 @@ class EventHandler(CallbackHandler):
                 continue
             try:
                 method(*args, **kwargs)
-            except CallbackMethodNotImplementedError:  # upstream's callbacks answer every unknown name with it
+            except CallbackMethodNotImplementedError:  # upstream's callbacks raise it for every unknown name
                 continue
 
 
@@ -37,11 +37,11 @@ def admit(
     callbacks: Iterable[TrainerCallback | type[TrainerCallback]],
     refused: Mapping[type[TrainerCallback], tuple[str, str]],
 ) -> list[TrainerCallback | type[TrainerCallback]]:
-    """Return the callbacks, with those of upstream's that are known to be wrong exchanged for ours.
+    """Return the callbacks, with faulty ones from upstream replaced by ours.
 
     Args:
         callbacks: Classes or instances.
-        refused: Classes that would do harm, each with the reason and a remedy.
+        refused: Classes that do not work here, each with the reason and a remedy.
 
     Raises:
         ValueError: One of them is refused.
@@ -49,8 +49,8 @@ def admit(
     admitted = []
     for callback in callbacks:
         kind = callback if isinstance(callback, type) else type(callback)
-        for harmful, (reason, remedy) in refused.items():
-            if issubclass(kind, harmful):
+        for refused_kind, (reason, remedy) in refused.items():
+            if issubclass(kind, refused_kind):
                 raise ValueError(f"Expected callbacks without {kind.__name__}, since {reason}, but got one. {remedy}")
-        admitted.append(_EXCHANGED.get(kind, callback))
+        admitted.append(_REPLACED.get(kind, callback))
     return admitted

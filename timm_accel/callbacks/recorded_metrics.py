@@ -1,4 +1,4 @@
-"""The metrics that a run records: which are new since the last look, and which value is better."""
+"""The metrics that a run records: which values are new, and which value is better."""
 
 from collections.abc import Iterable
 from math import isfinite
@@ -17,7 +17,7 @@ def is_better(value: float, best: float | None, greater_is_better: bool, margin:
 
 
 def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) -> None:
-    """Raise a `ValueError` that suggests near names when the metric is not among those recorded."""
+    """Raise a `ValueError` that suggests near names if the run does not record the metric."""
     if name not in recorded:
         raise ValueError(
             f"Expected {argument} to be a metric that the run records, but got {name!r}. {nearest(name, recorded)}"
@@ -25,7 +25,7 @@ def refuse_unless_recorded(argument: str, name: str, recorded: Iterable[str]) ->
 
 
 class FreshMetrics:
-    """The values recorded since the last look; those that stand there at the start are old."""
+    """The values recorded since the last call of `take`; values recorded before the start are old."""
 
     def __init__(self, history: Any) -> None:
         self._seen: dict[str, int] = {}

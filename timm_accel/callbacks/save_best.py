@@ -1,4 +1,4 @@
-"""Keep the best weights of the model and of its average, each by its own metric."""
+"""Save the best weights and the best EMA weights, each by the metric of these weights."""
 
 import json
 from pathlib import Path
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class SaveBestCallback(Callback):
-    """Keep the best weights in ``best/``, and those of the average in ``best_ema/``, as folders that timm can load.
+    """Save the best weights in ``best/``, and the best EMA weights in ``best_ema/``, as folders that timm can load.
 
-    Each is judged by its own metric: with ``accuracy``, the average by ``ema_model_accuracy``. A tie keeps the earlier
-    epoch; a value that is not finite is never kept. ``config.json`` holds the class names, the data config (that of the
-    evaluation set, where it knows it), and under ``best`` the metric, its value and the epoch (from 1).
+    Each has its metric: with ``accuracy``, the metric of the EMA weights is ``ema_model_accuracy``. A tie keeps the
+    earlier epoch; a value that is not finite is never the best. ``config.json`` holds the class names, the data config
+    (that of the evaluation dataset, if it has one), and under ``best`` the metric, its value and the epoch (from 1).
 
     Args:
         watch_metric: The metric to judge by.
-        greater_is_better: Whether more of it is better.
-        save_dir: Where to keep the folders; None for the trainer's ``run_dir``.
+        greater_is_better: Whether higher values are better.
+        save_dir: Where to write the folders; None for the trainer's ``run_dir``.
 
     Raises:
-        ValueError: The metric is the average's; at the start, there is no folder, or the run does not record the
-            metric.
-        OSError: At the start, when the folder already holds best weights or cannot be written to.
+        ValueError: The metric is that of the EMA weights; at the start, there is no folder, or the run does not record
+            the metric.
+        OSError: At the start, if the folder already holds best weights or cannot be written to.
     """
 
     FOLDERS: ClassVar = BEST_FOLDERS
@@ -41,8 +41,8 @@ class SaveBestCallback(Callback):
     ) -> None:
         if watch_metric.startswith(ema := metric_prefix(EMA_MODEL)):
             raise ValueError(
-                f"Expected watch_metric to be the model's own, since the average is judged by its own twin, but got "
-                f"{watch_metric!r}. Pass {watch_metric.removeprefix(ema)!r}."
+                f"Expected watch_metric to be a metric of the model, since the EMA weights have the same with the "
+                f"prefix {ema!r}, but got {watch_metric!r}. Pass {watch_metric.removeprefix(ema)!r}."
             )
         self.watch_metric, self.greater_is_better = watch_metric, greater_is_better
         self.save_dir = None if save_dir is None else Path(save_dir)
@@ -64,11 +64,11 @@ class SaveBestCallback(Callback):
         owns = all(trainer.belongs_to_run(self._folder(name)) for name in self.FOLDERS)
         check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
         if owns:
-            self.best = on_main_process(trainer.current_run().accelerator, self._kept)
+            self.best = on_main_process(trainer.current_run().accelerator, self._read_best)
 
-    def _kept(self) -> dict[str, dict[str, Any]]:
-        """Return what the folders say of their weights: a resumed run never replaces better ones."""
-        kept = {}
+    def _read_best(self) -> dict[str, dict[str, Any]]:
+        """Return the best metrics as the folders hold them: a resumed run never replaces better weights."""
+        found = {}
         for name in self.FOLDERS:
             remove_unfinished(self._folder(name))
             config, metric = self._folder(name) / CONFIG_FILE, metric_prefix(name) + self.watch_metric
@@ -78,26 +78,26 @@ class SaveBestCallback(Callback):
             if best["metric"] != metric:
                 raise ValueError(
                     f"Expected watch_metric to be that of the weights in {str(config.parent)!r}, {best['metric']!r}, "
-                    f"but got {metric!r}. Watch the same, or move the folder away."
+                    f"but got {metric!r}. Watch the same metric, or move the folder away."
                 )
-            kept[name] = best
-        return kept
+            found[name] = best
+        return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is best so far. For a reader: a resumed run asks the folders, which may be ahead of a state."""
+        """Return the best metrics, for information. A resumed run reads the folders, which may be newer."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep to what the folders say."""
+        """Do nothing: the folders hold the best metrics."""
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         trainer.latest_metric("watch_metric", self.watch_metric)
         for name in self.FOLDERS.keys() & trainer.evaluated_models().keys():
             metric = metric_prefix(name) + self.watch_metric
             if metric in trainer.run_history.get_metric_names():
-                self._keep_if_better(trainer, name, metric)
+                self._save_if_better(trainer, name, metric)
 
-    def _keep_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
+    def _save_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
         value = trainer.latest_metric("watch_metric", metric)
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
             epoch = trainer.run_history.current_epoch

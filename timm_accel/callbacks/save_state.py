@@ -1,4 +1,4 @@
-"""Ask for states that a run can go on from."""
+"""Save states that a run can resume from."""
 
 import time
 from numbers import Integral, Real
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class SaveStateCallback(Callback):
-    """Save the whole state of the run into ``state/`` of the run folder, for ``train(resume_from="auto")``.
+    """Save the state of the run into ``state/`` of the run folder, for ``train(resume_from="auto")``.
 
-    With it, SIGTERM and SIGINT end the run at the next agreement of the processes, with a state and exit code 75. A
-    state is always saved at the end of the run. It is written when an update or an epoch is complete, so that the run
-    goes on from it to the same bits.
+    With it, SIGTERM and SIGINT end the run at the next sync point, with a state and exit code 75. A state is always
+    saved at the end of the run. It is written when an update or an epoch is complete, so that a resumed run computes
+    the same bits.
 
     Args:
         every_n_epochs: Epochs between two states; None for none at the ends of epochs.
         every_n_updates: Optimizer updates between two states within the run; None for none.
         every_minutes: Minutes between two states within the run; None for none.
         keep: The number of states to keep; older ones are deleted.
-        milestone_every_n_epochs: Epochs between two states that are kept for good; None for none.
+        milestone_every_n_epochs: Epochs between two states that are never deleted; None for none.
 
     Raises:
         ValueError: A number is too small, or the trainer has no ``run_dir``.
-        TypeError: At the start, when something to be saved is neither a tensor nor a plain value.
+        TypeError: At the start, if something to be saved is neither a tensor nor a plain value.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SaveStateCallback(Callback):
         }
         for name, count in counts.items():
             if not (isinstance(count, int | Integral) and count >= 1) and (count is not None or name == "keep"):
-                raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
+                raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
         if every_minutes is not None and not (isinstance(every_minutes, int | float | Real) and every_minutes > 0):
             raise ValueError(f"Expected every_minutes to be positive, but got {every_minutes!r}. Choose another.")
         self.every_n_epochs, self.every_n_updates, self.every_minutes = every_n_epochs, every_n_updates, every_minutes
@@ -60,21 +60,21 @@ class SaveStateCallback(Callback):
         trainer.keep_states = self.keep
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        self._asked = time.monotonic()
+        self._last_request = time.monotonic()
 
     def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if self.every_n_updates is not None and trainer.current_run().num_updates % self.every_n_updates == 0:
-            self._ask(trainer, everywhere=True)
-        elif self.every_minutes is not None and time.monotonic() - self._asked >= 60 * self.every_minutes:
-            self._ask(trainer)  # the clocks of the processes differ
+            self._request(trainer, everywhere=True)
+        elif self.every_minutes is not None and time.monotonic() - self._last_request >= 60 * self.every_minutes:
+            self._request(trainer)  # the clocks of the ranks differ
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         done = trainer.current_run().epochs_done + 1
         milestone = self.milestone_every_n_epochs is not None and done % self.milestone_every_n_epochs == 0
         due = self.every_n_epochs is not None and done % self.every_n_epochs == 0
         if milestone or due or done == trainer.run_config.num_epochs:
-            self._ask(trainer, everywhere=True, milestone=milestone)
+            self._request(trainer, everywhere=True, milestone=milestone)
 
-    def _ask(self, trainer: "LoopTrainer", **how: bool) -> None:
+    def _request(self, trainer: "LoopTrainer", **how: bool) -> None:
         trainer.request_save(**how)
-        self._asked = time.monotonic()
+        self._last_request = time.monotonic()

@@ -1,4 +1,4 @@
-"""Leave in time, with a state to go on from."""
+"""End a run within a time limit, with a state to resume from."""
 
 import time
 from numbers import Real
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class TimeLimitCallback(Callback):
-    """Interrupt the run after some minutes: a state is written, and the processes leave with exit code 75.
+    """Interrupt the run after some minutes: it writes a state, and the processes exit with code 75.
 
-    The time counts from the creation of the trainer on any process; the run ends at the next agreement of the
-    processes, or after the evaluation under way.
+    The time counts from the creation of the trainer on any process; the run ends at the next sync point, or after the
+    current evaluation.
 
     Args:
         max_minutes: The limit; None for none.

@@ -1,4 +1,4 @@
-"""Tell which images could not be read, and end the run when they are too many."""
+"""Report unreadable images, and end the run if they are too many."""
 
 import csv
 from pathlib import Path
@@ -15,8 +15,8 @@ FILE = "bad_images.csv"
 class UnreadableImagesCallback(Callback):
     """Write ``bad_images.csv`` (path, error) into the run folder at the end of each epoch that met unreadable images.
 
-    Looks at data sets that count them, as ours do with ``on_error="skip"``: those that any loader worker of any process
-    met. Above ``max_bad_fraction`` of the images, but at least 10, all processes stop together with an error.
+    Works with datasets that count unreadable images, as ours do with ``on_error="skip"``: those that any loader worker
+    of any rank met. Above ``max_bad_fraction`` of the images, but at least 10, all ranks stop together with an error.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class UnreadableImagesCallback(Callback):
             self._report(trainer, trainer.eval_dataset)
 
     def _report(self, trainer: Any, dataset: Any) -> None:
-        if (mine := getattr(dataset, "unreadable", None)) is None:
+        if (local := getattr(dataset, "unreadable", None)) is None:
             return
-        numbers = sorted(set(gather_object(mine)))  # of all processes
+        numbers = sorted(set(gather_object(local)))  # of all ranks
         if trainer.current_run().accelerator.is_main_process:
             self._list(trainer, dataset, numbers)
         self._stop_if_too_many(trainer, dataset, numbers)

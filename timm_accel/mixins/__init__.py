@@ -1,4 +1,4 @@
-"""One training technique a file, each a `LoopTrainer` that works alone; combine those you need.
+"""One training technique per file, each a `LoopTrainer` that works alone; combine those that you need.
 
 ```python
 class Lean(ModelEmaMixin, LookaheadMixin, TimmSchedulerMixin): ...

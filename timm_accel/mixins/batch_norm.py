@@ -1,4 +1,4 @@
-"""BatchNorm on several processes: synchronised in each forward pass, or its statistics made equal each epoch."""
+"""BatchNorm in distributed training: sync it in each forward pass, or make its statistics equal each epoch."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _ALWAYS_FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
 class SyncBatchNormMixin(LoopTrainer):
-    """Convert BatchNorm to its synchronised form before the model is wrapped, on several processes.
+    """Convert BatchNorm to SyncBatchNorm in distributed training, before the model is wrapped.
 
     Uses timm's converter, since torch's drops the activation inside ``BatchNormAct2d`` (timm 1.0.31, torch 2.14).
 
@@ -22,7 +22,7 @@ class SyncBatchNormMixin(LoopTrainer):
         sync_bn: Whether to convert.
 
     Raises:
-        ValueError: In `train`, on several processes without an accelerator: torch's ``SyncBatchNorm`` needs one.
+        ValueError: In `train`, in distributed training on CPUs: torch's ``SyncBatchNorm`` needs an accelerator.
 
     Source: ``timm.layers.convert_sync_batchnorm``.
     """
@@ -44,15 +44,15 @@ class SyncBatchNormMixin(LoopTrainer):
 
 
 class DistributedBatchNormMixin(LoopTrainer):
-    """Make the running BatchNorm statistics equal on all processes before each evaluation, of model and average.
+    """Make the running BatchNorm statistics of the model and the EMA model equal on all ranks before each evaluation.
 
-    DDP's ``broadcast_buffers`` is turned off for it: it would overwrite every process's statistics with those of the
-    first at each forward pass. Norms of the model that are in evaluation mode, frozen ones, are left alone: a mean of
-    equal numbers over three processes need not be that number.
+    DDP's ``broadcast_buffers`` is turned off for this: it would overwrite the statistics of every rank with those of
+    rank 0 at each forward pass. Frozen norms, those of the model in evaluation mode, are left alone: a mean of equal
+    numbers over three ranks need not be that number.
 
     Args:
-        dist_bn: ``reduce`` averages the statistics, ``broadcast`` takes those of the first process, None leaves DDP's
-            own rule in force.
+        dist_bn: ``reduce`` averages the statistics, ``broadcast`` takes those of rank 0, None leaves DDP's default
+            on.
 
     Raises:
         ValueError: `dist_bn` is unknown.
@@ -82,7 +82,7 @@ class DistributedBatchNormMixin(LoopTrainer):
     def _distribute(self, module: Any, names: set[str]) -> None:
         for name, buffer in module.named_buffers():
             if name in names:
-                statistics = buffer.to(self.device)  # an average may live on the CPU, where nccl does not reach
+                statistics = buffer.to(self.device)  # the EMA model may be on the CPU, where nccl does not work
                 if self.dist_bn == "reduce":
                     statistics = self.current_run().accelerator.reduce(statistics, reduction="mean")
                 else:
@@ -91,7 +91,7 @@ class DistributedBatchNormMixin(LoopTrainer):
 
 
 def _moving_statistics(model: nn.Module) -> set[str]:
-    """Return the names of the statistics that training moves; an average, always in evaluation, has the same names."""
+    """Return the names of the statistics that training changes; the EMA model has the same names."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""Another loss for evaluation than for training."""
+"""A separate loss for evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from timm_accel.training import LoopTrainer
 class EvalLossMixin(LoopTrainer):
     """Evaluate with a plain loss where the training loss needs soft targets.
 
-    `evaluation_loss` does not call ``super()`` when a loss was given: it replaces the loss.
+    `evaluation_loss` does not call ``super()`` if a loss was given: it replaces the loss.
 
     Args:
-        eval_loss_fn: Called with (logits ``(B, num_classes)``, targets ``(B,)``); returns the mean loss. None leaves
-            the training loss in place.
+        eval_loss_fn: Called with (logits ``(B, num_classes)``, targets ``(B,)``); returns the mean loss. None evaluates
+            with the training loss.
     """
 
     def __init__(self, *args: Any, eval_loss_fn: Callable[..., torch.Tensor] | None = None, **kwargs: Any) -> None:

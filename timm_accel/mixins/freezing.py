@@ -1,4 +1,4 @@
-"""Stages of the model that stay as they are for some epochs."""
+"""Freeze stages of the model for some epochs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,24 +10,24 @@ from timm_accel.training import LoopTrainer
 
 
 class FreezingMixin(LoopTrainer):
-    """Keep stages of the model as they are in the epochs that a schedule names.
+    """Freeze stages of the model in the epochs that a schedule names.
 
     Their parameters are in the optimizer's groups from the start, but get no gradient, hence no step, no weight decay
-    and no state beyond what Adagrad and Adahessian set up for all when they are made; their BatchNorm stays in
-    evaluation. ``requires_grad`` is left alone: changed after DDP has wrapped the model, it lets processes diverge. So
-    a frozen stage costs its backward pass; what is frozen for the whole run is better frozen by
-    ``create_classifier(freeze=…)``. A resumed run goes on by the same schedule.
+    and no optimizer state, except what Adagrad and Adahessian create for all parameters at once. Their BatchNorm stays
+    in evaluation mode. ``requires_grad`` does not change: if it changed after DDP has wrapped the model, ranks would
+    diverge. So a frozen stage still costs its backward pass; use ``create_classifier(freeze=…)`` for stages that are
+    frozen for the whole run. A resumed run continues with the same schedule.
 
     Args:
-        freeze_schedule: Which stages are frozen from an epoch on: ``{0: 4, 3: ["stem"], 6: 0}`` keeps the first four,
-            from epoch 3 the stem alone, and from epoch 6 none. The epochs count from 0; the stages are those of
-            `timm_accel.models.stage_names`, by number from the stem on (-1: all but the last), or by name. None:
-            nothing is frozen.
+        freeze_schedule: Which stages are frozen from an epoch on: ``{0: 4, 3: ["stem"], 6: 0}`` freezes the first
+            four, from epoch 3 the stem alone, and from epoch 6 none. The epochs count from 0; the stages are those of
+            `timm_accel.models.stage_names`, by number from the stem on (-1: all but the last), or by name. None
+            freezes nothing.
 
     Raises:
         TypeError: `freeze_schedule` is no mapping.
         ValueError: It has an epoch below 0; or, in `train`, a stage is unknown or none is left to train, or what is to
-            be trained later cannot be: it is frozen for good, or in no group of the optimizer.
+            be trained later cannot be: it has ``requires_grad=False``, or is in no group of the optimizer.
 
     Source: gradual unfreezing, arXiv 1801.06146.
     """
@@ -62,7 +62,7 @@ class FreezingMixin(LoopTrainer):
         }
         for name, parameter in self.current_run().unwrapped_model.named_parameters():
             if name in scheduled and not (parameter.requires_grad and id(parameter) in optimized):
-                reason = "is in no group of the optimizer" if parameter.requires_grad else "is frozen for good"
+                reason = "is in no group of the optimizer" if parameter.requires_grad else "has requires_grad=False"
                 raise ValueError(
                     f"Expected what freeze_schedule thaws to be trainable, but got {name!r}, which {reason}. Leave "
                     "freeze out of create_classifier(), and give the optimizer all parameters."

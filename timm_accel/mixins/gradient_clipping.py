@@ -12,11 +12,11 @@ CLIP_MODES = ("norm", "value", "agc")
 
 
 class GradientClippingMixin(LoopTrainer):
-    """Clip the gradients once for each update, after they were accumulated, synchronised and unscaled.
+    """Clip the gradients once for each update, after they were accumulated, reduced over ranks and unscaled.
 
     Args:
         clip_grad: The largest global norm (``norm``), the largest absolute value (``value``), or the factor of each
-            unit's parameter norm (``agc``, without the head). None: no clipping.
+            unit's parameter norm (``agc``, without the head). None turns clipping off.
         clip_mode: ``norm``, ``value`` or ``agc``.
 
     Raises:

@@ -25,26 +25,26 @@ _AVERAGE_PRECISION = "map"
 class ClassificationMetricsMixin(LoopTrainer):
     """Record metrics at the end of each evaluation, for every entry of `weights`.
 
-    By default ``accuracy``, with more than five classes ``accuracy_top5``, and ``f1_macro``; for the average the same
-    with the prefix ``ema_model_``. Exact on any number of processes: nothing is padded, nothing gathered per batch.
-    Metrics see logits ``(B, num_classes)`` and hard labels ``(B,)``.
+    By default ``accuracy``, with more than five classes ``accuracy_top5``, and ``f1_macro``; for the EMA model
+    the same with the prefix ``ema_model_``. They are exact on any number of processes: no batch is padded or gathered.
+    Metrics get logits ``(B, num_classes)`` and hard labels ``(B,)``.
 
-    With several labels an image they are ``map``, the average precision, for which no threshold is needed,
-    ``f1_macro``, both means over the classes, and ``exact_match``, the share of images with all labels right, at a
-    probability of 0.5. None is called accuracy, since for several labels that word has three meanings. Metrics then see
-    probabilities, the sigmoid of the logits, and labels of 0 and 1, both ``(B, num_classes)``: torchmetrics takes
-    logits for probabilities where all of a batch happen to lie between 0 and 1.
+    Multi-label metrics are ``map``, mean average precision, which needs no threshold, ``f1_macro``, also a mean over
+    the classes, and ``exact_match``, the share of images with all labels right at a probability of 0.5. None is called
+    accuracy, since that word has three meanings for multi-label targets. Metrics then get probabilities, the sigmoid of
+    the logits, and labels of 0 and 1, both ``(B, num_classes)``: torchmetrics mistakes logits for probabilities where
+    all of a batch happen to be between 0 and 1.
 
     Args:
         num_classes: The number of classes; None without `metrics` records nothing.
         metrics: A torchmetrics ``MetricCollection`` to use instead; its names become the history's.
-        multi_label: Whether images have several labels where the data set cannot tell (`create_datasets`' can).
+        multi_label: Whether targets are multi-label, if the dataset does not tell (that of `create_datasets` does).
 
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
-        ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data has several
-            labels an image and the loss is over a softmax, the loss has weights for another number of classes, or
-            targets are of the other kind.
+        ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data is multi-label
+            and the loss is over a softmax, the loss has weights for another number of classes, or targets are of the
+            other kind.
 
     Source: ``torchmetrics.classification``.
     """
@@ -71,7 +71,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         if metrics is None and num_classes is not None:
             metrics = _default_metrics(num_classes, multi_label)
         self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
-        self._sees_several_labels = multi_label
+        self._is_multi_label = multi_label
         self._collections: dict[str, MetricCollection] = {}
         self._batches: dict[str, int] = {}
         super().__init__(*args, **kwargs)
@@ -88,18 +88,18 @@ class ClassificationMetricsMixin(LoopTrainer):
         for dataset in (self.train_dataset, self.eval_dataset):
             names = class_names(dataset)
             self._check_num_classes("the data", None if names is None else len(names))
-        self._settle_targets(self.train_dataset, self.eval_dataset)
+        self._detect_multi_label(self.train_dataset, self.eval_dataset)
         super().before_prepare()
 
-    def _settle_targets(self, *datasets: Any) -> None:
+    def _detect_multi_label(self, *datasets: Any) -> None:
         num_classes = self.num_classes or getattr(self.current_run().unwrapped_model, "num_classes", None)
         for argument in ("loss_func", "eval_loss_fn"):
             loss = getattr(self, argument, None)
             refuse_softmax_loss(argument, loss, *datasets)
             refuse_other_weights(argument, loss, num_classes)
-        self._sees_several_labels = self.multi_label or any(map(is_multi_label, datasets))
+        self._is_multi_label = self.multi_label or any(map(is_multi_label, datasets))
         if self._has_default_metrics and self.num_classes is not None:
-            self.metrics = _default_metrics(self.num_classes, self._sees_several_labels)
+            self.metrics = _default_metrics(self.num_classes, self._is_multi_label)
 
     def evaluation_metrics(self) -> list[str]:
         names = super().evaluation_metrics()
@@ -109,9 +109,9 @@ class ClassificationMetricsMixin(LoopTrainer):
         if self.metrics is not None:
             self._collections = {name: _separate(self.metrics).to(self.device) for name in self.evaluated_models()}
             self._batches = dict.fromkeys(self._collections, 0)
-            if self._sees_several_labels and self._has_default_metrics:
+            if self._is_multi_label and self._has_default_metrics:
                 for collection in self._collections.values():
-                    _update_with_nothing(collection[_AVERAGE_PRECISION], self.num_classes)
+                    _update_with_empty_batch(collection[_AVERAGE_PRECISION], self.num_classes)
         super().eval_epoch_start()
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
@@ -121,18 +121,18 @@ class ClassificationMetricsMixin(LoopTrainer):
             logits = batch_output.get(f"{name}_outputs")
             if logits is not None:
                 self._check_num_classes("the logits", logits.shape[1])
-                collection.update(*self._as_metrics_see_them(logits, targets))
+                collection.update(*self._to_metric_inputs(logits, targets))
                 self._batches[name] += 1
 
-    def _as_metrics_see_them(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        several = targets.ndim == 2
-        if self._has_default_metrics and several != self._sees_several_labels:
-            wanted = "(B, num_classes)" if self._sees_several_labels else "(B,)"
+    def _to_metric_inputs(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        multi_label = targets.ndim == 2
+        if self._has_default_metrics and multi_label != self._is_multi_label:
+            wanted = "(B, num_classes)" if self._is_multi_label else "(B,)"
             raise ValueError(
                 f"Expected targets {wanted} with multi_label={self.multi_label}, but got {tuple(targets.shape)}. "
-                f"Pass multi_label={several}."
+                f"Pass multi_label={multi_label}."
             )
-        return (logits.sigmoid(), targets.round().long()) if self._sees_several_labels else (logits, targets)
+        return (logits.sigmoid(), targets.round().long()) if self._is_multi_label else (logits, targets)
 
     def eval_epoch_end(self) -> None:
         super().eval_epoch_end()
@@ -143,7 +143,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         for (name, collection), count in zip(self._collections.items(), evaluated, strict=True):
             if count:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # of a process that had no image
+                    warnings.simplefilter("ignore", UserWarning)  # of an empty rank
                     values = collection.compute()
                 for key, value in values.items():
                     self.run_history.update_metric(f"{metric_prefix(name)}{key}", value.item())
@@ -153,20 +153,20 @@ class ClassificationMetricsMixin(LoopTrainer):
 def _separate(metrics: MetricCollection) -> MetricCollection:
     """Copy the metrics without compute groups.
 
-    torchmetrics 1.9 lets metrics share their state when it is equal after one batch: after a first batch without an
+    torchmetrics 1.9 lets metrics share their state if it is equal after one batch: after a first batch without an
     error, macro F1 became top-5 accuracy for the rest of the evaluation.
     """
     return MetricCollection({str(name): metric.clone() for name, metric in metrics.items()}, compute_groups=False)
 
 
-def _update_with_nothing(average_precision: Any, num_classes: int | None) -> None:
-    """Give average precision a batch of no images.
+def _update_with_empty_batch(average_precision: Any, num_classes: int | None) -> None:
+    """Update average precision with an empty batch.
 
-    A process that has none would otherwise send a list of another shape than the others when torchmetrics (1.9)
-    gathers the images that this metric keeps.
+    An empty rank would otherwise send a list of another shape than the other ranks when torchmetrics (1.9) gathers the
+    predictions that this metric keeps.
     """
-    nothing = torch.zeros(0, num_classes or 0, device=average_precision.device)
-    average_precision.update(nothing, nothing.long())
+    empty = torch.zeros(0, num_classes or 0, device=average_precision.device)
+    average_precision.update(empty, empty.long())
 
 
 def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:

@@ -19,12 +19,12 @@ class MixupMixin(LoopTrainer):
     """Mix each training batch on the device, in the main process.
 
     The model sees mixed images ``(B, C, H, W)`` and the loss soft targets ``(B, num_classes)``; the batch itself keeps
-    its images and its hard labels ``(B,)``, which the batch output repeats as ``targets``. The training loader drops
-    its last, shorter batch by default, since mixing pairs images up. Targets ``(B, num_classes)`` of several labels an
-    image are mixed as they are, and label smoothing moves each towards 0.5.
+    its images and its hard labels ``(B,)``, which are also in the batch output as ``targets``. The training loader
+    drops its last, shorter batch by default, since mixing needs an even batch size. Multi-label targets
+    ``(B, num_classes)`` are mixed as they are, and label smoothing moves each towards 0.5.
 
     Args:
-        mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` among them. None: no mixing.
+        mixup_args: Keyword arguments of ``timm.data.Mixup``; ``num_classes`` is required. None turns mixing off.
         mixup_off_epoch: The epoch, from 0, from which images are no longer mixed. Targets stay soft (smoothed).
 
     Raises:
@@ -80,7 +80,7 @@ class MixupMixin(LoopTrainer):
         remedy = "Choose an even per_device_batch_size, and leave drop_last=True."
         if batch_size % 2:
             raise ValueError(
-                f"Expected the batch size to be even, since Mixup pairs images up, but got {batch_size}. {remedy}"
+                f"Expected the batch size to be even, since Mixup mixes pairs of images, but got {batch_size}. {remedy}"
             )
         rest = 0
         if isinstance(sampler, ShardedBatches):
@@ -89,8 +89,8 @@ class MixupMixin(LoopTrainer):
             rest = len(sampler.sampler) % batch_size
         if rest % 2:
             raise ValueError(
-                f"Expected the last batch to be even, since Mixup pairs images up, but {len(sampler.sampler)} images "
-                f"leave {rest} with batch size {batch_size}. {remedy}"
+                f"Expected the last batch to be even, since Mixup mixes pairs of images, but {len(sampler.sampler)} "
+                f"images leave {rest} with batch size {batch_size}. {remedy}"
             )
 
     def train_epoch_start(self) -> None:
@@ -107,8 +107,8 @@ class MixupMixin(LoopTrainer):
     def _mix(self, images: torch.Tensor, targets: torch.Tensor, *rest: Any) -> tuple[Any, ...]:
         if len(images) % 2:
             raise ValueError(
-                f"Expected every training batch to be even, since Mixup pairs images up, but got {len(images)} images. "
-                "Pass drop_last=True to the loader."
+                f"Expected every training batch to be even, since Mixup mixes pairs of images, but got {len(images)} "
+                "images. Pass drop_last=True to the loader."
             )
         assert self.mixup_fn is not None
         if targets.ndim == 2:  # timm would make one-hot vectors of them
@@ -126,7 +126,7 @@ def _create_mixup(mixup_args: dict[str, Any]) -> Mixup:
     if "num_classes" not in mixup_args:
         raise ValueError("Expected mixup_args to name num_classes, but got none. Add num_classes=….")
     mode = mixup_args.get("mode", "batch")
-    if mode not in MODES:  # timm takes any other word for "batch", "half" too
+    if mode not in MODES:  # timm treats any other word as "batch", "half" too
         raise ValueError(
             f"Expected mixup_args['mode'] to be one of {', '.join(MODES)}, but got {mode!r}. {nearest(mode, MODES)}"
         )

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, kept and evaluated beside the model."""
+"""EMA weights: an exponential moving average of the weights, which is evaluated beside the model."""
 
 import warnings
 from numbers import Integral
@@ -16,7 +16,7 @@ from timm_accel.upstream import ModelEmaCallback, TrainerCallback
 
 
 class _EmaProgress:
-    """Whether the average has moved; its step is the number of updates."""
+    """Whether the EMA weights were updated; their step is the number of optimizer updates."""
 
     def __init__(self, trainer: "ModelEmaMixin") -> None:
         self.trainer = trainer
@@ -29,17 +29,18 @@ class _EmaProgress:
 
 
 class ModelEmaMixin(LoopTrainer):
-    """Average the weights after every optimizer update, and evaluate the average in the same pass as the model.
+    """Update EMA weights after every optimizer update, and evaluate them in the same pass as the model.
 
     ``trainer.ema_model`` is timm's ``ModelEmaV3``; its module is evaluated from its first update on, and its metrics
-    carry the prefix ``ema_model_``. Each `train` starts a new average, `evaluate` keeps it.
+    have the prefix ``ema_model_``. Each `train` starts a new EMA model, and `evaluate` keeps it.
 
     Args:
-        ema_decay: The share of the average that an update keeps, from 0 to below 1.
+        ema_decay: The share of the EMA weights that an update keeps, from 0 to below 1.
         ema_warmup: Whether the decay rises to `ema_decay` with the number of updates.
-        ema_update_every: Updates between two steps of the average, or ``"epoch"`` for one at the end of each epoch.
-        ema_device: Where the average lives; None: beside the model. On the CPU beside a GPU model it is not evaluated
-            in training.
+        ema_update_every: Optimizer updates between two updates of the EMA weights, or ``"epoch"`` for one at the end of
+            each epoch.
+        ema_device: The device of the EMA model; None for that of the model. An EMA model on the CPU is not evaluated
+            during training on a GPU.
 
     Raises:
         ValueError: An option is out of range.
@@ -73,27 +74,27 @@ class ModelEmaMixin(LoopTrainer):
         super().__init__(*args, **kwargs)
 
     def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
-        return super().refused_callbacks() | {ModelEmaCallback: ("this trainer averages already", "Take it out.")}
+        return super().refused_callbacks() | {ModelEmaCallback: ("this trainer has EMA weights already", "Remove it.")}
 
     def before_prepare(self) -> None:
-        if self.ema_model is None or self.current_run().train_dataloader is not None:  # a run starts a new average
+        if self.ema_model is None or self.current_run().train_dataloader is not None:  # a run starts a new EMA model
             device = self.ema_device or self.device
             self.ema_model = ModelEmaV3(
                 self.current_run().unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
             )
-            self.ema_model.foreach = self._is_evaluated()  # the model itself moves there only now
+            self.ema_model.foreach = self._is_evaluated()  # the model itself moves to its device only now
             self._ema_updated = False
         super().before_prepare()
 
     def training_run_start(self) -> None:
         super().training_run_start()
         assert self.ema_model is not None
-        self.ema_model.set(self.current_run().unwrapped_model)  # DDP has given every process the weights of the first
+        self.ema_model.set(self.current_run().unwrapped_model)  # DDP has given every rank the weights of rank 0
         self._warn_of_long_window(self.ema_model)
         if not self._is_evaluated():
             warnings.warn(
-                f"The average lives on {self.ema_device} beside a model on {self.device}, so it is not evaluated in "
-                "training. Leave out ema_device to evaluate it.",
+                f"The EMA model is on {self.ema_device} and the model on {self.device}, so the EMA model is not "
+                "evaluated in training. Leave out ema_device to evaluate it.",
                 stacklevel=2,
             )
 
@@ -104,23 +105,24 @@ class ModelEmaMixin(LoopTrainer):
         if every / (1 - decay) > total / 3:
             warnings.warn(
                 f"ema_decay={self.ema_decay} averages over about {every / (1 - decay):.0f} of the run's {total} "
-                f"updates, so the average lags behind the model. Try ema_decay={max(0.0, 1 - 5 * every / total):.4g}.",
+                "updates, so the EMA weights lag behind the model. "
+                f"Try ema_decay={max(0.0, 1 - 5 * every / total):.4g}.",
                 stacklevel=2,
             )
 
     def after_update(self) -> None:
         super().after_update()
         if self.ema_update_every != "epoch" and self.current_run().num_updates % int(self.ema_update_every) == 0:
-            self._update_average()
+            self._update_ema()
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()
         if self.ema_update_every == "epoch":
-            self._update_average()
+            self._update_ema()
 
-    def _update_average(self) -> None:
+    def _update_ema(self) -> None:
         assert self.ema_model is not None
-        # averages of bfloat16 weights are rounded at random; the generator is in no state (timm 1.0.31)
+        # bfloat16 EMA weights are rounded at random; no state holds the generator (timm 1.0.31)
         self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, self.current_run().num_updates))
         self.ema_model.update(self.current_run().unwrapped_model, step=self.current_run().num_updates)
         self._ema_updated = True
@@ -138,7 +140,7 @@ class ModelEmaMixin(LoopTrainer):
         return weights
 
     def _is_evaluated(self) -> bool:
-        """Whether the average lives beside the model."""
+        """Whether the EMA model is on the device of the model."""
         device = self.ema_device or self.device
         return device.type == self.device.type and device.index in (None, self.device.index)
 

@@ -1,4 +1,4 @@
-"""Optimizers with a mode for training and one for evaluation, such as those of the package ``schedulefree``."""
+"""Optimizers with a training mode and an evaluation mode, such as those of the package ``schedulefree``."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,12 +12,12 @@ from timm_accel.training import LoopTrainer
 class OptimizerModeMixin(LoopTrainer):
     """Call the optimizer's ``train()`` before each training epoch, and its ``eval()`` once that has ended.
 
-    Evaluation, the kept weights and states between epochs then have the weights to use; a state within an epoch has
-    those being trained, and the optimizer's mode. After an evaluation within an epoch, training goes on with the same
-    bits. Does nothing with other optimizers.
+    Evaluation, the best weights and states between epochs then have the evaluation weights; a state within an epoch
+    has the training weights, and the optimizer's mode. After an evaluation within an epoch, training continues with
+    the same bits. Does nothing with other optimizers.
 
-    An average (`ModelEmaMixin`) follows the weights being trained, and BatchNorm's statistics are gathered at them: of
-    such optimizers, neither is made for both. timm's ``Lookahead`` around one has its slow weights there too, so
+    EMA weights (`ModelEmaMixin`) and BatchNorm's statistics follow the training weights; such optimizers are made
+    for neither. The slow weights of timm's ``Lookahead`` around one follow the training weights too, so
     `LookaheadMixin` comes before this mixin.
 
     Source: The Road Less Scheduled, arXiv 2405.15682; ``schedulefree`` 1.4.
@@ -27,7 +27,7 @@ class OptimizerModeMixin(LoopTrainer):
 
     def _optimizer_with_modes(self) -> Any:
         optimizer: Any = self.current_run().unwrapped_optimizer
-        optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no modes of its own
+        optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no modes
         return optimizer if callable(getattr(optimizer, "train", None)) else None
 
     def train_epoch_start(self) -> None:
@@ -58,14 +58,14 @@ class OptimizerModeMixin(LoopTrainer):
 
 @contextmanager
 def _evaluation_mode(optimizer: Any) -> Iterator[None]:
-    """Switch to evaluation, and back with the same bits, unseen by a backward pass that is still to come."""
+    """Switch to evaluation and back with the same bits; a backward pass that is still to come does not notice."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = [parameter.detach().clone() for parameter in parameters]
     # upstream evaluates between forward and backward (pytorch-accelerated 0.1.61)
     with torch.autograd._unsafe_preserve_version_counter(tuple(parameters)):
         optimizer.eval()
         yield
-        optimizer.train()  # rounds, so the weights are put back
+        optimizer.train()  # it rounds, so the weights are restored
         with torch.no_grad():
             for parameter, weight in zip(parameters, kept, strict=True):
                 parameter.copy_(weight)

@@ -1,4 +1,4 @@
-"""Training images of several sizes, one size a batch, small ones first or at random."""
+"""Train on images of several sizes, one size per batch, in rising or random order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy, deepcopy
@@ -14,27 +14,27 @@ from timm_accel.data.transforms.create import height_and_width
 from timm_accel.training import LoopTrainer
 
 SCHEDULES = ("progressive", "constant")
-_KEPT = (
+_LOADER_OPTIONS = (
     *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "persistent_workers"),
     *("prefetch_factor", "multiprocessing_context"),
 )
 
 
 class ScheduledResolutionMixin(LoopTrainer):
-    """Train on images of several sizes: the same for all processes in an update, at the same number of images.
+    """Train on images of several sizes. All ranks use the same size in an update, and batches keep their batch size.
 
-    Evaluation keeps the size of its data set. Each process cuts its batches from the epoch's global order, so no image
-    is lost but the rest that fills no batch on every process, and none comes twice.
+    Evaluation keeps the size of its dataset. Each rank takes its batches from the global order of the epoch, so no
+    image comes twice, and only the rest that does not fill a batch on every rank is left out.
 
     Args:
-        resolutions: The sizes in pixels, numbers or (height, width), from first to last. None: the data set's own.
+        resolutions: The sizes in pixels, numbers or (height, width), from first to last. None for that of the dataset.
         resolution_schedule: ``progressive`` moves from the first size to the last over the run; ``constant`` draws all
-            equally often.
+            with equal probability.
 
     Raises:
         ValueError: An option is out of range; or, in `train`, gradients are accumulated, or the model cannot take a
             size.
-        TypeError: In `train`, the training set cannot make images of another size.
+        TypeError: In `train`, the training dataset cannot make images of another size.
 
     Source: ``timm.data.ScheduledBatchSampler``; progressive resizing, arXiv 2104.00298.
     """
@@ -53,7 +53,7 @@ class ScheduledResolutionMixin(LoopTrainer):
             )
         if resolutions is not None and len(resolutions) < 2:
             raise ValueError(
-                f"Expected resolutions to be at least two sizes, but got {resolutions!r}. Make the data set of one."
+                f"Expected resolutions to be at least two sizes, but got {resolutions!r}. Create the dataset with one."
             )
         self.resolutions = None if resolutions is None else [height_and_width(size) for size in resolutions]
         self.resolution_schedule = resolution_schedule
@@ -68,8 +68,8 @@ class ScheduledResolutionMixin(LoopTrainer):
         transform_of_size = getattr(plain, "transform_of_size", None)
         if plain is None or transform_of_size is None:
             raise TypeError(
-                "Expected a training set that can make images of other sizes, as create_datasets() without draft does, "
-                f"but got {type(plain).__name__}. Leave resolutions out, or give it a transform_of_size."
+                "Expected a training dataset that can make images of other sizes, as create_datasets() without draft "
+                f"does, but got {type(plain).__name__}. Leave resolutions out, or give it a transform_of_size."
             )
         plain.transform = None
         dataset = ScheduledTransformDataset(
@@ -78,7 +78,7 @@ class ScheduledResolutionMixin(LoopTrainer):
         order = KeyedSampler(loader.batch_sampler.sampler, self.seed)
         share = _Share(order, self.current_run().rank, self.current_run().accelerator.num_processes)
         batches = _ScheduledBatches(share, loader.batch_size, len(sizes), self.seed, self.resolution_schedule)
-        return DataLoader(dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in _KEPT})
+        return DataLoader(dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in _LOADER_OPTIONS})
 
     def training_run_start(self) -> None:
         if self.resolutions is not None:
@@ -107,7 +107,7 @@ class ScheduledResolutionMixin(LoopTrainer):
 
 
 class _Share(Sampler[Any]):
-    """Every n-th of a global order, equally many for each process."""
+    """Every n-th index of a global order; each rank gets equally many."""
 
     def __init__(self, order: KeyedSampler, rank: int, num_processes: int) -> None:
         self.order, self.rank, self.num_processes = order, rank, num_processes
@@ -123,7 +123,7 @@ class _Share(Sampler[Any]):
 
 
 class _ScheduledBatches(ScheduledBatchSampler):
-    """timm's, with batches of one number of images; accelerate (1.15) would shard it without its ``set_epoch``."""
+    """timm's sampler with one batch size; accelerate (1.15) would shard it without its ``set_epoch``."""
 
     shards_itself = True
 

@@ -1,4 +1,4 @@
-"""timm's learning-rate schedules, stepped when they should be."""
+"""Step timm's learning-rate schedulers after updates and epochs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +17,18 @@ class TimmSchedulerMixin(LoopTrainer):
     """Step a timm scheduler after every update (``step_update``) and after every epoch (``step``), never in `evaluate`.
 
     A schedule comes from `scheduler_args`, from an overridden ``create_scheduler()``, or from ``create_scheduler_fn``
-    in `train`; without any of them there is none. torch's schedulers are stepped after every update, as upstream does,
-    and ``ReduceLROnPlateau`` after every epoch. Layer decay (``lr_scale`` in the optimizer's groups), which only
-    timm's schedulers know of, acts with all.
+    in `train`; without any of them there is no scheduler. torch's schedulers are stepped after every update, as
+    upstream does, and ``ReduceLROnPlateau`` after every epoch. Layer decay (``lr_scale`` in the optimizer's groups),
+    which only timm's schedulers know of, works with all.
 
     `scheduler_step` calls ``super()`` for torch's schedulers only: upstream's body cannot step timm's. So do
-    `scheduler_state` and `restore_scheduler`: all of timm's but plateau are functions of the epochs and updates done.
+    `scheduler_state` and `restore_scheduler`: timm's schedules, except plateau, depend only on the epochs and updates
+    done.
 
     Args:
         scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``. Unless ``num_epochs`` is among them,
             warm-up prefix, cycles and cooldown share the run's epochs (`timm_accel.schedules.create_schedule`).
-        scheduler_metric: The metric that a plateau schedule watches: less is better when "loss" is in its name, more
+        scheduler_metric: The metric that a plateau schedule watches: lower is better if "loss" is in its name, higher
             otherwise, unless `scheduler_args` has a ``plateau_mode``. Without evaluation data it is the training loss.
 
     Raises:
@@ -54,7 +55,7 @@ class TimmSchedulerMixin(LoopTrainer):
         overridden = type(self).create_scheduler is not TimmSchedulerMixin.create_scheduler
         given = overridden or self.scheduler_args is not None
         if given and self.create_scheduler_fn is None and self.current_run().train_dataloader is not None:
-            self.create_scheduler_fn = self.create_scheduler  # upstream creates none otherwise
+            self.create_scheduler_fn = self.create_scheduler  # otherwise upstream creates none
         super().before_prepare()
 
     def training_run_start(self) -> None:
@@ -86,16 +87,16 @@ class TimmSchedulerMixin(LoopTrainer):
 
     @contextmanager
     def _layer_decay(self) -> Iterator[None]:
-        """Scale the rates by ``lr_scale`` for one step; timm's schedulers have done so already."""
+        """Scale the learning rates by ``lr_scale`` for one step; timm's schedulers do so themselves."""
         groups = [] if isinstance(self.scheduler, Scheduler) else self.optimizer.param_groups
-        rates = [(group, group["lr"]) for group in groups if group.get("lr_scale", 1.0) != 1.0]
-        for group, rate in rates:
-            group["lr"] = rate * group["lr_scale"]
+        learning_rates = [(group, group["lr"]) for group in groups if group.get("lr_scale", 1.0) != 1.0]
+        for group, lr in learning_rates:
+            group["lr"] = lr * group["lr_scale"]
         try:
             yield
         finally:
-            for group, rate in rates:
-                group["lr"] = rate
+            for group, lr in learning_rates:
+                group["lr"] = lr
 
     def scheduler_step(self) -> None:
         if isinstance(self.scheduler, Scheduler):
@@ -111,7 +112,7 @@ class TimmSchedulerMixin(LoopTrainer):
         super().training_run_epoch_end()
 
     def scheduler_state(self) -> dict[str, Any]:
-        if isinstance(self.scheduler, PlateauLRScheduler):  # its own state_dict() drops the counters (timm 1.0.31)
+        if isinstance(self.scheduler, PlateauLRScheduler):  # its state_dict() drops the counters (timm 1.0.31)
             return {"plateau": self.scheduler.lr_scheduler.state_dict(), "restore_lr": self.scheduler.restore_lr}
         return {} if isinstance(self.scheduler, Scheduler) else super().scheduler_state()
 
@@ -122,17 +123,17 @@ class TimmSchedulerMixin(LoopTrainer):
             return False
         if not isinstance(self.scheduler, Scheduler):
             return super().restore_scheduler(state, same_length)
-        if same_length:  # the saved rates are its own
+        if same_length:  # the saved learning rates are those of the schedule
             return False
         epochs, updates = self.current_run().epochs_done, self.current_run().num_updates
-        if epochs:  # at 0 the rates are those that the scheduler was made with
+        if epochs:  # at 0 the learning rates are the initial ones
             self.scheduler.step(epochs)
         if updates:
             self.scheduler.step_update(updates)
         return True
 
     def training_run_end(self) -> None:
-        if isinstance(self.scheduler, Scheduler):  # the next run scales the rates itself
+        if isinstance(self.scheduler, Scheduler):  # the next run scales the learning rates itself
             for group in self.optimizer.param_groups:
                 group["lr"] /= group.get("lr_scale", 1.0)
         super().training_run_end()

@@ -1,4 +1,4 @@
-"""Optimizers that differentiate the gradients again."""
+"""Second-order optimizers, which differentiate the gradients."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from timm_accel.training import LoopTrainer
 class SecondOrderMixin(LoopTrainer):
     """Keep the graph of the gradients for optimizers that ask for it (``is_second_order``), such as Adahessian.
 
-    What such an optimizer leaves out of its ``state_dict`` (timm 1.0.31), its random generators and the traces of the
-    Hessian that it has kept for later updates, is in the state.
+    States also hold what such an optimizer leaves out of its ``state_dict`` (timm 1.0.31): its random generators, and
+    the traces of the Hessian that it keeps for later updates.
 
     Raises:
-        ValueError: In `train`, with such an optimizer on several processes: gradients of gradients are not
-            synchronised by DDP.
+        ValueError: In `train`, with such an optimizer in distributed training: DDP does not synchronize gradients of
+            gradients.
 
     Source: ADAHESSIAN, arXiv 2006.00719; ``create_graph`` in timm's ``train.py``.
     """
@@ -26,7 +26,7 @@ class SecondOrderMixin(LoopTrainer):
     def training_run_start(self) -> None:
         if self._is_second_order() and self.current_run().accelerator.num_processes > 1:
             raise ValueError(
-                "Expected a first-order optimizer on several processes, since DDP does not synchronise gradients of "
+                "Expected a first-order optimizer in distributed training, since DDP does not synchronize gradients of "
                 f"gradients, but got {type(self.current_run().unwrapped_optimizer).__name__}. Train on one process, or "
                 "choose another optimizer."
             )
@@ -57,7 +57,7 @@ class _Hessian:
 
     def state_dict(self) -> dict[str, Any]:
         traces = [getattr(parameter, "hess", None) for parameter in self.parameters]
-        kept = getattr(self.optimizer, "update_each", 1) > 1  # else they are of the last update alone
+        kept = getattr(self.optimizer, "update_each", 1) > 1  # otherwise every update computes them
         return {
             "generators": {name: (value.device.type, value.get_state()) for name, value in self._generators().items()},
             "traces": [trace if kept and isinstance(trace, torch.Tensor) else None for trace in traces],
@@ -66,7 +66,7 @@ class _Hessian:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         device = self.parameters[0].device
         for name, (kind, state) in state_dict["generators"].items():
-            if kind == device.type:  # another kind of device draws other numbers anyway
+            if kind == device.type:  # another type of device draws other numbers anyway
                 generator = torch.Generator(device)
                 generator.set_state(state)
                 setattr(self.optimizer, name, generator)

@@ -1,4 +1,4 @@
-"""A training run in one description, published ones by name, and what builds a trainer from it."""
+"""Recipes describe a training run; published ones have a name, and `build_run` builds a trainer from one."""
 
 from timm_accel.recipes.building import Run, build_run
 from timm_accel.recipes.command_line import explain

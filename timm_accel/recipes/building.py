@@ -1,4 +1,4 @@
-"""From a recipe to what it describes: model, datasets, optimizer, losses, trainer."""
+"""Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Run:
     """A run that is ready to start.
 
     Args:
-        recipe: What it was built from.
+        recipe: The recipe that it was built from.
         trainer: The trainer.
         train_arguments: The arguments of its ``train``.
     """
@@ -47,7 +47,7 @@ class Run:
     def train(self) -> TimmMixupTrainer:
         """Write the resolved recipe into the run folder, train, and return the trainer."""
         path = Path(self.recipe.run_dir) / "recipe.yaml"
-        begun = path.exists() and (path.parent / STATES).is_dir()  # else a start that failed has left it
+        begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
         if self.trainer.accelerator.is_main_process and not begun:
             path.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
         self.trainer.train(**self.train_arguments)
@@ -58,12 +58,12 @@ def build_run(recipe: Recipe) -> Run:
     """Build everything that a recipe describes.
 
     Args:
-        recipe: The recipe. Its ``run_dir`` is claimed, and gets ``split.csv`` where the dataset is divided.
+        recipe: The recipe. Its ``run_dir`` is created, and gets ``split.csv`` if the dataset is split.
 
     Raises:
         FileExistsError: The run folder holds a run, and the recipe does not resume.
         FileNotFoundError: There is no such dataset, or no such weights.
-        ValueError: The model, the data and the options do not fit.
+        ValueError: The model, the data and the options do not fit each other.
     """
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     accelerator = Accelerator()
@@ -75,15 +75,15 @@ def build_run(recipe: Recipe) -> Run:
     train_set, eval_set = _create_data(recipe, source, data_config)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
     images = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
-    rate: dict[str, Any] = {"lr": recipe.lr}
+    learning_rate: dict[str, Any] = {"lr": recipe.lr}
     if recipe.base_batch_size is not None:
-        rate = {"base_lr": recipe.lr, "base_batch_size": recipe.base_batch_size, "global_batch_size": images}
+        learning_rate = {"base_lr": recipe.lr, "base_batch_size": recipe.base_batch_size, "global_batch_size": images}
     trainer = TimmMixupTrainer(
         model=model,
         optimizer=create_optimizer(
             model,
             recipe.opt,
-            **rate,
+            **learning_rate,
             lr_scaling=recipe.lr_scaling,
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
@@ -127,9 +127,9 @@ def _try_evaluation_size(recipe: Recipe, model: nn.Module, channels: int) -> Non
         return
     try:
         output_shape(model, (channels, size, size))
-    except Exception as error:  # whatever the model's layers raise
+    except Exception as error:  # the model's layers may raise anything
         raise ValueError(
-            f"Expected eval_image_size to be a size that {recipe.model} takes beside {recipe.image_size}, but got "
+            f"Expected eval_image_size to be a size that {recipe.model} takes as well as {recipe.image_size}, but got "
             f"{size} ({error}). Choose the same size, or a model that takes any."
         ) from error
 
@@ -175,8 +175,8 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     state = SaveStateCallback(
         recipe.save_every_n_epochs, recipe.save_every_n_updates, recipe.save_every_minutes, recipe.keep_states
     )
-    kept = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
-    return [*DEFAULT_CALLBACKS, *kept]
+    saving = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
+    return [*DEFAULT_CALLBACKS, *saving]
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:
@@ -218,5 +218,5 @@ def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str,
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return lists for tuples, which YAML and JSON do not know."""
+    """Return the options with lists for tuples, since YAML and JSON have no tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -1,4 +1,4 @@
-"""What a command line says of a recipe that cannot be."""
+"""Messages of a command line about a faulty recipe."""
 
 import re
 
@@ -8,7 +8,7 @@ from timm_accel.recipes.recipe import Recipe
 
 
 def explain(message: str) -> str:
-    """Put jsonargparse's message about an option into our words, with the nearest name to an unknown one."""
+    """Reword jsonargparse's message about an option, with the nearest name for an unknown option."""
     if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
         name = unknown[1] or unknown[2]
         return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"

@@ -1,4 +1,4 @@
-"""Which options of a recipe do not go together."""
+"""Options of a recipe that contradict each other."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -19,7 +19,7 @@ _WEIGHTED = {"class_weights": ("ce", "bce", "asl"), "pos_weights": ("bce", "asl"
 def _odd_batches(recipe: "Recipe") -> Iterator[str]:
     if recipe.mixes and recipe.batch_size % 2:
         yield (
-            f"Expected batch_size to be even, since Mixup pairs images up, but got {recipe.batch_size}. "
+            f"Expected batch_size to be even, since Mixup mixes pairs of images, but got {recipe.batch_size}. "
             f"The default is {type(recipe).batch_size}."
         )
 
@@ -90,7 +90,7 @@ def _hard_labels(recipe: "Recipe") -> Iterator[str]:
         value = getattr(recipe, name)
         if recipe.loss in HARD_LABEL_KINDS and value > 0:
             yield (
-                f"Expected {name} to be 0 with the loss {recipe.loss!r}, since it takes labels of 0 and 1 alone, but "
+                f"Expected {name} to be 0 with the loss {recipe.loss!r}, since it takes only labels of 0 and 1, but "
                 f"got {value!r}. Pass 0, or choose another loss."
             )
 
@@ -125,4 +125,4 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("loss", "class_weights", "pos_weights"): _weighted_losses,
     ("distill_kind", "distill_hard"): _distillation,
 }
-"""What yields a sentence on each contradiction, by the options that must be right for it to be asked."""
+"""Functions that yield a sentence on each contradiction, by the options that must be valid before they are called."""

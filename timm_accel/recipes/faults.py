@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: each option by itself, and what does not go together; all of it at once."""
+"""All faults of a recipe at once: invalid options, and options that contradict each other."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def check_recipe(recipe: "Recipe") -> None:
-    """Raise when a recipe has faults, and name all of them.
+    """Raise if a recipe has faults, and name all of them.
 
-    Whether options contradict each other is asked where each of them is right by itself.
+    Contradictions are checked only between options that are valid by themselves.
 
     Args:
         recipe: The recipe.

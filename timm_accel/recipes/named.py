@@ -1,4 +1,4 @@
-"""Published recipes by name, each with its source and what it reached there."""
+"""Published recipes by name, each with its source and its published result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class NamedRecipe:
 
     Args:
         name: Its name.
-        about: What it is for, in a sentence.
-        source: Where its numbers stand.
-        published: What was reached with it, where, and with which model.
+        about: Its purpose, in a sentence.
+        source: Where its options were published.
+        published: Its published result, with dataset and model.
         options: The options of a `Recipe` that it sets.
     """
 
@@ -36,7 +36,7 @@ class NamedRecipe:
         """Return the recipe, with changes.
 
         Raises:
-            ValueError: Changes are unknown, or do not fit.
+            ValueError: Changes are unknown, or the recipe with them has faults.
         """
         known = Recipe.__annotations__
         raise_faults(

@@ -1,4 +1,4 @@
-"""What one option of a recipe may be beside its type, how a wrong value is said, and where its default stands."""
+"""The options of a recipe: conditions on their values, messages about wrong values, and their defaults."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ Metadata = dict[str, "Condition"]
 
 @dataclass(frozen=True)
 class Condition:
-    """What holds for the values of an option.
+    """A condition on the values of an option.
 
     Args:
         words: The condition in words, after "to be".
         holds: Whether a value of the option's type, other than None, meets it. It may raise a `ValueError` with a
-            sentence of its own.
-        names: Returns the known names, for an option that is a name: the nearest of them are suggested.
+            complete message.
+        names: Returns the known names, for an option that is a name: the message suggests the nearest of them.
     """
 
     words: str
@@ -39,10 +39,10 @@ def must_be(words: str, holds: Callable[[Any], bool], names: Callable[[], Sequen
 
 
 def must_pass(check: Callable[[Any], None], words: str) -> Metadata:
-    """Return the ``metadata`` of a field that has a check elsewhere.
+    """Return the ``metadata`` of a field with an existing check.
 
     Args:
-        check: Raises a `ValueError` with a sentence on a wrong value.
+        check: Raises a `ValueError` with a message for a wrong value.
         words: The condition in words, for a value of another type.
     """
 
@@ -58,13 +58,13 @@ def must_be_one_of(names: Sequence[str], words: str | None = None) -> Metadata:
 
     Args:
         names: The names.
-        words: What they are; None to list them.
+        words: A description of them; None to list them.
     """
     return must_be(words or f"one of {', '.join(names)}", lambda value: value in names, lambda: names)
 
 
-WHOLE_FROM_0 = must_be("a whole number of at least 0", lambda number: number >= 0)
-WHOLE_FROM_1 = must_be("a whole number of at least 1", lambda number: number >= 1)
+INTEGER_FROM_0 = must_be("an integer of at least 0", lambda number: number >= 0)
+INTEGER_FROM_1 = must_be("an integer of at least 1", lambda number: number >= 1)
 AT_LEAST_0 = must_be("at least 0", lambda number: number >= 0)
 POSITIVE = must_be("positive", lambda number: number > 0)
 BETWEEN_0_AND_1 = must_be("between 0 and 1", lambda number: 0 <= number <= 1)
@@ -82,18 +82,18 @@ def _numbers(weights: Any) -> Any:
 
 
 def default_of(owner: Callable[..., Any], option: str) -> Any:
-    """Return the default that an option has where it is used, so that a recipe need not repeat it.
+    """Return the default of an option where it is used, so that a recipe does not repeat it.
 
     Args:
         owner: A mixin, a callback or a builder.
-        option: The name that the option has there.
+        option: The name of the option there.
     """
     function = owner.__init__ if isinstance(owner, type) else owner  # type: ignore[misc]
     return inspect.signature(function).parameters[option].default
 
 
 def fault_of(option: "Field[Any]", value: Any) -> str | None:
-    """Return a sentence on what is wrong with the value of an option, or None if nothing is.
+    """Return a message about a wrong value of an option, or None for a valid value.
 
     Args:
         option: The field of the recipe.
@@ -112,9 +112,9 @@ def fault_of(option: "Field[Any]", value: Any) -> str | None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type: a class, or one of what the annotations of a recipe are made of.
+    """Return whether a value is of a type: a class, or a type that the annotations of a recipe use.
 
-    Integers are floats too, truth values are no numbers, and a tuple may stand for a list.
+    Integers count as floats, booleans do not count as numbers, and a tuple may replace a list.
 
     Args:
         value: The value.
@@ -142,7 +142,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def tuple_for_list(value: Any, kind: Any) -> Any:
-    """Return a tuple for a list where only a tuple is of the type, since YAML has lists alone; else the value itself.
+    """Return a tuple for a list if only a tuple is of the type, since YAML has no tuples; otherwise the value.
 
     Args:
         value: The value.
@@ -152,7 +152,7 @@ def tuple_for_list(value: Any, kind: Any) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """Return the choices of a `Literal`, with the types beside it but None; any other type as it is written."""
+    """Return the choices of a `Literal` and the other types of its union except None; any other type as annotated."""
     if not (choices := _choices(kind)):
         return inspect.formatannotation(kind)
     others = [inspect.formatannotation(each) for each in get_args(kind) if get_origin(each) in (list, dict)]

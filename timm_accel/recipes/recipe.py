@@ -1,7 +1,7 @@
-"""A training run in one description.
+"""The recipe: all options of a training run.
 
-Each option is one field and its sentence: name, type, default and, as `metadata`, the condition for its values. A
-default that a mixin, a callback or a builder has for the option is read from there.
+Each option is one field and its sentence: name, type, default and, as `metadata`, the condition for its values. If a
+mixin, a callback or a builder has a default for the option, the field reads that default.
 """
 
 from dataclasses import asdict, dataclass, field, fields
@@ -24,10 +24,10 @@ from timm_accel.recipes.options import (
     BETWEEN_0_AND_1,
     CLASS_WEIGHTS,
     FROM_0_BELOW_1,
+    INTEGER_FROM_0,
+    INTEGER_FROM_1,
     KEYWORDS,
     POSITIVE,
-    WHOLE_FROM_0,
-    WHOLE_FROM_1,
     default_of,
     must_be,
     must_be_one_of,
@@ -39,7 +39,7 @@ from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import LoopTrainer
 
 _ARTICLE = TimmMixupTrainer.default_scheduler_args or {}
-_RESUME_IGNORED = {  # a run may resume with others: elsewhere, longer, or, with a warning, in other batches
+_RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or, with a warning, with other batches
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
@@ -54,7 +54,7 @@ def _optimizer_names() -> list[str]:
 class Recipe:
     """The options of a run; the defaults are those of the article's last script.
 
-    The sentence on each option stands beneath its field; ``examples/train.py --help`` lists them all.
+    The sentence on each option follows its field; ``examples/train.py --help`` lists them all.
 
     Raises:
         ValueError: Values are unknown, of the wrong type, out of range or contradict each other; all of them are named.
@@ -75,15 +75,15 @@ class Recipe:
     """linear or mlp."""
     model_args: dict[str, Any] | None = field(default=None, metadata=KEYWORDS)
     """Further arguments of the model: layers, channels, img_size, …."""
-    image_size: int = field(default=224, metadata=WHOLE_FROM_1)
+    image_size: int = field(default=224, metadata=INTEGER_FROM_1)
     """The height and width of the input in pixels."""
-    eval_image_size: int | None = field(default=None, metadata=WHOLE_FROM_1)
+    eval_image_size: int | None = field(default=None, metadata=INTEGER_FROM_1)
     """The same in evaluation; None for the same size."""
-    num_epochs: int = field(default=40, metadata=WHOLE_FROM_1)
+    num_epochs: int = field(default=40, metadata=INTEGER_FROM_1)
     """Passes over the training images."""
-    batch_size: int = field(default=32, metadata=WHOLE_FROM_1)
+    batch_size: int = field(default=32, metadata=INTEGER_FROM_1)
     """Images per process and step; even while Mixup is on."""
-    gradient_accumulation_steps: int = field(default=1, metadata=WHOLE_FROM_1)
+    gradient_accumulation_steps: int = field(default=1, metadata=INTEGER_FROM_1)
     """Steps whose gradients make one optimizer update."""
     opt: str = field(
         default="lookahead_AdamW",
@@ -94,8 +94,8 @@ class Recipe:
     """Further arguments of the optimizer: momentum, betas, …."""
     lr: float = field(default=5e-3, metadata=POSITIVE)
     """The highest learning rate."""
-    base_batch_size: int | None = field(default=None, metadata=WHOLE_FROM_1)
-    """Images of one update that lr is for: it is scaled from them to those of the run; None leaves lr as it is."""
+    base_batch_size: int | None = field(default=None, metadata=INTEGER_FROM_1)
+    """The global batch size that lr is for: lr is scaled to that of the run; None leaves lr as it is."""
     lr_scaling: Literal["linear", "sqrt"] | None = None
     """How lr is scaled: linear or sqrt; None for timm's rule for the optimizer."""
     weight_decay: float = field(default=0.01, metadata=AT_LEAST_0)
@@ -108,7 +108,7 @@ class Recipe:
     """Stochastic depth."""
     channels_last: bool = False
     """Whether the model's tensors are laid out channels last, which is often faster."""
-    freeze_epochs: int = field(default=0, metadata=WHOLE_FROM_0)
+    freeze_epochs: int = field(default=0, metadata=INTEGER_FROM_0)
     """Epochs, from the start, in which only the last stage, the head, is trained."""
     sched: str = field(default=_ARTICLE["sched"], metadata=must_be_one_of(SCHEDULERS, "a name that timm knows"))
     """timm's schedule."""
@@ -116,7 +116,7 @@ class Recipe:
     """Further arguments of timm's create_scheduler_v2: step_on_epochs, cooldown_epochs, cycle_limit, …."""
     min_lr: float = field(default=_ARTICLE["min_lr"], metadata=AT_LEAST_0)
     """The learning rate at the end of the schedule."""
-    warmup_epochs: int = field(default=_ARTICLE["warmup_epochs"], metadata=WHOLE_FROM_0)
+    warmup_epochs: int = field(default=_ARTICLE["warmup_epochs"], metadata=INTEGER_FROM_0)
     """Epochs of linear warm-up."""
     warmup_lr: float = field(default=_ARTICLE["warmup_lr"], metadata=AT_LEAST_0)
     """The learning rate at the start of the warm-up."""
@@ -128,7 +128,7 @@ class Recipe:
     """The alpha of Mixup; 0 is off."""
     cutmix: float = field(default=1.0, metadata=AT_LEAST_0)
     """The alpha of CutMix; 0 is off."""
-    mixup_off_epoch: int | None = field(default=None, metadata=WHOLE_FROM_0)
+    mixup_off_epoch: int | None = field(default=None, metadata=INTEGER_FROM_0)
     """The epoch, from 0, from which images are no longer mixed; None for never."""
     smoothing: float = field(default=0.1, metadata=FROM_0_BELOW_1)
     """Label smoothing."""
@@ -137,10 +137,10 @@ class Recipe:
     zlpr or db."""
     class_weights: Literal["auto"] | list[float] | dict[str, float] | None = field(default=None, metadata=CLASS_WEIGHTS)
     """The weight of each class in ce, bce and multi-label asl: numbers in the order of the labels, or by name; auto
-    weighs classes inverse to their numbers of images; None for equal weights."""
+    weighs classes inversely to their numbers of images; None for equal weights."""
     pos_weights: Literal["auto"] | list[float] | dict[str, float] | None = field(default=None, metadata=CLASS_WEIGHTS)
-    """The weight of each class where it is present, in multi-label bce and asl, given in the same ways; auto is the
-    images without it over those with it."""
+    """The weight of the positive labels of each class, in multi-label bce and asl, given in the same ways; auto is the
+    number of images without the class over that with it."""
     bce_target_thresh: float | None = field(default=0.2, metadata=FROM_0_BELOW_1)
     """Targets above it count as 1 in the binary cross-entropy; None keeps them soft."""
     auto_augment: str | None = field(
@@ -149,7 +149,7 @@ class Recipe:
     )
     """timm's name of an augmentation policy; None for none."""
     color_jitter: float = field(default=0.4, metadata=BETWEEN_0_AND_1)
-    """How far brightness, contrast and saturation vary where there is no policy; 0 is off."""
+    """How far brightness, contrast and saturation vary without a policy; 0 is off."""
     scale: tuple[float, float] = field(
         default=(0.08, 1.0),
         metadata=must_be("two rising shares of up to 1", lambda shares: 0 < shares[0] <= shares[1] <= 1),
@@ -168,28 +168,28 @@ class Recipe:
     """The probability of random erasing."""
     re_mode: str = field(default=default_of(create_datasets, "re_mode"), metadata=must_be_one_of(ERASING_MODES))
     """What fills an erased part: const, rand or pixel."""
-    num_repeats: int = field(default=1, metadata=WHOLE_FROM_1)
-    """How often an image comes in a batch, each time augmented anew; an epoch stays as long."""
+    num_repeats: int = field(default=1, metadata=INTEGER_FROM_1)
+    """How often an image comes in a batch, each time with another augmentation; the length of an epoch stays."""
     crop_pct: float | None = field(default=None, metadata=ABOVE_0_UP_TO_1)
-    """The share of the resized image that evaluation keeps; None for the model's own."""
+    """The share of the resized image that evaluation keeps; None for that of the model."""
     resolutions: tuple[int, ...] | None = field(
         default=None, metadata=must_be("two sizes or more", lambda sizes: len(sizes) >= 2 and min(sizes) >= 1)
     )
     """Sizes of training images that rise over the run; None for image_size alone."""
     cache: Literal["memory"] | None = None
-    """memory decodes all images once; None reads files in each epoch."""
+    """memory decodes all images once; None reads the files in each epoch."""
     draft: bool = False
-    """Whether training decodes large JPEGs at a reduced scale where the crop allows."""
+    """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
     ema_decay: float = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
     """The decay of the EMA weights, the share of them that an update keeps; it rises to this."""
     distill_teacher: str | None = None
     """A model to learn from: a run, a folder or a name of timm; None for none."""
     distill_kind: Literal["logit", "token", "feature"] = default_of(DistillationMixin, "distill_kind")
-    """What the teacher gives: logit; token, for students with a distillation head; or feature."""
+    """What the student learns from: logit; token, for students with a distillation head; or feature."""
     distill_alpha: float = field(default=default_of(DistillationMixin, "distill_alpha"), metadata=BETWEEN_0_AND_1)
     """The weight of the teacher, from 0 to 1."""
     distill_temperature: float = field(default=default_of(DistillationMixin, "distill_temperature"), metadata=POSITIVE)
-    """What logits are divided by, for logit and token."""
+    """The divisor of the logits, for logit and token."""
     distill_hard: bool = False
     """Whether token learns the teacher's class instead of its probabilities."""
     clip_grad: float | None = field(default=None, metadata=POSITIVE)
@@ -202,22 +202,22 @@ class Recipe:
     sync_bn: bool = False
     """Whether to synchronize BatchNorm across processes."""
     seed: int = default_of(LoopTrainer, "seed")
-    """The seed of everything."""
-    num_workers: int | None = field(default=None, metadata=WHOLE_FROM_0)
-    """Loader processes; None for one for each core that the process may use."""
+    """The seed of all random numbers."""
+    num_workers: int | None = field(default=None, metadata=INTEGER_FROM_0)
+    """Loader workers per process; None for one per core that the process may use."""
     resume: str | None = None
-    """auto resumes from the newest state in run_dir, or starts there; a path resumes from that state. None: a new
+    """auto resumes from the newest state in run_dir, or starts there; a path resumes from that state; None starts a new
     run."""
-    save_every_n_epochs: int = field(default=default_of(SaveStateCallback, "every_n_epochs"), metadata=WHOLE_FROM_1)
+    save_every_n_epochs: int = field(default=default_of(SaveStateCallback, "every_n_epochs"), metadata=INTEGER_FROM_1)
     """Epochs between two states."""
-    save_every_n_updates: int | None = field(default=None, metadata=WHOLE_FROM_1)
+    save_every_n_updates: int | None = field(default=None, metadata=INTEGER_FROM_1)
     """Optimizer updates between two states; None for none within an epoch."""
     save_every_minutes: float | None = field(default=None, metadata=POSITIVE)
     """Minutes between two states; None for none within an epoch."""
-    keep_states: int = field(default=default_of(SaveStateCallback, "keep"), metadata=WHOLE_FROM_1)
+    keep_states: int = field(default=default_of(SaveStateCallback, "keep"), metadata=INTEGER_FROM_1)
     """The number of states to keep."""
     max_minutes: float | None = field(default=None, metadata=POSITIVE)
-    """Save a state and leave with exit code 75 after so many minutes; None for no limit."""
+    """Save a state and exit with code 75 after so many minutes; None for no limit."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -234,7 +234,7 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
 
     def scheduler_args(self) -> dict[str, Any]:
-        """Return the arguments of timm's ``create_scheduler_v2``, but for the length of the run."""
+        """Return the arguments of timm's ``create_scheduler_v2``, without the length of the run."""
         given = self.sched_args or {}
         names = ["sched", "min_lr", "warmup_lr", "warmup_epochs"]
         if given.keys() & {"warmup_updates", "warmup_fraction"}:
@@ -242,6 +242,6 @@ class Recipe:
         return {name: getattr(self, name) for name in names} | given
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
-        """Return the options in which two recipes differ: ``{name: (mine, the other's)}``."""
-        mine, others = asdict(self), asdict(other)
-        return {name: (mine[name], others[name]) for name in mine if mine[name] != others[name]}
+        """Return the options in which two recipes differ: ``{name: (ours, theirs)}``."""
+        ours, theirs = asdict(self), asdict(other)
+        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}

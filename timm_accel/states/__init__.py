@@ -1,1 +1,1 @@
-"""What a run leaves on the disk to resume from, and how its processes act as one; it knows no trainer."""
+"""States on the disk, the run folder, and the consensus of the ranks; nothing here knows a trainer."""

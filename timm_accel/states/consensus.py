@@ -1,4 +1,4 @@
-"""How the processes of a run decide together: one small reduction on the host at each sync point."""
+"""How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 @cache
 def _host_group(world: Any) -> Any:
-    """Return the group that reduces on the host, made once for each process group."""
+    """Return the group that reduces on the host; each process group has one."""
     return world if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
 class Stop(IntEnum):
     """Why a run ends before its last epoch, in the order of priority."""
 
-    INTERRUPTED = 1  # a run that has finished leaves nothing to resume
+    INTERRUPTED = 1  # a finished run cannot resume, so FINISHED has priority
     FINISHED = 2
     FAILED = 3
 
 
 class Requests(NamedTuple):
-    """What the processes request: to stop, how and why; to save, and to keep that state for good."""
+    """What the processes request: to stop, how and why; to save, and to keep that state forever."""
 
     stop: Stop | None = None
     reason: str = ""
@@ -44,17 +44,17 @@ class Consensus:
 
     def __init__(self, num_processes: int) -> None:
         self.num_processes = num_processes
-        self._stop: tuple[Stop, str] | None = None  # apart from the others: a signal handler sets it at any moment
+        self._stop: tuple[Stop, str] | None = None  # separate, since a signal handler sets it at any moment
         self._save = self._milestone = self._everywhere = False
         self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def request_stop(self, stop: Stop, reason: str) -> None:
-        """Request to stop at the next sync point. The first request stands, unless a later one has priority."""
+        """Request to stop at the next sync point. The first request wins, unless a later one has priority."""
         if self._stop is None or stop > self._stop[0]:
             self._stop = stop, reason
 
     def request_save(self, milestone: bool, everywhere: bool) -> None:
-        """Request to save at the next sync point; `everywhere`: every process requests it at this same moment."""
+        """Request to save at the next sync point; `everywhere` means that every process requests it at this moment."""
         self._save = True
         self._milestone |= milestone
         self._everywhere |= everywhere
@@ -64,7 +64,7 @@ class Consensus:
         return self._everywhere or (self.num_processes == 1 and (self._save or self._stop is not None))
 
     def sync(self) -> Requests:
-        """Return the requests of all processes, the same on each, and forget them. Collective."""
+        """Return the requests of all processes, the same on each, and clear them. Collective."""
         requested, self._stop = self._stop, None
         stop, reason = requested or (None, "")
         requests = Requests(stop, reason, self._save, self._milestone)

@@ -1,8 +1,8 @@
-"""State folders: written under a temporary name, flushed, then renamed, so that a kill leaves the last one whole.
+"""State folders. A state is written under a temporary name, flushed and renamed, so a kill leaves no partial state.
 
 A state is ``state/SERIAL_epoch_E_batch_B/`` with ``common.pt``, one ``rank_R.pt`` for each process, and
 ``manifest.json``, which names every file's size and SHA-256. Higher serials are newer; ``state/latest`` holds the name
-of the newest. The files hold tensors and plain values alone and load with ``weights_only=True``.
+of the newest. The files hold only tensors and plain values, and load with ``weights_only=True``.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ _PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, t
 
 
 class DamagedStateError(ValueError):
-    """A state is there, but a file of it is missing or not as it was written."""
+    """A state exists, but one of its files is missing or changed."""
 
 
 def rank_file(rank: int) -> str:
-    """Return the name of the file of what differs between processes."""
+    """Return the name of the file with the part of a rank."""
     return f"rank_{rank}.pt"
 
 
 def plain(value: Any, where: str) -> Any:
-    """Return the value with numpy's numbers as python's, the rest as it is.
+    """Return the value with numpy's numbers as python's numbers.
 
     Raises:
         TypeError: Something in it is neither a tensor nor a plain value, so that it would load only by running code.
@@ -52,7 +52,7 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         copied: Any = kind((plain(key, where), plain(item, f"{where}[{key!r}]")) for key, item in value.items())
-        if hasattr(value, "_metadata"):  # the versions of a module's own format
+        if hasattr(value, "_metadata"):  # torch's versions of the format of each module
             copied._metadata = value._metadata
         return copied
     if type(value) in (list, tuple, set):
@@ -66,20 +66,20 @@ def plain(value: Any, where: str) -> Any:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A complete state folder and what its manifest says of it."""
+    """A complete state folder and its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
 
     def load(self, name: str) -> Any:
-        """Return what one of its files holds, on the CPU."""
+        """Return the content of one of its files, on the CPU."""
         return torch.load(self.folder / name, map_location="cpu", weights_only=True)
 
     def check(self) -> None:
         """Compare every file with the manifest.
 
         Raises:
-            DamagedStateError: One is missing, truncated or changed; it is named.
+            DamagedStateError: A file is missing, truncated or changed; the message names it.
         """
         for name, (size, digest) in self.manifest["files"].items():
             path = self.folder / name
@@ -87,22 +87,22 @@ class SavedState:
             if found != size:
                 raise self._damaged(name, "is missing" if found is None else f"has {found} bytes instead of {size}")
             if _digest(path) != digest:
-                raise self._damaged(name, "is not as it was written (its SHA-256 differs)")
+                raise self._damaged(name, "has changed since it was written (its SHA-256 differs)")
 
     def _damaged(self, name: str, how: str) -> DamagedStateError:
         return DamagedStateError(
-            f"Expected the state {str(self.folder)!r} to be whole, but {name!r} {how}. Use another state."
+            f"Expected the state {str(self.folder)!r} to be complete, but {name!r} {how}. Use another state."
         )
 
 
 def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[str, Any]) -> SavedState:
-    """Write a new state below `root`, with everything on the disk when it returns.
+    """Write a new state below `root`, and flush it to the disk.
 
-    What an earlier write left unfinished is removed first, and what this one leaves when it fails.
+    Removes what earlier writes left unfinished, and its partial folder if it fails.
 
     Args:
         root: The folder of states.
-        name: What follows the serial in the folder's name.
+        name: The part of the folder's name after the serial.
         files: The content of each file.
         about: Plain values for the manifest.
 
@@ -131,21 +131,21 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    with suppress(OSError):  # the state is there: what follows is no reason to say that it is not
+    with suppress(OSError):  # the state is complete: a failure here does not change that
         flush_folder(root)
         _write_latest(root, folder.name)
     return SavedState(folder, manifest)
 
 
 def tidy_states(root: Path, newest: SavedState) -> None:
-    """Mend what a kill after the last state was written or while an old one was deleted has left: for its holder alone.
+    """Clean up after a kill while a state was written or deleted. Only the holder of the lock may call it.
 
     Args:
         root: The folder of states.
-        newest: The one that ``latest`` is to name.
+        newest: The state that ``latest`` should name.
     """
     _remove_unfinished(root)
-    with suppress(OSError):  # a folder that cannot be written to can still be read from
+    with suppress(OSError):  # a read-only folder can still be read
         latest = root / LATEST
         if not latest.is_file() or latest.read_text().strip() != newest.folder.name:
             _write_latest(root, newest.folder.name)
@@ -159,7 +159,7 @@ def _remove_unfinished(root: Path) -> None:
 def _save(content: Any, file: Any) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch 2.14 closes its archive after a failed write, and hides why that failed
+    except RuntimeError as error:  # torch 2.14 closes its archive after a failed write, and hides the cause
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -205,7 +205,7 @@ def open_state(path: str | Path) -> SavedState:
         path: The folder of a state, or the file ``latest`` beside it.
 
     Raises:
-        ValueError: It is no state, or one of a later format.
+        ValueError: It is not a state, or one of a newer format.
         DamagedStateError: Its manifest cannot be read.
     """
     folder = Path(path)
@@ -214,7 +214,7 @@ def open_state(path: str | Path) -> SavedState:
     if not (folder / MANIFEST).is_file():
         if _NAME.fullmatch(folder.name) and folder.is_dir():
             raise DamagedStateError(
-                f"Expected the state {str(folder)!r} to be whole, but {MANIFEST!r} is missing. Use another state."
+                f"Expected the state {str(folder)!r} to be complete, but {MANIFEST!r} is missing. Use another state."
             )
         raise ValueError(
             f"Expected a folder with a state, which holds {MANIFEST!r}, but got {str(path)!r}. "
@@ -225,7 +225,7 @@ def open_state(path: str | Path) -> SavedState:
         version = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedStateError(
-            f"Expected the state {str(folder)!r} to be whole, but {MANIFEST!r} cannot be read ({error}). "
+            f"Expected the state {str(folder)!r} to be complete, but {MANIFEST!r} cannot be read ({error}). "
             "Use another state."
         ) from error
     if version > FORMAT:
@@ -237,7 +237,7 @@ def open_state(path: str | Path) -> SavedState:
 
 
 def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None:
-    """Return the newest state that is whole, after a report of each newer one that is damaged; None without states.
+    """Return the newest complete state, and report each newer one that is damaged; return None without states.
 
     Raises:
         DamagedStateError: There are states, but all are damaged.
@@ -249,27 +249,27 @@ def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None
             state.check()
             return state
         except DamagedStateError as error:
-            report(f"{error} The one before it is tried.")
+            report(f"{error} Trying the state before it.")
     if folders:
         raise DamagedStateError(
-            f"Expected a whole state in {str(root)!r}, but got {len(folders)} damaged ones. Restore one of them, or "
+            f"Expected a complete state in {str(root)!r}, but got {len(folders)} damaged ones. Restore one of them, or "
             "start a new run in another folder."
         )
     return None
 
 
 def prune_states(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` states; milestones neither count nor go."""
+    """Delete all but the newest `keep` states; milestones do not count and stay."""
     ordinary = []
     for folder in state_folders(root):
         try:
             milestone = open_state(folder).manifest.get("milestone", False)
         except ValueError:
-            continue  # damaged, or of another version: left for a person to look at
+            continue  # damaged, or of another version: left for the user to look at
         if not milestone:
             ordinary.append(folder)
     for folder in ordinary[keep:]:
-        doomed = folder.with_name(folder.name + UNFINISHED)  # whole or gone, never half a state
-        with suppress(OSError):  # in use, or on a disk that allows no change: the new state counts
+        doomed = folder.with_name(folder.name + UNFINISHED)  # complete or gone, never a partial state
+        with suppress(OSError):  # in use, or on a read-only disk: the new state matters more
             folder.rename(doomed)
             shutil.rmtree(doomed)

@@ -1,4 +1,4 @@
-"""The run folder: claimed before any work by one run at a time, never written over."""
+"""The run folder: one run at a time locks it before any work, and no run overwrites another."""
 
 import os
 import platform
@@ -15,12 +15,12 @@ LOCK = "lock"
 
 
 def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
-    """Create the folder if need be, and return it as a `Path`.
+    """Create the folder if it does not exist, and return it as a `Path`.
 
     Args:
         run_dir: The folder.
-        contents: What must not be there yet.
-        argument: What the user calls the folder, for the messages.
+        contents: The names that must not exist in it.
+        argument: The name of the user's argument, for the messages.
 
     Raises:
         FileExistsError: It already holds a run.
@@ -31,7 +31,7 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
         if (folder / name).exists():
             raise FileExistsError(
                 f"Expected {argument} to hold no run yet, since runs are never overwritten, but got {str(run_dir)!r}, "
-                f"which holds {name!r}. Name a new folder, move the old one away, or go on with the run in it by "
+                f"which holds {name!r}. Name a new folder, move the old one away, or resume the run in it with "
                 "resume_from='auto'."
             )
     try:
@@ -57,10 +57,10 @@ def lock_run_dir(folder: Path) -> FileLock:
         lock.acquire()
     except (Timeout, RuntimeError) as error:  # RuntimeError: held by this very process
         raise BlockingIOError(
-            f"Expected one run at a time in {str(folder)!r}, but another goes on in it (process {_holder(path)}). "
+            f"Expected one run at a time in {str(folder)!r}, but another uses it (process {_holder(path)}). "
             "Wait for it or end it, or name another folder."
         ) from error
-    path.write_text(f"{os.getpid()}\n{platform.node()}\n")  # as filelock writes it where a file system knows no locks
+    path.write_text(f"{os.getpid()}\n{platform.node()}\n")  # as filelock does on a file system without locks
     return lock
 
 
@@ -69,6 +69,6 @@ def _holder(path: Path) -> str:
 
 
 def unlock_run_dir(lock: FileLock) -> None:
-    """Remove the lock and let the folder go."""
-    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile looks again
+    """Remove the lock file and release the lock."""
+    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that opened it meanwhile checks again
     lock.release()

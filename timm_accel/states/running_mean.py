@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 
 class RunningMean:
-    """A sum and a count, in float64 where the device has it.
+    """A sum and a count, in float64 if the device has it.
 
     Replaces pytorch-accelerated's ``LossTracker``, which reads every loss back to the host (0.1.61).
     """
@@ -36,12 +36,12 @@ class RunningMean:
 
     @property
     def average(self) -> float:
-        """The mean over this process's samples, NaN without any. Waits for the device."""
+        """The mean over the samples of this rank, or NaN without samples. Waits for the device."""
         return float(self.total) / self.count if self.count else float("nan")
 
 
 def global_means(means: dict[str, RunningMean], accelerator: Accelerator) -> dict[str, float]:
-    """Return the means over all processes, in one reduction, without those that no process has samples of."""
+    """Return the means over all ranks, in one reduction; a mean without samples is left out."""
     sums = torch.stack([torch.stack([mean.total, mean.total.new_tensor(mean.count)]) for mean in means.values()])
     sums = accelerator.reduce(sums, reduction="sum").tolist()
     return {name: total / count for name, (total, count) in zip(means, sums, strict=True) if count}

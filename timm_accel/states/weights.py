@@ -1,4 +1,4 @@
-"""Which weights a run has and a state holds: the model's and, once they were updated, the EMA weights."""
+"""The weights of a run and of a state: those of the model and, after their first update, the EMA weights."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,23 +9,23 @@ from timm.models import clean_state_dict
 MODEL = "model"
 EMA_MODEL = "ema_model"
 EMA_PROGRESS = "ema_progress"
-"""The component of a state that tells under ``updated`` whether the EMA weights have moved from where they began."""
+"""The component of a state that tells under ``updated`` whether the EMA weights were ever updated."""
 
 BEST_FOLDERS = {MODEL: "best", EMA_MODEL: "best_ema"}
-"""The folders of a run that keep the best weights of each."""
+"""The folders of a run for the best weights of each."""
 
 
 def metric_prefix(weights: str) -> str:
-    """Return what comes before the name of a metric of these weights in the history: nothing for the model's own."""
+    """Return the prefix of the metrics of these weights in the history; that of the model is empty."""
     return "" if weights == MODEL else f"{weights}_"
 
 
 class HeldWeights(NamedTuple):
-    """The weights to use of a state.
+    """The weights of a state that are to be used.
 
     Args:
         name: ``ema_model`` or ``model``.
-        tensors: By the names that they have in the model.
+        tensors: The tensors by their names in the model.
     """
 
     name: str
@@ -33,12 +33,12 @@ class HeldWeights(NamedTuple):
 
 
 def held_weights(common: Mapping[str, Any]) -> HeldWeights:
-    """Return the EMA weights of a state, or the model's where there are none or they were not updated yet.
+    """Return the EMA weights of a state, or those of the model if it has no updated EMA weights.
 
     Args:
-        common: What its ``common.pt`` holds.
+        common: The content of its ``common.pt``.
     """
     components = common["components"]
     if components.get(EMA_PROGRESS, {}).get("updated", False):
-        return HeldWeights(EMA_MODEL, clean_state_dict(components[EMA_MODEL]))  # timm's module of the model inside
+        return HeldWeights(EMA_MODEL, clean_state_dict(components[EMA_MODEL]))  # timm wraps the model in a module
     return HeldWeights(MODEL, clean_state_dict(common["model"]))

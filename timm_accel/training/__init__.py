@@ -1,4 +1,4 @@
-"""The adapter to pytorch-accelerated: `LoopTrainer`, which repairs its loop."""
+"""The adapter to pytorch-accelerated: `LoopTrainer`, which fixes its loop."""
 
 from timm_accel.training.trainer import LoopTrainer
 

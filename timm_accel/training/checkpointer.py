@@ -1,4 +1,4 @@
-"""The states of one run: the run folder claimed, its newest whole state found, checked and restored, new ones saved."""
+"""The states of one run: it locks the run folder, finds, checks and restores a state, and saves new ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Checkpointer:
-    """Holds the run folder while a run lasts, and knows the state that it resumes from and the last one.
+    """Lock the run folder while a run lasts, and know the state that it resumes from and the last one.
 
     Args:
         trainer: The trainer of the run.
@@ -61,7 +61,7 @@ class Checkpointer:
             )
         if resume_from == "auto" and trainer.run_dir is None:
             raise ValueError(
-                "Expected run_dir to be given beside resume_from='auto', since states are looked for there, but got "
+                "Expected run_dir to be given beside resume_from='auto', since that folder holds the states, but got "
                 "None. Pass run_dir, or the path of a state."
             )
         self.trainer, self.resume_from, self.run_dir = trainer, resume_from, trainer.run_dir
@@ -76,14 +76,14 @@ class Checkpointer:
         return self.trainer.keep_states is not None
 
     def belongs_to_run(self, path: Path) -> bool:
-        """Whether an existing file or folder is this run's to continue: it resumes, or began in this folder before."""
+        """Whether an existing file or folder belongs to this run, which resumes or began in this folder before."""
         if self.resumed is not None:
             return True
         return self.resume_from is not None and self.run_dir is not None and self.run_dir in path.parents
 
     @contextmanager
     def claimed(self, train_dataset: Any, num_epochs: int) -> Iterator[None]:
-        """Hold the run folder, and find the state to resume from, before any work."""
+        """Lock the run folder, and find the state to resume from, before any work."""
         accelerator = self.trainer._accelerator
         try:
             if self.resume_from not in (None, "auto"):
@@ -96,12 +96,12 @@ class Checkpointer:
             self.identity = describe_run(model, optimizer, train_dataset, self.trainer.seed, self.trainer.recipe)
             if self.resumed is not None:
                 self._check_resumed(self.resumed, num_epochs)
-                for group in optimizer.param_groups:  # of a former run of this trainer
+                for group in optimizer.param_groups:  # an earlier run of this trainer has changed them
                     group["lr"] = group.get("initial_lr", group["lr"])
             yield
         except Exception as error:
             if self.last_state is not None:
-                error.add_note(f"The last state is {str(self.last_state)!r}. Go on from it by resume_from='auto'.")
+                error.add_note(f"The last state is {str(self.last_state)!r}. Resume from it with resume_from='auto'.")
             raise
         finally:
             if self._lock is not None:
@@ -128,25 +128,25 @@ class Checkpointer:
         return state
 
     def _check_resumed(self, state: SavedState, num_epochs: int) -> None:
-        saved, present = dict(state.manifest["run"]), dict(self.identity)
-        for part in ("optimizer", "recipe"):  # other versions of torch and of ours know other options
-            both = saved[part].keys() & present[part].keys()
-            saved[part], present[part] = ({name: run[part][name] for name in sorted(both)} for run in (saved, present))
-        if others := differences(saved, present):
+        saved, current = dict(state.manifest["run"]), dict(self.identity)
+        for part in ("optimizer", "recipe"):  # other versions of torch and timm_accel know other options
+            both = saved[part].keys() & current[part].keys()
+            saved[part], current[part] = ({name: run[part][name] for name in sorted(both)} for run in (saved, current))
+        if others := differences(saved, current):
             raise ValueError(
-                f"Expected the state {str(state.folder)!r} to be of this run, but got another: {'; '.join(others)}. "
-                "Choose the same again, or start a new run in another folder."
+                f"Expected the state {str(state.folder)!r} to be of this run, but got one of another run: "
+                f"{'; '.join(others)}. Pass the same options again, or start a new run in another folder."
             )
         progress = Progress(**state.manifest["progress"])
-        begun = progress.epoch + (progress.batch > 0 or progress.stage != "train")
-        if num_epochs < begun:
+        min_epochs = progress.epoch + (progress.batch > 0 or progress.stage != "train")
+        if num_epochs < min_epochs:
             raise ValueError(
-                f"Expected num_epochs to be at least {begun}, since the state {str(state.folder)!r} has got that far, "
-                f"but got {num_epochs}. num_epochs counts the whole run."
+                f"Expected num_epochs to be at least {min_epochs}, since the state {str(state.folder)!r} has reached "
+                f"that epoch, but got {num_epochs}. num_epochs counts the whole run."
             )
 
     def begin(self) -> None:
-        """Mark the run folder as one of a run that can be resumed, before anything else is written there."""
+        """Mark the run folder as that of a resumable run, before anything else is written there."""
         if self.keeps_states:
             assert self.run_dir is not None
             states = self.run_dir / STATES
@@ -157,8 +157,8 @@ class Checkpointer:
 
         Args:
             run: The run.
-            milestone: Whether to keep the state for good, whatever ``keep_states`` says.
-            stopped: Why the run ended early, where it has.
+            milestone: Whether to keep the state forever, whatever ``keep_states`` is.
+            stopped: Why the run ended early; None if it did not.
         """
         ranks = run.gather(snapshot.take_rank(run))
         try:
@@ -167,7 +167,7 @@ class Checkpointer:
             last = "none was written yet" if self.last_state is None else f"the last one is {str(self.last_state)!r}"
             self.trainer.print(
                 f"Expected a state to be written to {str(self.run_dir)!r}, but it was not ({error}); {last}. "
-                "Make room, or mend what is wrong; the next one is tried when it is due."
+                "Free disk space, or fix the folder; the run tries again when the next state is due."
             )
             return False
         return True
@@ -175,7 +175,7 @@ class Checkpointer:
     def _write(self, run: TrainingRun, ranks: list[dict[str, Any]], milestone: bool, stopped: str | None) -> Path:
         assert self.run_dir is not None
         if not all(part["finite"] for part in ranks):
-            raise ArithmeticError("the loss is not finite, and older states would go for this one")
+            raise ArithmeticError("the loss is not finite, and this state would replace older ones")
         about = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -194,48 +194,48 @@ class Checkpointer:
         return state.folder
 
     def restore(self, run: TrainingRun) -> None:
-        """Restore all that the state holds; called after the callbacks' start, which resets upstream's."""
+        """Restore everything in the state; called after the event that resets upstream's callbacks."""
         assert self.resumed is not None
-        state, saved, present = self.resumed, self.resumed.manifest, geometry(run)
+        state, saved, current = self.resumed, self.resumed.manifest, geometry(run)
         if saved["scheduler"] != (scheduler := type(self.trainer.scheduler).__name__):
             raise ValueError(
                 f"Expected the schedule of the state {str(state.folder)!r}, {saved['scheduler']}, but got {scheduler}. "
-                "Choose the same again, or start a new run in another folder."
+                "Choose the same schedule again, or start a new run in another folder."
             )
-        same_length = all(saved[name] == present[name] for name in LENGTH)
-        run.progress, run.num_updates = _resume_position(saved, present)
+        same_length = all(saved[name] == current[name] for name in LENGTH)
+        run.progress, run.num_updates = _resume_position(saved, current)
         snapshot.restore_shared(self.trainer, state.load(COMMON), same_length)
         loss = snapshot.restore_rank(run, state)
         run.resumed_loss = loss if run.progress.batch else None
         self.last_state = state.folder
-        self._report(run, present, same_length)
+        self._report(run, current, same_length)
         if self.keeps_states and self.resume_from != "auto":
             self.save(run, stopped=saved["stopped"])  # "auto" now resumes from here
 
-    def _report(self, run: TrainingRun, present: Mapping[str, Any], same_length: bool) -> None:
-        """Say where the run resumes, and what will not be as in an uninterrupted one."""
+    def _report(self, run: TrainingRun, current: Mapping[str, Any], same_length: bool) -> None:
+        """Report where the run resumes, and what will differ from an uninterrupted run."""
         assert self.resumed is not None
-        say, saved, progress = self.trainer.print, self.resumed.manifest, run.progress
+        report, saved, progress = self.trainer.print, self.resumed.manifest, run.progress
         within = f", and {progress.batch} batches of the next" if progress.batch else ""
-        done = f"{progress.epoch} of {present['num_epochs']} epochs are done{within}"
-        say(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
+        done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"
+        report(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
         if not same_length:
-            say(f"The schedule has the length of this run: {changes(LENGTH, saved, present)}.")
-        if changed := changes(CONDITIONS, saved, present):
-            warnings.warn(describe_inexact_resume(changed, saved, present), stacklevel=2)
+            report(f"The schedule has the length of this run: {changes(LENGTH, saved, current)}.")
+        if changed := changes(CONDITIONS, saved, current):
+            warnings.warn(describe_inexact_resume(changed, saved, current), stacklevel=2)
         if changed := changes(PACKAGES, saved["versions"], versions()):
-            say(f"Other versions may round otherwise: {changed}.")
+            report(f"Other versions may round differently: {changed}.")
 
 
-def _resume_position(saved: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Progress, int]:
-    """Return where to resume; with other global batches, after the same images, rounded down to whole updates."""
+def _resume_position(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[Progress, int]:
+    """Return where to resume: with another global batch size, after the same images, rounded down to full updates."""
     progress, num_updates = Progress(**saved["progress"]), saved["num_updates"]
     before, now = (
-        (geometry["batch_size"] * geometry["num_processes"], geometry["accumulation"]) for geometry in (saved, present)
+        (geometry["batch_size"] * geometry["num_processes"], geometry["accumulation"]) for geometry in (saved, current)
     )
     if before != now:
         progress = replace(progress, batch=progress.batch * before[0] // (now[0] * now[1]) * now[1])
-    updates_per_epoch = present["updates_per_epoch"]
+    updates_per_epoch = current["updates_per_epoch"]
     if saved["updates_per_epoch"] != updates_per_epoch:  # the same place in an epoch of another length
         within = updates_per_epoch if progress.stage != "train" else ceil(progress.batch / now[1])
         num_updates = progress.epoch * updates_per_epoch + within

@@ -1,4 +1,4 @@
-"""What a run is: what a resumed run must have in common with its state, and what it should."""
+"""The identity of a run: what a resumed run must share with its state, and what it should share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def geometry(run: TrainingRun) -> dict[str, Any]:
-    """Return what positions and schedules are counted in."""
+    """Return the counts on which positions and schedules depend."""
     dataset, config = run.trainer.train_dataset, run.trainer.run_config
     return {
         "num_processes": run.accelerator.num_processes,
@@ -43,30 +43,30 @@ def geometry(run: TrainingRun) -> dict[str, Any]:
 def describe_run(
     model: nn.Module, optimizer: Optimizer, train_dataset: Any, seed: int, recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return plain values that are equal when, and only when, one run may go on from the other's state."""
+    """Return plain values that are equal if and only if one run may resume from the other's state."""
     base = getattr(optimizer, "_base_optimizer", None)  # timm's Lookahead
     kinds = [type(part).__name__ for part in (optimizer, base) if part is not None]
-    scaled = {"lr"} if recipe.get("base_batch_size") else set()  # the rate follows the global batch
+    scaled = {"lr"} if recipe.get("base_batch_size") else set()  # the learning rate follows the global batch size
     defaults = {name: value for name, value in optimizer.defaults.items() if name not in scaled and _is_plain(value)}
     tensors = {name: value for name, value in model.state_dict().items() if hasattr(value, "shape")}
     described = {
         "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__,
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "classes": class_names(train_dataset),
-        "optimizer": {"kind": kinds, **defaults, "groups": [_about_group(group) for group in optimizer.param_groups]},
+        "optimizer": {"kind": kinds, **defaults, "groups": [_describe_group(each) for each in optimizer.param_groups]},
         "seed": seed,
         "recipe": dict(recipe),
     }
     return json.loads(json.dumps(described, default=str))
 
 
-def _short(value: Any, max_length: int = 200) -> str:
+def _shorten(value: Any, max_length: int = 200) -> str:
     text = repr(value)
     return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
-def _about_group(group: dict[str, Any]) -> dict[str, Any]:
-    """Return what no schedule changes."""
+def _describe_group(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a parameter group that no schedule changes."""
     kept = {name: group[name] for name in ("weight_decay", "lr_scale") if name in group and _is_plain(group[name])}
     return {"parameters": len(group["params"])} | kept
 
@@ -77,35 +77,35 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | None)
 
 
-def differences(saved: Any, present: Any, name: str = "", max_items: int = 5) -> list[str]:
+def differences(saved: Any, current: Any, name: str = "", max_items: int = 5) -> list[str]:
     """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, at most `max_items`."""
     found = []
-    if isinstance(saved, dict) and isinstance(present, dict):
-        for key in dict.fromkeys([*saved, *present]):
-            found += differences(saved.get(key), present.get(key), f"{name}.{key}" if name else str(key))
-    elif isinstance(saved, list) and isinstance(present, list) and len(saved) == len(present) and saved != present:
-        for number, pair in enumerate(zip(saved, present, strict=True)):
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in dict.fromkeys([*saved, *current]):
+            found += differences(saved.get(key), current.get(key), f"{name}.{key}" if name else str(key))
+    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current) and saved != current:
+        for number, pair in enumerate(zip(saved, current, strict=True)):
             found += differences(*pair, f"{name}[{number}]")
-    elif saved != present:
-        found = [f"{name} ({_short(saved)} in the state, {_short(present)} now)"]
+    elif saved != current:
+        found = [f"{name} ({_shorten(saved)} in the state, {_shorten(current)} now)"]
     return found if len(found) <= max_items else [*found[: max_items - 1], f"{len(found) - max_items + 1} more"]
 
 
-def changes(names: tuple[str, ...], saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+def changes(names: tuple[str, ...], saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     """Return ``"num_processes 1 before, 2 now"`` for each of `names` that differs."""
-    pairs = {name: (saved.get(name), present.get(name)) for name in names}
+    pairs = {name: (saved.get(name), current.get(name)) for name in names}
     return "; ".join(f"{name} {before} before, {now} now" for name, (before, now) in pairs.items() if before != now)
 
 
-def describe_inexact_resume(changed: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+def describe_inexact_resume(changed: str, saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     """Return what differs from an uninterrupted run where a run resumes under other conditions."""
-    batches = [each["num_processes"] * each["batch_size"] * each["accumulation"] for each in (saved, present)]
+    batches = [each["num_processes"] * each["batch_size"] * each["accumulation"] for each in (saved, current)]
     if batches[0] == batches[1]:
-        kept = f"Updates and schedule stay those of the global batch of {batches[0]}"
+        kept = f"Updates and schedule are still those of the global batch size {batches[0]}"
     else:
         kept = f"An update has {batches[1]} images instead of {batches[0]}, at the same place in epoch and schedule"
-    order = "" if saved["images"] == present["images"] else ", and so does the order of the images"
+    order = "" if saved["images"] == current["images"] else ", and so does the order of the images"
     return (
-        f"The run goes on under other conditions ({changed}). {kept}; dropout, Mixup and BatchNorm's statistics differ "
+        f"The run resumes under other conditions ({changed}). {kept}; dropout, Mixup and BatchNorm's statistics differ "
         f"from those of an uninterrupted run{order}."
     )

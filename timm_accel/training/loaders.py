@@ -15,7 +15,7 @@ from timm_accel.upstream import DataLoaderSlice
 
 
 def remaining(loader: Any, start: int) -> Iterable[Any]:
-    """Return the loader's batches from number `start` on; of a map-style data set none of the others is loaded."""
+    """Return the loader's batches from number `start` on; a map-style dataset loads none of the skipped images."""
     if start == 0:
         return loader
     if isinstance(loader, DataLoaderSlice):
@@ -26,7 +26,7 @@ def remaining(loader: Any, start: int) -> Iterable[Any]:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell a prepared loader, or what stands in for it, which epoch comes next."""
+    """Tell a prepared loader, or its replacement, which epoch comes next."""
     loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
     if isinstance(loader, DataLoader) and hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
@@ -38,11 +38,11 @@ def is_stream(loader: Any) -> bool:
 
 
 def share_stream(loader: Any, accelerator: Accelerator, seed: int) -> None:
-    """Tell the stream of a loader, before that starts, its part and its seed; leave other data sets alone.
+    """Tell the stream of a loader, before the loader starts, its share and its seed; leave other datasets alone.
 
     Args:
         loader: Any loader, or None.
-        accelerator: It knows the processes.
+        accelerator: It knows the rank and the number of processes.
         seed: The run's seed.
 
     Raises:
@@ -56,18 +56,18 @@ def share_stream(loader: Any, accelerator: Accelerator, seed: int) -> None:
     if stream.is_training and accelerator.is_main_process:
         warnings.warn(
             "The training images are a stream: they are shuffled within a buffer, each worker fills its part of an "
-            "epoch up to whole batches, and a resumed run is exact only with the same number of workers and processes.",
+            "epoch up to full batches, and a resumed run is exact only with the same number of workers and processes.",
             stacklevel=2,
         )
 
 
 def count_batches(loader: Any) -> int:
-    """Return the number of batches that will come: a slice may promise more than its loader has."""
+    """Return the number of batches that the loader gives: a slice may promise more than its loader has."""
     return min(len(loader), len(loader.dl)) if isinstance(loader, DataLoaderSlice) else len(loader)
 
 
 def device_transform_of(loader: Any) -> Any:
-    """Return what the loop applies to each batch of the loader on the device; None where images come whole."""
+    """Return what the loop applies to each batch of the loader on the device; None where images arrive ready."""
     dataset = seeded_dataset_of(getattr(loader, "dl", loader))  # pytorch-accelerated's DataLoaderSlice
     return None if dataset is None else getattr(dataset.dataset, "device_transform", None)
 

@@ -9,7 +9,7 @@ from timm_accel.messages import nearest
 def merged_signature(kind: type, last: type) -> Signature:
     """Return what a trainer's class can be called with: the parameters of every ``__init__`` that passes on the rest.
 
-    An ``__init__`` without ``**kwargs`` tells all of its options itself, and ends the search.
+    An ``__init__`` without ``**kwargs`` lists all of its options itself, and ends the search.
 
     Args:
         kind: The class.
@@ -33,7 +33,7 @@ def merged_signature(kind: type, last: type) -> Signature:
 
 
 def _in_order(parameters: list[Parameter]) -> list[Parameter]:
-    """Put the positional ones first; one without a default that follows one with a default is by keyword alone."""
+    """Put the positional ones first; one without a default that follows one with a default becomes keyword-only."""
     positional: list[Parameter] = []
     keyword = [each for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
     for each in parameters:

@@ -1,4 +1,4 @@
-"""Prefetch: batches are finished on the device, on a GPU one step ahead of their use."""
+"""Prefetch: batches are transformed on the device, on a GPU one step before they are used."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,11 +10,11 @@ from accelerate.utils import recursively_apply, send_to_device
 def prefetch(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
     """Yield each batch as `transform_fn` returns it.
 
-    On a CUDA device the next batch is copied and transformed in a stream of its own, while the current one is used.
+    On a CUDA device the next batch is copied and transformed in a separate stream, while the current one is used.
 
     Args:
-        batches: What accelerate's loader gives, which copies a batch to the device when it is asked for it, or any
-            other iterable, which does not.
+        batches: accelerate's loader, which copies a batch to the device when it is asked for one, or any other
+            iterable, which does not copy.
         transform_fn: Called with each batch, in order.
         device: Where the batches are used.
 
@@ -23,10 +23,10 @@ def prefetch(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device:
     if device.type == "cpu":
         return map(transform_fn, batches)
     moved = (send_to_device(batch, device, non_blocking=device.type == "cuda") for batch in batches)
-    return _ahead(moved, transform_fn, device) if device.type == "cuda" else map(transform_fn, moved)
+    return _one_step_ahead(moved, transform_fn, device) if device.type == "cuda" else map(transform_fn, moved)
 
 
-def _ahead(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
+def _one_step_ahead(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: torch.device) -> Iterator[Any]:
     side, iterator, end = torch.cuda.Stream(device), iter(batches), object()
 
     def pull() -> Any:
@@ -39,12 +39,12 @@ def _ahead(batches: Iterable[Any], transform_fn: Callable[[Any], Any], device: t
         using = torch.cuda.current_stream(device)
         using.wait_stream(side)
         batch = following
-        recursively_apply(_used_in, batch, using)
+        recursively_apply(_record_stream, batch, using)
         following = pull()
         yield batch
 
 
-def _used_in(tensor: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
+def _record_stream(tensor: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
     if tensor.is_cuda:
         tensor.record_stream(stream)
     return tensor

@@ -1,4 +1,4 @@
-"""What happens before a run: arguments and loaders are checked, and loaders and model made ready for accelerate."""
+"""Preparation of a run: check arguments and loaders, and prepare loaders and model for accelerate."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[
         counts["max_num_train_steps"] = options["max_num_train_steps"]
     for name, count in counts.items():
         if not isinstance(count, int | Integral) or count < 1:
-            raise ValueError(f"Expected {name} to be a number of at least 1, but got {count!r}. Choose another.")
+            raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
     create_scheduler_fn = options.get("create_scheduler_fn")
     if not (create_scheduler_fn is None or callable(create_scheduler_fn)):
         raise TypeError(
@@ -65,16 +65,16 @@ def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
 
 
 def refuse_sharding(distributed_type: DistributedType) -> None:
-    """Raise a `ValueError` where the weights are sharded: EMA and evaluation need them whole."""
+    """Raise a `ValueError` where the weights are sharded: EMA and evaluation need complete weights."""
     if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            "Expected whole weights on every process, since the EMA and the evaluation need them, but got "
+            "Expected complete weights on every process, since the EMA and the evaluation need them, but got "
             f"{distributed_type.value}. Choose MULTI_GPU in the accelerate config."
         )
 
 
 def worker_kwargs() -> dict[str, Any]:
-    """Return the defaults of loader workers: as many as this process has cores, seeded by the dataset alone."""
+    """Return the defaults of loader workers: one per core of this process, and only the dataset seeds them."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return {"num_workers": max(1, available_cpus() // processes), "worker_init_fn": None}
 
@@ -82,14 +82,14 @@ def worker_kwargs() -> dict[str, Any]:
 def merge_loader_kwargs(
     dataset: Any, defaults: Mapping[str, Any], given: Mapping[str, Any] | None, collate_fn: Any
 ) -> dict[str, Any]:
-    """Let the given keyword arguments of a `DataLoader` win, and drop the defaults that it refuses beside them."""
+    """Let the given keyword arguments of a `DataLoader` override the defaults, and drop defaults that conflict."""
     given = given or {}
     refused: set[str] = set()
     if given.get("sampler") is not None or isinstance(dataset, IterableDataset):
         refused |= {"shuffle"}
     if given.get("batch_sampler") is not None:
         refused |= {"batch_size", "shuffle", "drop_last"}
-    collate_fn = collate_fn or getattr(dataset, "collate_fn", None)  # ours leaves out what cannot be read
+    collate_fn = collate_fn or getattr(dataset, "collate_fn", None)  # that of our datasets leaves out unreadable images
     return {"collate_fn": collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | dict(given)
 
 
@@ -101,14 +101,14 @@ def keep_small_dataset(dataset: Any, merged: dict[str, Any], given: Mapping[str,
 
 
 def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:
-    """Raise for a loader that has nothing to give, or that accelerate cannot share among the processes.
+    """Raise for a loader without a batch, or one that accelerate cannot shard.
 
     Args:
         loaders: The loaders by name, ``train`` and ``eval``; None where there is none.
-        num_processes: The processes of the run.
+        num_processes: The number of processes of the run.
     """
     for name, loader in loaders.items():
-        if loader is None or is_stream(loader):  # evaluation on one process has none on the others
+        if loader is None or is_stream(loader):  # evaluation on one rank has no loader on the others
             continue
         batch_size = getattr(loader, "batch_size", None)
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
@@ -138,7 +138,7 @@ def check_share(loader: Any, dataset: Any, num_processes: int) -> None:
 
 
 def seed_and_shard(train_loader: Any, eval_loader: Any, accelerator: Accelerator, seed: int) -> Iterator[Any]:
-    """Yield both loaders, which draw from the seed; one that shards by itself is prepared for it."""
+    """Yield both loaders, seeded; one that shards itself is prepared here."""
     for loader, fixed_epoch in ((train_loader, None), (eval_loader, 0)):
         shield_workers(loader)
         share_stream(loader, accelerator, seed)
@@ -149,7 +149,7 @@ def seed_and_shard(train_loader: Any, eval_loader: Any, accelerator: Accelerator
 
 
 def _prepare_alone(loader: Any, accelerator: Accelerator) -> Any:
-    """Prepare a loader that deals out the images to the processes by itself, so that accelerate does not again."""
+    """Prepare a loader that shards the images itself, so that accelerate does not shard them again."""
     if not any(getattr(getattr(loader, name, None), "shards_itself", False) for name in ("dataset", "batch_sampler")):
         return loader
     prepared = prepare_data_loader(
@@ -173,7 +173,7 @@ def strip_model(model: Any, plain: nn.Module) -> Any:
         plain: The unwrapped model.
     """
     if plain is not model and (forward := plain.__dict__.pop("_original_forward", None)) is not None:
-        model.forward = forward  # accelerate 1.15 wraps a compiled model's own forward, and notes it inside
+        model.forward = forward  # accelerate 1.15 wraps the forward of a compiled model, and stores it inside
     model = extract_model_from_parallel(model, keep_fp32_wrapper=False)
     for module in (model, plain):
         module.__dict__.pop("_is_accelerate_prepared", None)

@@ -1,4 +1,4 @@
-"""A run: what one call of `LoopTrainer.evaluate` or `LoopTrainer.train` tells, agrees on and evaluates."""
+"""A run: the state and the evaluation of one call of `LoopTrainer.evaluate` or `LoopTrainer.train`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One evaluation: where it stands, what its processes agreed on, and the evaluation epoch.
+    """One evaluation: its progress, the requests that its processes agreed on, and the evaluation epoch.
 
-    What it tells does not depend on the trainer's attributes of the same names, which a subclass may set.
+    Its attributes do not depend on the trainer's attributes of the same names, which a subclass may set.
 
     Args:
         trainer: The trainer.
-        num_updates: Optimizer updates so far, skipped ones not counted.
+        num_updates: Optimizer updates so far, without skipped ones.
     """
 
     def __init__(self, trainer: LoopTrainer, num_updates: int = 0) -> None:
@@ -55,14 +55,14 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """The number of this process, from 0."""
+        """The rank of this process, from 0."""
         return self.trainer._accelerator.process_index
 
     @property
     def unwrapped_model(self) -> nn.Module:
         """The module whose weights are trained, without DDP's, FSDP's or ``torch.compile``'s wrapper."""
         wrapped, plain = self._unwrapped
-        if wrapped is not self.trainer.model:  # to unwrap it, accelerate looks at the disk and at all modules
+        if wrapped is not self.trainer.model:  # accelerate looks at the disk and at all modules to unwrap it
             plain = self.trainer.get_unwrapped_model()
             self._unwrapped = self.trainer.model, plain
         return plain
@@ -78,8 +78,8 @@ class Run:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the optimizer's first parameter group; NaN where the optimizer finds its own."""
-        rate = self.trainer.optimizer.param_groups[0]["lr"]
-        return float("nan") if rate is None else float(rate)
+        lr = self.trainer.optimizer.param_groups[0]["lr"]
+        return float("nan") if lr is None else float(lr)
 
     @property
     def train_dataloader(self) -> Any:
@@ -104,12 +104,12 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that are complete, with their evaluation and all callbacks, before a resume too."""
+        """Complete epochs, with their evaluation and all callbacks; those before a resume count too."""
         return self.progress.epoch
 
     @property
     def batches_done(self) -> int:
-        """Micro-batches of the current epoch that this process has trained on, before a resume too."""
+        """Micro-batches of the current epoch that this process has trained on; those before a resume count too."""
         return self.progress.batch
 
     @property
@@ -118,7 +118,7 @@ class Run:
         return self.progress.learning_rate
 
     def belongs_to_run(self, path: Path) -> bool:
-        """Whether an existing file or folder is this run's to continue."""
+        """Whether an existing file or folder belongs to this run."""
         return False
 
     def execute(self) -> None:
@@ -143,10 +143,10 @@ class Run:
             trainer._loss_tracker = losses["model"]
             unlimited = trainer._eval_dataloader
             self.notify("on_eval_epoch_start", is_intermediate=is_intermediate)
-            limited = trainer._eval_dataloader is not unlimited  # by a callback of upstream's
+            limited = trainer._eval_dataloader is not unlimited  # by a callback from upstream
             with torch.no_grad():
                 for batch in self._prefetched(trainer._eval_dataloader if limited else loader):
-                    if batch is not None:  # None: no image of it could be read
+                    if batch is not None:  # None: none of its images could be read
                         self._eval_batch(batch, losses)
             trainer.eval_epoch_end()
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
@@ -169,7 +169,7 @@ class Run:
 
     @contextmanager
     def _evaluating(self, is_intermediate: bool) -> Iterator[None]:
-        """Let the unwrapped model stand in for the wrapped one; an intermediate evaluation changes nothing."""
+        """Use the unwrapped model in place of the wrapped one; an intermediate evaluation changes nothing."""
         trainer, history = self.trainer, self.trainer.run_history
         wrapped, tracker, prefix = trainer.model, trainer._loss_tracker, history.metric_name_prefix
         trainer.model = self.unwrapped_model
@@ -190,9 +190,9 @@ class Run:
         """Yield the batches after on-device normalization and random erasing.
 
         Args:
-            batches: What is left of the loader.
-            loader: The loader; None: `batches` is it.
-            start: The number of the first batch in the training epoch; None in evaluation, where nothing is drawn.
+            batches: The remaining batches of the loader.
+            loader: The loader; None if `batches` is the loader.
+            start: The number of the first batch in the training epoch; None in evaluation, where nothing is random.
         """
         trainer, numbers = self.trainer, count(start or 0)
         transform = device_transform_of(batches if loader is None else loader)
@@ -213,7 +213,7 @@ class Run:
             self.trainer.run_history.update_metric(f"{metric_prefix(weights_name)}{name}", mean)
 
     def notify(self, event: str, **kwargs: Any) -> None:
-        """Call an event of the callbacks."""
+        """Call an event on all callbacks."""
         self.trainer.callback_handler.call_event(event, self.trainer, **kwargs)
 
     def request_stop(self, stop: Stop, reason: str) -> None:
@@ -237,7 +237,7 @@ class Run:
         return self._consensus.sum(value)
 
     def sync_is_due(self) -> bool:
-        """Whether the processes sync after this update: after every ``sync_every_n_updates``, or since all know why."""
+        """Whether ranks sync after this update: every ``sync_every_n_updates``, or when all know of a request."""
         assert self._consensus is not None
         return self.num_updates % self.trainer.sync_every_n_updates == 0 or self._consensus.due()
 
@@ -259,7 +259,7 @@ class Run:
 
     @contextmanager
     def _agreeing(self) -> Iterator[None]:
-        """Let processes request to stop and to save; at the end, all leave as they agreed."""
+        """Let processes request to stop and to save; at the end, all exit as they agreed."""
         self._consensus = Consensus(self.accelerator.num_processes)
         try:
             yield
@@ -272,7 +272,7 @@ class Run:
 
     def _exit_for_requeue(self) -> None:
         raise RuntimeError(
-            f"Expected a state to be written before leaving ({self.agreed.reason}), but an evaluation has none. "
+            f"Expected a state to be written before the exit ({self.agreed.reason}), but an evaluation has none. "
             "Evaluate again."
         )
 
@@ -282,7 +282,7 @@ class Run:
 
 
 class FromRun:
-    """An attribute that a trainer reads from its run, unless a subclass or its user has set one of that name."""
+    """An attribute that a trainer reads from its run, unless a subclass or the user has set one of that name."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name, self.__doc__ = name, getattr(getattr(Run, name, None), "__doc__", None)

@@ -1,4 +1,4 @@
-"""Signals that end a run: the processes agree, save and leave; loader workers live on until then."""
+"""Signals that end a run: the processes sync, save and exit; loader workers stay alive until then."""
 
 import os
 import signal
@@ -19,11 +19,11 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def stop_signals(ask: Callable[[str], None]) -> Iterator[None]:
-    """Call `ask` with a signal's name instead of ending the process.
+def stop_signals(request: Callable[[str], None]) -> Iterator[None]:
+    """Call `request` with a signal's name instead of ending the process.
 
-    SIGINT once more, over a second later, interrupts at once; a launcher's echo of the first comes sooner. Outside the
-    main thread, where python allows no handlers, nothing changes.
+    A second SIGINT interrupts at once if it comes over a second later; a launcher's echo of the first comes sooner.
+    Outside the main thread, where python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +34,7 @@ def stop_signals(ask: Callable[[str], None]) -> Iterator[None]:
         if first and number == signal.SIGINT and time.monotonic() - first[0] > 1:
             raise KeyboardInterrupt
         first.append(time.monotonic())
-        ask(signal.Signals(number).name)
+        request(signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in _STOPPING}
     try:
@@ -45,25 +45,25 @@ def stop_signals(ask: Callable[[str], None]) -> Iterator[None]:
 
 
 @cache
-def _leaving(process: int) -> Any:
-    """Return a flag that a process's workers share, and that is set when it exits: then it ends them by SIGTERM."""
+def _exit_flag(process: int) -> Any:
+    """Return a flag that the workers of a process share. The process sets it on exit, and then ends them by SIGTERM."""
     flag = RawValue(c_bool, False)
-    # multiprocessing's own exit would wait for ever; unlike atexit this runs before it in its child processes too
+    # multiprocessing's exit would wait forever; unlike atexit, this runs before it, in child processes too
     Finalize(None, setattr, (flag, "value", True), exitpriority=100)
     return flag
 
 
 def shield_workers(loader: Any) -> None:
-    """Let a loader's workers outlive signals to the whole process group or job: they would go before the run."""
+    """Let the workers of a loader survive signals to the process group or job, or they would end before the run."""
     if isinstance(loader, DataLoader) and loader.num_workers > 0:
         inner: Any = loader.worker_init_fn
         if not (isinstance(inner, partial) and inner.func is _shielded):
-            loader.worker_init_fn = partial(_shielded, _leaving(os.getpid()), inner)
+            loader.worker_init_fn = partial(_shielded, _exit_flag(os.getpid()), inner)
 
 
-def _shielded(leaving: Any, worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
+def _shielded(exiting: Any, worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
-        if leaving.value:
+        if exiting.value:
             os._exit(0)
 
     signal.signal(signal.SIGTERM, handle)

@@ -1,6 +1,6 @@
-"""What a state holds of a run, taken and restored side by side.
+"""The content of a state: what a run saves and restores.
 
-The shared part is equal on all processes. The part of a rank holds what differs between them: the running loss, and
+The shared part is equal on all ranks. The part of a rank holds what differs between ranks: the running loss, and
 buffers, which DDP does not keep equal.
 """
 
@@ -35,13 +35,13 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands between two updates.
+    """The position of a run between two updates.
 
     Args:
         epoch: The epoch, from 0.
         batch: Micro-batches of it that this process has trained on.
-        stage: What comes next in it: ``train``, ``evaluate`` or ``end`` (schedules and callbacks).
-        learning_rate: The learning rate at its start.
+        stage: What comes next in the epoch: ``train``, ``evaluate`` or ``end`` (schedules and callbacks).
+        learning_rate: The learning rate at the start of the epoch.
     """
 
     epoch: int = 0
@@ -57,7 +57,7 @@ def modules_of(trainer: LoopTrainer) -> dict[str, nn.Module]:
 
 
 def stateful_callbacks(trainer: LoopTrainer) -> dict[str, Stateful]:
-    """Return the callbacks that have a state; asked on the class, since upstream's answer any name (0.1.61)."""
+    """Return the callbacks that have a state; looks at the class, since upstream's answer to any name (0.1.61)."""
     return {
         type(callback).__qualname__: callback
         for callback in trainer.callback_handler
@@ -116,7 +116,7 @@ def restore_shared(trainer: LoopTrainer, shared: Mapping[str, Any], same_length:
 def take_rank(run: TrainingRun) -> dict[str, Any]:
     """Return the part of this process."""
     trainer = run.trainer
-    loss = run.running_loss if run.progress.batch else RunningMean(trainer.device)  # between epochs it says nothing
+    loss = run.running_loss if run.progress.batch else RunningMean(trainer.device)  # it has no meaning between epochs
     part: dict[str, Any] = {"running_loss": loss.state_dict(), "finite": run.running_loss.finite(), "buffers": {}}
     if trainer._accelerator.num_processes > 1:
         for name, module in modules_of(trainer).items():
@@ -126,7 +126,7 @@ def take_rank(run: TrainingRun) -> dict[str, Any]:
 
 
 def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
-    """Load the part of this process, and return its running loss; on another number of them rank 0 takes all sums."""
+    """Load the part of this rank and return its running loss; with another number of ranks, rank 0 gets all sums."""
     trainer, accelerator = run.trainer, run.accelerator
     loss, modules = RunningMean(trainer.device), modules_of(trainer)
     saved = state.manifest["num_processes"]
@@ -164,14 +164,14 @@ def _restore_history(history: Any, saved: Mapping[str, Any]) -> None:
     history._set_epoch(saved["epoch"])
 
 
-def _check_components(present: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    if missing := [name for name in present if name not in saved]:
+def _check_components(current_components: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    if missing := [name for name in current_components if name not in saved]:
         raise ValueError(
             f"Expected the state to hold {missing}, but got {sorted(saved)}. Use the same trainer and options."
         )
-    if unknown := [name for name in saved if name not in present]:
+    if unknown := [name for name in saved if name not in current_components]:
         raise ValueError(
-            f"Expected a trainer with {unknown}, since the state holds them, but got {sorted(present)}. "
+            f"Expected a trainer with {unknown}, since the state holds them, but got {sorted(current_components)}. "
             "Use the same trainer and options."
         )
 
@@ -181,17 +181,17 @@ def _restore_optimizer(trainer: LoopTrainer, shared: Mapping[str, Any], same_len
     if trainer.scheduler is not None and shared["scheduler"] is not None:
         scheduled = trainer.restore_scheduler(shared["scheduler"], same_length)
     groups = trainer.optimizer.param_groups
-    rates = [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]
+    options = [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]
     trainer.current_run().unwrapped_optimizer.load_state_dict(shared["optimizer"])
     _restore_dtypes(trainer.current_run().unwrapped_optimizer, shared["optimizer"]["state"])
     if scheduled:
-        for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
-            group.update(rate)
+        for group, scheduled_options in zip(trainer.optimizer.param_groups, options, strict=True):
+            group.update(scheduled_options)
 
 
 def _restore_dtypes(optimizer: Any, saved: Mapping[int, Mapping[str, Any]]) -> None:
     """Give each state its saved dtype: torch's ``load_state_dict`` (2.14) turns it into that of its parameter."""
-    states = getattr(optimizer, "_base_optimizer", optimizer).state  # timm's Lookahead keeps its own elsewhere
+    states = getattr(optimizer, "_base_optimizer", optimizer).state  # timm's Lookahead has an inner optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, kept in saved.items():
         for name, value in kept.items():

@@ -1,4 +1,4 @@
-"""`LoopTrainer`: pytorch-accelerated's `Trainer` with a loop that is right, and the hooks that mixins override."""
+"""`LoopTrainer`: pytorch-accelerated's `Trainer` with a correct loop, and the hooks that mixins override."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,34 +32,34 @@ _OURS = {"timm_accel", "pytorch_accelerated", "builtins"}
 
 
 class LoopTrainer(Trainer):
-    """pytorch-accelerated's `Trainer` with a loop that is right, and the hooks that mixins override.
+    """pytorch-accelerated's `Trainer` with a correct loop, and the hooks that mixins override.
 
     Upstream's public hooks keep their names, order and meaning. One update is: seed the step, forward, loss, backward,
     `clip_gradients`, ``optimizer_step``, `after_update`, ``scheduler_step``, ``optimizer_zero_grad``, the event
     ``on_update_end`` (`timm_accel.training.training_run`). The recorded losses are true means over images, whatever the
-    accumulation; a shorter last group of micro-batches is scaled by its own size. Evaluation runs the unwrapped model,
+    accumulation; a shorter last accumulation group is divided by its actual size. Evaluation runs the unwrapped model,
     so processes may have different numbers of batches.
 
-    A subclass may set any attribute that upstream's trainer lets it set, `epoch` and `num_updates` too: what the run
-    needs it asks of its own `Run`.
+    A subclass may set any attribute that upstream's trainer lets it set, `epoch` and `num_updates` too: the loop reads
+    the attributes of its `Run` instead.
 
     Args:
         model: The model to train.
         loss_func: Called with (outputs, targets); returns the mean loss.
         optimizer: The optimizer of the model's parameters.
-        callbacks: Classes or instances; upstream's that are known to be wrong are exchanged for ours or refused.
+        callbacks: Classes or instances; faulty ones from upstream are replaced by ours or refused.
         run_history: Upstream's history; in memory by default.
-        seed: The only seed: with it a run is repeatable, whatever the number of workers.
-        run_dir: The folder that callbacks write to, states among them. It must not hold a run, unless that is resumed.
-        sync_every_n_updates: Updates between two points at which several processes agree on saving and stopping.
-        recipe: Plain values that describe the run. They are kept in its states, and a state with others is refused.
+        seed: The only seed. It makes a run repeatable, whatever the number of workers.
+        run_dir: The folder for states and the files of callbacks. It must not hold a run, unless that run is resumed.
+        sync_every_n_updates: Updates between two sync points, at which all processes agree on saving and stopping.
+        recipe: Plain values that describe the run. Its states hold them, and a state with other values is refused.
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
             within a run.
-        BlockingIOError: By `train`, when another run goes on in `run_dir`.
-        SystemExit: By `train`, with exit code 75, when the run was interrupted and is to resume later.
+        BlockingIOError: By `train`, when another run uses `run_dir`.
+        SystemExit: By `train`, with exit code 75, when the run was interrupted and can resume later.
 
     Source: ``pytorch_accelerated.trainer.Trainer`` 0.1.61.
     """
@@ -117,7 +117,7 @@ class LoopTrainer(Trainer):
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
     def current_run(self) -> Run:
-        """Return the run under way; outside a run, one that has not begun."""
+        """Return the current run; outside a run, one that has not started."""
         return self._current_run or Run(self, self._num_updates)
 
     # What a mixin or a subclass overrides, beside upstream's own hooks
@@ -130,19 +130,19 @@ class LoopTrainer(Trainer):
         return model
 
     def evaluated_models(self) -> dict[str, nn.Module]:
-        """Return every set of weights that is evaluated and kept: the model, and what mixins add."""
+        """Return every set of weights that is evaluated and saved: the model, and what mixins add."""
         return {"model": self.get_unwrapped_model()}
 
     def components(self) -> dict[str, Stateful]:
         """Return what must survive a resume besides model, optimizer and scheduler. Mixins add theirs.
 
-        The loss is among them when it has parameters or buffers.
+        The loss is one of them when it has parameters or buffers.
         """
         loss = self.loss_func
         return {"loss_func": loss} if isinstance(loss, nn.Module) and loss.state_dict() else {}
 
     def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
-        """Return the callbacks that would do harm here, each with its reason and a remedy. Mixins add theirs."""
+        """Return the callbacks that do not work here, each with the reason and a remedy. Mixins add theirs."""
         reason = "it drops the activation inside timm's BatchNormAct2d"
         return {ConvertSyncBatchNormCallback: (reason, "Pass sync_bn=True instead (SyncBatchNormMixin).")}
 
@@ -151,9 +151,9 @@ class LoopTrainer(Trainer):
         return {}
 
     def before_prepare(self) -> None:
-        """Change the plain model before accelerate wraps it. Called by `train` and `evaluate`, so idempotent.
+        """Change the plain model before accelerate wraps it. Called by `train` and `evaluate`, so it is idempotent.
 
-        Copies of the model are made before ``super()``, conversions of it after.
+        Copy the model before ``super()``, and convert it after.
         """
 
     def backward_kwargs(self) -> dict[str, Any]:
@@ -166,14 +166,14 @@ class LoopTrainer(Trainer):
             self._clip_gradients()
 
     def after_update(self) -> None:
-        """Follow a real optimizer update; the run's ``num_updates`` has already advanced."""
+        """Do nothing. Called after every optimizer update that was not skipped; ``num_updates`` counts it already."""
 
     def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
         return self.loss_func(outputs, targets)
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
-        """Look at an evaluation batch and the whole of its output, once every mixin has added to it."""
+        """Do nothing. Called with each evaluation batch and its output, after every mixin has added to the output."""
 
     def metric_prefixes(self) -> list[str]:
         """Return the prefixes of the metrics that an evaluation records, one for each set of weights."""
@@ -184,18 +184,18 @@ class LoopTrainer(Trainer):
         return ["eval_loss_epoch"]
 
     def scheduler_state(self) -> dict[str, Any]:
-        """Return what the scheduler cannot work out from the number of updates and epochs."""
+        """Return what the scheduler cannot compute from the number of updates and epochs."""
         return self.scheduler.state_dict()
 
     def restore_scheduler(self, state: dict[str, Any], same_length: bool) -> bool:
-        """Bring a new scheduler to where the run stands, while the optimizer's rates are still those of its start.
+        """Move a new scheduler to the position of the run. The optimizer has its initial learning rates until then.
 
         Args:
             state: What `scheduler_state` returned.
             same_length: Whether the run is as long as when it was saved.
 
         Returns:
-            Whether the rates in the optimizer are those of the schedule now; else the saved ones hold.
+            Whether the optimizer now has the learning rates of the schedule; otherwise the saved ones are loaded.
         """
         if same_length or isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.load_state_dict(state)
@@ -206,18 +206,18 @@ class LoopTrainer(Trainer):
                 self.scheduler.step()
         return True
 
-    # What mixins and callbacks ask for
+    # What mixins and callbacks request
 
     def request_stop(self, reason: str, *, failed: bool = False, interrupted: bool = False) -> None:
         """Request, on any process, that the run ends at the next sync point.
 
-        Outside a run nothing happens. Where states are kept, one is written, but not of a run that failed.
+        Outside a run nothing happens. If the run saves states, it writes one, unless it failed.
 
         Args:
             reason: One sentence, printed on rank 0.
             failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
-            interrupted: Whether the run is to resume later: a state is written, and `train` leaves all processes with
-                exit code 75 (`SystemExit`).
+            interrupted: Whether the run is to resume later: it writes a state, and `train` ends all processes with exit
+                code 75 (`SystemExit`).
         """
         stop = Stop.FAILED if failed else Stop.INTERRUPTED if interrupted else Stop.FINISHED
         self.current_run().request_stop(stop, reason)
@@ -226,9 +226,9 @@ class LoopTrainer(Trainer):
         """Request, on any process, that a state is written at the next sync point.
 
         Args:
-            milestone: Whether to keep the state for good, whatever ``keep_states`` says.
-            everywhere: Whether every process requests it at this same moment, so that none need be asked: the state is
-                then written as soon as the update or the epoch is complete.
+            milestone: Whether to keep the state forever, whatever ``keep_states`` is.
+            everywhere: Whether every process requests it at the same moment, so that no sync is needed first: the state
+                is then written as soon as the update or the epoch is complete.
 
         Raises:
             ValueError: The trainer has no ``run_dir``.
@@ -238,17 +238,17 @@ class LoopTrainer(Trainer):
         self.current_run().request_save(milestone, everywhere)
 
     def belongs_to_run(self, path: Path) -> bool:
-        """Whether an existing file or folder is this run's to continue: it resumes, or began in this folder before."""
+        """Whether an existing file or folder belongs to this run, which resumes or began in this folder before."""
         return self.current_run().belongs_to_run(path)
 
     def check_metric(self, argument: str, name: str) -> None:
         """Raise before training when the run will not record a metric.
 
-        A user's trainer or callback may record more than the mixins know of; then the question is left to the end of
-        the first epoch.
+        A custom trainer or callback may record more than the mixins know of; then the check waits for the end of the
+        first epoch.
 
         Args:
-            argument: What the user calls it, for the message.
+            argument: The name of the user's argument, for the message.
             name: The metric's name in the history.
 
         Raises:
@@ -264,11 +264,11 @@ class LoopTrainer(Trainer):
         """Return a metric's latest value.
 
         Args:
-            argument: What the user calls it, for the message.
+            argument: The name of the user's argument, for the message.
             name: The metric's name in the history.
 
         Raises:
-            ValueError: It has none.
+            ValueError: The metric has no value.
         """
         refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
         return float(self.run_history.get_latest_metric(name))
@@ -287,7 +287,7 @@ class LoopTrainer(Trainer):
         preparation.check_train_arguments(train_dataset, num_epochs, kwargs)
         checkpointer = Checkpointer(self, resume_from)
         with checkpointer.claimed(train_dataset, num_epochs), self._running(TrainingRun(self, checkpointer)):
-            self.scheduler = self._eval_dataloader = None  # upstream keeps those of the run before (0.1.61)
+            self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
             super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
 
     def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -298,15 +298,15 @@ class LoopTrainer(Trainer):
     def _running(self, run: Run) -> Iterator[None]:
         if self._current_run is not None:
             raise RuntimeError(
-                "Expected train() and evaluate() outside a run, since they start the history anew, but got one within "
-                "it. Use pytorch-accelerated's StepBasedEvaluationCallback to evaluate in between."
+                "Expected train() and evaluate() outside a run, since they reset the history, but got one within a "
+                "run. Use pytorch-accelerated's StepBasedEvaluationCallback to evaluate in between."
             )
         self._current_run = run
         try:
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
-            self.create_scheduler_fn = None  # often a method of ours: a cycle that would keep loader workers alive
+            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loader workers alive
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -340,7 +340,7 @@ class LoopTrainer(Trainer):
         return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
 
     def get_model(self, keep_torch_compile: bool = True) -> nn.Module:
-        # accelerate 1.15 strips DDP from the very model in training when a compiled one is unwrapped
+        # accelerate 1.15 strips DDP from the model that is being trained when a compiled one is unwrapped
         return super().get_model() if keep_torch_compile else self.get_unwrapped_model()
 
     def save_checkpoint(

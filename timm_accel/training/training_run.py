@@ -46,7 +46,7 @@ class TrainingRun(Run):
         return self.checkpointer.belongs_to_run(path)
 
     def execute(self) -> None:
-        """Train for all epochs that are left, between upstream's hooks and events."""
+        """Train for all remaining epochs, between upstream's hooks and events."""
         trainer, checkpointer = self.trainer, self.checkpointer
         self.progress = Progress(learning_rate=self.learning_rate)
         trainer._loss_tracker = RunningMean(trainer.device)
@@ -55,7 +55,7 @@ class TrainingRun(Run):
             trainer.training_run_start()
             self.notify("on_training_run_start")
             if checkpointer.keeps_states:
-                snapshot.take_shared(trainer)  # raises now for what cannot be saved
+                snapshot.take_shared(trainer)  # raises now if something cannot be saved
             if checkpointer.resumed is not None:
                 checkpointer.restore(self)
                 self._rebuilds_buckets = self.accelerator.num_processes > 2 and self.num_updates > 0
@@ -89,7 +89,7 @@ class TrainingRun(Run):
         """Train on all batches that are left of the epoch, however many the loader gives."""
         trainer, epoch = self.trainer, self.epoch or 0
         set_epoch(loader, epoch)
-        seed_order(trainer.seed, epoch)  # for hooks that draw
+        seed_order(trainer.seed, epoch)  # for hooks that draw random numbers
         trainer.train_epoch_start()
         trainer._loss_tracker, self.resumed_loss = self.resumed_loss or RunningMean(trainer.device), None
         self.notify("on_train_epoch_start")
@@ -161,7 +161,7 @@ class TrainingRun(Run):
                 self.sync()
 
     def _step_optimizer(self) -> bool:
-        """Step, and return False when fp16's scaler skipped it, which accelerate 1.15 misses for fused optimizers."""
+        """Step, and return False if fp16's scaler skipped it, which accelerate 1.15 misses for fused optimizers."""
         scaler = self.accelerator.scaler
         scale = None if scaler is None else scaler.get_scale()
         self.trainer.optimizer_step()
@@ -172,8 +172,8 @@ class TrainingRun(Run):
     def _rebuild_buckets(self, batch: Any) -> None:
         """Run a dummy step, so that DDP has the gradient buckets that it had before the run was interrupted.
 
-        It rebuilds them after its first backward pass, and sums over three or more processes round by the buckets
-        (torch 2.14): the first update of a resumed run would differ in its last bits.
+        DDP rebuilds its buckets after its first backward pass, and over three or more ranks the rounding of sums
+        depends on the buckets (torch 2.14): the first update of a resumed run would differ in its last bits.
         """
         self._rebuilds_buckets = False
         trainer, modules = self.trainer, snapshot.modules_of(self.trainer)
@@ -216,7 +216,7 @@ class TrainingRun(Run):
     def _stopped(self, stop: StopTrainingError) -> None:
         super()._stopped(stop)
         if self.agreed.stop is None and self.batch_index is None and self.checkpointer.keeps_states:
-            self.checkpointer.save(self, stopped=str(stop))  # a callback of upstream's ended the run by itself
+            self.checkpointer.save(self, stopped=str(stop))  # a callback from upstream ended the run
 
     def _save_as_agreed(self) -> None:
         agreed, checkpointer = self.agreed, self.checkpointer
@@ -228,7 +228,7 @@ class TrainingRun(Run):
             self._saved = checkpointer.save(self, agreed.milestone, reason)
 
     def _handling_signals(self) -> AbstractContextManager[None]:
-        """Where states are kept, SIGTERM and SIGINT end the run at the next sync point, with a state."""
+        """If the run saves states, end it on SIGTERM and SIGINT at the next sync point, with a state."""
         if not self.checkpointer.keeps_states:
             return nullcontext()
         return stop_signals(lambda name: self.request_stop(Stop.INTERRUPTED, f"Received {name}."))
@@ -236,12 +236,12 @@ class TrainingRun(Run):
     def _exit_for_requeue(self) -> None:
         if not self._saved:
             raise RuntimeError(
-                f"Expected a state to be written before leaving ({self.agreed.reason}), but it could not be. "
-                "Make room or mend the run folder."
+                f"Expected a state to be written before the exit ({self.agreed.reason}), but it could not be. "
+                "Free disk space, or fix the run folder."
             )
         self.trainer.print(
-            f"Interrupted; the state is {str(self.checkpointer.last_state)!r}. Start the same again with "
-            "resume_from='auto' (--resume auto on the command line) to go on."
+            f"Interrupted; the state is {str(self.checkpointer.last_state)!r}. Start the same run again with "
+            "resume_from='auto' (--resume auto on the command line) to resume."
         )
         self.accelerator.end_training()  # gloo aborts at exit otherwise
         raise SystemExit(os.EX_TEMPFAIL)

@@ -1,4 +1,4 @@
-"""Knowledge distillation: the mixin, and the teachers that it learns from."""
+"""Knowledge distillation: the mixin, and the teachers that the student learns from."""
 
 from timm_accel.mixins.distillation.mixin import KINDS, DistillationMixin
 

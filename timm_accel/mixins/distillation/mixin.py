@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns from a teacher's outputs beside the labels."""
+"""Knowledge distillation: a student learns from a teacher's outputs as well as from the labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,21 +21,20 @@ KINDS = {"logit": LogitDistillationTask, "token": TokenDistillationTask, "featur
 class DistillationMixin(LoopTrainer):
     """Add the distance between the outputs of student and teacher to the training loss.
 
-    The loss is ``(1 - distill_alpha) * loss_func + distill_alpha * distance``, by timm's tasks: for ``logit`` the
-    Kullback-Leibler divergence of softened outputs, for ``token`` the same, or cross-entropy with the teacher's
-    classes, of the student's distillation head, for ``feature`` the squared distance of pooled features. Both see the
-    same images, mixed ones if they are; the teacher with its own mean and standard deviation. It is in evaluation mode,
-    under autocast, without gradients, and in no state. Evaluation, the average and the kept weights are of the student
-    alone.
+    The loss is ``(1 - distill_alpha) * loss_func + distill_alpha * distance``, by timm's tasks. The distance is, for
+    ``logit``, the Kullback-Leibler divergence of softened outputs; for ``token``, the same on the student's
+    distillation head, or cross-entropy with the teacher's classes; for ``feature``, the squared distance of pooled
+    features. Both models get the same images, after Mixup; the teacher gets them with its mean and standard deviation.
+    The teacher is in evaluation mode, under autocast, without gradients, and in no state. Evaluation, the EMA weights
+    and the best weights are those of the student alone.
 
-    Where student and teacher have features of other widths, a linear projection is made with the trainer, and joins
-    its optimizer as a group with the optimizer's own options. During the run ``trainer.model`` holds student and
-    projection, so that DDP synchronises both; a compiled student is taken uncompiled for ``feature``. Clipping by norm
-    looks at the student alone.
+    If the features of student and teacher differ in width, the trainer creates a linear projection and adds it to the
+    optimizer as a group with default options. During the run ``trainer.model`` holds student and projection, so that
+    DDP synchronizes both; ``feature`` runs a compiled student uncompiled. Clipping by norm looks at the student alone.
 
     Args:
-        distill_teacher: A model, the name of one of timm's with its weights, or a folder of weights (``best`` of a
-            run). None: no distillation.
+        distill_teacher: A model, the name of a pretrained model of timm, or a folder of weights (``best`` of a run).
+            None turns distillation off.
         distill_kind: ``logit``; ``token``, for students with a distillation head, such as DeiT's; or ``feature``.
         distill_alpha: The share of the distance in the loss.
         distill_temperature: What logits are divided by, for ``logit`` and ``token``.
@@ -43,8 +42,8 @@ class DistillationMixin(LoopTrainer):
 
     Raises:
         ValueError: An option is out of range; the student cannot be distilled in this way; the teacher has other
-            classes or, in `train`, cannot take the images or gives other outputs; or the images have several labels.
-        TypeError: The teacher is none.
+            classes or, in `train`, cannot take the images or gives other outputs; or the targets are multi-label.
+        TypeError: The teacher is of another type.
 
     Source: arXiv 1503.02531, DeiT, arXiv 2012.12877; ``timm.task``.
     """
@@ -107,8 +106,8 @@ class DistillationMixin(LoopTrainer):
         if self.distill_kind == "feature":
             self._distill_projection = self._distill_task.trainable_module.projection
         elif self.distill_kind == "token":
-            student.set_distilled_training(False)  # timm's task has turned it on; outside a run it is off
-        self._distill_task.trainable_module = _Seen()
+            student.set_distilled_training(False)  # timm's task turns it on; outside a run it is off
+        self._distill_task.trainable_module = _StudentOutputs()
         if self._distill_projection is not None:
             _add_group(self.optimizer, self._distill_projection)
 
@@ -134,7 +133,7 @@ class DistillationMixin(LoopTrainer):
     def _check_data(self) -> None:
         if self.distill_kind != "feature" and is_multi_label(self.train_dataset):
             raise ValueError(
-                f"Expected distill_kind to be 'feature', since images have several labels and {self.distill_kind!r} is "
+                f"Expected distill_kind to be 'feature', since targets are multi-label and {self.distill_kind!r} is "
                 f"over a softmax, but got {self.distill_kind!r}. Use 'feature'."
             )
         num_outputs = (
@@ -153,17 +152,17 @@ class DistillationMixin(LoopTrainer):
 
     @contextmanager
     def _distilling(self) -> Iterator[None]:
-        """Let timm's task compute the loss, from what goes through the student and from the teacher."""
+        """Let timm's task compute the loss from the outputs of student and teacher."""
         if self._distill_task is None:
             yield
             return
-        task, seen = self._distill_task, self._distill_task.trainable_module
+        task, student = self._distill_task, self._distill_task.trainable_module
         loss_func = self.loss_func
-        hook = self.model.register_forward_hook(seen.remember)
+        hook = self.model.register_forward_hook(student.remember)
 
         def distilled_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            seen.logits = outputs
-            return task(seen.images, targets)["loss"]
+            student.logits = outputs
+            return task(student.images, targets)["loss"]
 
         self.loss_func = distilled_loss
         try:
@@ -171,7 +170,7 @@ class DistillationMixin(LoopTrainer):
         finally:
             self.loss_func = loss_func
             hook.remove()
-            seen.images = seen.logits = seen.other = None
+            student.images = student.logits = student.other = None
 
     def components(self) -> dict[str, Any]:
         components = super().components()
@@ -187,8 +186,8 @@ class DistillationMixin(LoopTrainer):
         super().training_run_end()
 
 
-class _Seen(nn.Module):
-    """Stands in a task of timm's for the student, which the trainer has run already."""
+class _StudentOutputs(nn.Module):
+    """Replaces the student in timm's task, since the trainer has run the student already."""
 
     images: torch.Tensor | None = None
     logits: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""Teachers for distillation: opened, and checked against student and data before a run."""
+"""Teachers for distillation: open them, and check them against student and data before a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,28 +18,30 @@ from timm_accel.models.trial import output_shape
 
 
 class Teacher(DistillationTeacher):
-    """timm's, under autocast; without a config of its own it sees the student's images.
+    """timm's teacher, under autocast; without a config it gets the student's images.
 
     Args:
         model: The model to learn from.
-        student: The model that is to learn.
+        student: The model that learns.
 
     Source: ``timm.task.DistillationTeacher``.
     """
 
     autocast: Callable[[], Any]
-    """Makes the context of the run's precision."""
+    """Return the context of the run's precision."""
 
     def __init__(self, model: nn.Module, student: Any) -> None:
         super().__init__(model)
-        own: Any = getattr(model, "pretrained_cfg", None)  # without one timm takes ImageNet's mean for its own (1.0.31)
+        config: Any = getattr(model, "pretrained_cfg", None)  # without one timm assumes ImageNet's mean (1.0.31)
         other = student.pretrained_cfg
-        self.sees_the_same = own is None or all(tuple(own[name]) == tuple(other[name]) for name in ("mean", "std"))
+        self.has_same_input = config is None or all(
+            tuple(config[name]) == tuple(other[name]) for name in ("mean", "std")
+        )
 
     def normalize_input(
         self, images: torch.Tensor, student_mean: torch.Tensor, student_std: torch.Tensor
     ) -> torch.Tensor:
-        if self.sees_the_same:  # timm compares the tensors at each step, and waits for the device (1.0.31)
+        if self.has_same_input:  # timm compares the tensors at each step, and waits for the device (1.0.31)
             return images
         return (images * student_std + student_mean - self.mean_kd) / self.std_kd
 
@@ -50,14 +52,14 @@ class Teacher(DistillationTeacher):
 
 
 def open_teacher(given: Any, student: nn.Module) -> tuple[nn.Module, list[str] | None]:
-    """Return the teacher, and the names of its classes where they are known.
+    """Return the teacher, and the names of its classes if they are known.
 
     Args:
-        given: A model, the name of one of timm's, or a folder of weights.
-        student: The model that is to learn from it.
+        given: A model, the name of a model of timm, or a folder of weights.
+        student: The model that learns from it.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: It is of another type.
         ValueError: timm has no such model, or cannot rebuild that of the folder.
         FileNotFoundError: The folder holds no weights.
     """
@@ -75,14 +77,14 @@ def open_teacher(given: Any, student: nn.Module) -> tuple[nn.Module, list[str] |
 
 
 def check_student(student: nn.Module, kind: str) -> None:
-    """Raise when a student cannot be distilled in this way.
+    """Raise if a student cannot be distilled in this way.
 
     Args:
-        student: The model that is to learn.
+        student: The model that learns.
         kind: ``logit``, ``token`` or ``feature``.
 
     Raises:
-        ValueError: It lacks something of timm's models.
+        ValueError: It lacks an attribute that timm's models have.
     """
     needed = {
         "logit": ("pretrained_cfg",),
@@ -98,11 +100,11 @@ def check_student(student: nn.Module, kind: str) -> None:
 
 
 def check_teacher(teacher: nn.Module, student: nn.Module, kind: str) -> None:
-    """Raise when a teacher cannot teach this student in this way.
+    """Raise if a teacher cannot teach this student in this way.
 
     Args:
         teacher: The model to learn from.
-        student: The model that is to learn.
+        student: The model that learns.
         kind: ``logit``, ``token`` or ``feature``.
 
     Raises:
@@ -126,22 +128,22 @@ def check_teacher(teacher: nn.Module, student: nn.Module, kind: str) -> None:
 
 
 def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any, num_outputs: int | None) -> None:
-    """Raise when a teacher does not go with a training set.
+    """Raise if a teacher does not fit a training dataset.
 
     Args:
         teacher: The model to learn from.
-        names: The names of its classes, where they are known.
-        dataset: The training set; unless it is a stream, its first image is read.
-        num_outputs: The outputs that the student learns from; None where it learns from none.
+        names: The names of its classes, if they are known.
+        dataset: The training dataset; its first image is read, unless it is a stream.
+        num_outputs: The number of outputs that the student learns from; None if it learns from none.
 
     Raises:
-        ValueError: The classes are others, the teacher cannot take the images, or it gives another number of outputs.
+        ValueError: The classes differ, the teacher cannot take the images, or it gives another number of outputs.
     """
     wanted = class_names(dataset)
     if None not in (names, wanted) and names != wanted:
         raise ValueError(
-            f"Expected distill_teacher to have the classes of the data in the same order, {_few(wanted)}, but got "
-            f"{_few(names)}. Train a teacher on this data."
+            f"Expected distill_teacher to have the classes of the data in the same order, {_shorten(wanted)}, but got "
+            f"{_shorten(names)}. Train a teacher on this data."
         )
     image = None if isinstance(dataset, IterableDataset) else dataset[0][0]
     if isinstance(image, torch.Tensor):
@@ -151,11 +153,11 @@ def check_images(teacher: nn.Module, names: list[str] | None, dataset: Any, num_
 def _try_out(teacher: nn.Module, image_shape: Any, num_outputs: int | None) -> None:
     try:
         _, *found = output_shape(teacher, image_shape)
-    except Exception as error:  # whatever the layers of the teacher raise
+    except Exception as error:  # the layers of the teacher may raise anything
         raise ValueError(
             f"Expected distill_teacher to take the images of the data, {image_shape}, but it raised "
             f"{type(error).__name__} ({one_line(error)}). Create it with their size and channels, "
-            "or make the data of its own."
+            "or create the dataset with its size and channels."
         ) from error
     if num_outputs is not None and found != [num_outputs]:
         raise ValueError(
@@ -164,6 +166,6 @@ def _try_out(teacher: nn.Module, image_shape: Any, num_outputs: int | None) -> N
         )
 
 
-def _few(names: list[str] | None) -> str:
+def _shorten(names: list[str] | None) -> str:
     names = names or []
     return f"{names[:5]}{' …' if len(names) > 5 else ''}"
