@@ -240,8 +240,9 @@ def test_the_weights_of_timm_are_asked_for(
 def test_the_global_batch_counts_images_accumulation_and_processes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accelerator = SimpleNamespace(num_processes=3, local_main_process_first=nullcontext)
-    monkeypatch.setattr(building, "Accelerator", lambda: accelerator)
+    state = SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(building, "process_state", lambda: state)
+    monkeypatch.setattr(building, "local_main_process_first", nullcontext)
     options = {"opt": "sgd", "lr": 0.1, "batch_size": 4, "gradient_accumulation_steps": 2, "base_batch_size": 64}
     assert group(build(folder, tmp_path, **options), "lr") == pytest.approx(0.1 * 4 * 2 * 3 / 64)
 

@@ -8,6 +8,7 @@
 
 import random
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 _MASK = (1 << 64) - 1
-_ORDER, _IMAGE, _STEP, _FEED = range(4)  # one stream for each kind of draw
+_ORDER, _IMAGE, _STEP, _FEED, _MAKING = range(5)  # one stream for each kind of draw
 
 
 def mix_seed(*numbers: int) -> int:
@@ -49,6 +50,19 @@ def _seed_host_and_device(seed: int, device: torch.device) -> None:
     _seed_host(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def seeded_making(seed: int) -> Iterator[None]:
+    """Draw what is made on the host from the seed of a run, and leave the global random states as they are."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        _seed_host(mix_seed(seed, _MAKING))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def seed_streamed_image(seed: int, epoch: int, rank: int, worker: int, position: int) -> None:
