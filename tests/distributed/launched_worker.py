@@ -1,4 +1,4 @@
-"""What each process of a launch finds out; `test_launched_processes.py` starts it in two ways on 1, 2 and 3 processes."""
+"""What each process of a launch finds out; `test_launched_processes.py` starts it with and without a CPU flag."""
 
 import os
 import sys
