@@ -20,15 +20,7 @@ from timm_accel.training import LoopTrainer
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
 def test_each_launchers_number_of_processes_is_compared(name: str) -> None:
-    with refused(
-        ValueError,
-        "the 3 processes",
-        f"({name})",
-        "train on all images",
-        "got 1 in",
-        "ACCELERATE_USE_CPU=true",
-        "README",
-    ):
+    with refused(ValueError, "the 3 processes", f"({name})", "all images", "got 1 in", "USE_CPU=true", "README"):
         check_launch({name: "3"}, {}, 1, 1)
     with refused(ValueError, "the 3 processes", "got 2 in"):
         check_launch({name: "3"}, {}, 1, 2)
