@@ -8,14 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "mixins"))
 
 import torch
 from accelerate import Accelerator, PartialState
 from conftest import write_images
 from resumed_runs import Noting, every_update
-from test_schedules import EPOCHS, SETTINGS
-from test_schedules import Noting as NotingRates
+from test_scheduler import EPOCHS, SETTINGS
+from test_scheduler import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
