@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.lr_finder import RateSweep, _longest_fall, _suggest, find_lr
+from timm_accel.lr_finder import LRRangeTest, _longest_fall, _suggest, find_lr
 from timm_accel.mixins import DistillationMixin
 from timm_accel.optim import create_optimizer
 
@@ -323,5 +323,5 @@ def test_an_optimizer_without_a_rate_and_a_run_that_goes_on_are_refused() -> Non
 
 def test_the_sweep_is_a_record_that_can_be_kept() -> None:
     sweep = find_lr(make_trainer(), tiny_data(), **OPTIONS)
-    assert isinstance(sweep, RateSweep)
+    assert isinstance(sweep, LRRangeTest)
     assert len(sweep.rates) == len(sweep.losses) == len(sweep.smoothed) == 12

@@ -24,7 +24,7 @@ _OWN = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
 
 
 @dataclass(frozen=True)
-class RateSweep:
+class LRRangeTest:
     """The losses of a sweep, and three suggestions; none is right for every model, so look at the figure.
 
     Args:
@@ -53,7 +53,7 @@ def find_lr(
     num_updates: int = 100,
     stop_at: float = 4.0,
     **train_options: Any,
-) -> RateSweep:
+) -> LRRangeTest:
     """Train with rates that rise exponentially, note the losses, and put everything back.
 
     Model, optimizer and all that it steps, components, average, random states, history and run folder are then as they
@@ -264,7 +264,7 @@ class _KeptOptimizer:
         vars(self.optimizer).update(self.generators)
 
 
-def _suggest(rates: np.ndarray, losses: np.ndarray) -> RateSweep:
+def _suggest(rates: np.ndarray, losses: np.ndarray) -> LRRangeTest:
     if len(losses) < 3:
         raise RuntimeError(
             f"Expected finite losses, but got {len(losses)} of them before the first that is not. Lower min_lr, or "
@@ -275,7 +275,7 @@ def _suggest(rates: np.ndarray, losses: np.ndarray) -> RateSweep:
     slopes = np.gradient(smoothed, np.log10(rates))
     valley = _longest_fall(smoothed)
     falls = bool(slopes.min() < 0)
-    return RateSweep(
+    return LRRangeTest(
         rates=rates,
         losses=losses,
         smoothed=smoothed,

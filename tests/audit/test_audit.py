@@ -21,7 +21,7 @@ from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
 from tiny_runs import tiny_data
 
-from timm_accel.audit import Audit, Picture, Unreadable, audit, duplicates
+from timm_accel.audit import Audit, ReadableImage, Unreadable, audit, duplicates
 from timm_accel.audit.duplicates import near_groups
 from timm_accel.data import ImageFolderDataset
 
@@ -244,9 +244,9 @@ def test_groups_tell_split_class_and_path_of_each_picture(folder: Path) -> None:
     photo().save(folder / "train" / "cat" / "near.jpg", quality=40)
     found = look_at(folder)
     near, original, again = (
-        Picture("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
-        Picture("train", "cat", str(folder / "train" / "cat" / "photo.png")),
-        Picture("val", "dog", str(folder / "val" / "dog" / "again.png")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "photo.png")),
+        ReadableImage("val", "dog", str(folder / "val" / "dog" / "again.png")),
     )
     assert found.duplicates == ((original, again),)
     assert found.near_duplicates == ((near, original, again),)

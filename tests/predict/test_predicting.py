@@ -20,7 +20,7 @@ from timm_accel import create_classifier, load_classifier
 from timm_accel.export import export
 from timm_accel.models import save_classifier
 from timm_accel.predict import Classifier, Prediction, exit_code, write_predictions
-from timm_accel.predict.pictures import Pictures, find_pictures
+from timm_accel.predict.images import ImageInputs, find_images
 
 KINDS = ["run", "best", "model.onnx", "model.pt", "model.pt2"]
 
@@ -32,8 +32,8 @@ def trained() -> Trained:
 
 
 def images_of(classifier: Classifier, paths: list[str]) -> torch.Tensor:
-    pictures = Pictures(find_pictures(paths), classifier.transform, classifier.prepare)
-    images, errors = Pictures.collate_fn([pictures[number] for number in range(len(pictures))])
+    pictures = ImageInputs(find_images(paths), classifier.transform, classifier.prepare)
+    images, errors = ImageInputs.collate_fn([pictures[number] for number in range(len(pictures))])
     assert not any(errors)
     assert images is not None
     return images

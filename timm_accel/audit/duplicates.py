@@ -1,4 +1,4 @@
-"""Which pictures are the same, to the pixel or to the eye."""
+"""Which images are the same, to the pixel or to the eye."""
 
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -13,7 +13,7 @@ def equal_groups(keys: Sequence[Hashable]) -> list[list[int]]:
     """Return the numbers of those that share a key, where several do, in rising order.
 
     Args:
-        keys: One of each picture.
+        keys: One of each image.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, key in enumerate(keys):
@@ -25,12 +25,12 @@ def near_groups(hashes: Sequence[int], thumbnails: Sequence[bytes], equal: Seque
     """Return the numbers of those that look the same and are not all equal, in rising order, equal ones among them.
 
     Only hashes with an equal part are compared, not all pairs: with 64 bits in four parts, and three that may differ,
-    none is missed. The work grows with the square of the largest number of pictures that share a part.
+    none is missed. The work grows with the square of the largest number of images that share a part.
 
     Args:
-        hashes: One of each picture, in 64 bits.
-        thumbnails: One of each picture, in grey, all of one size; one without contrast is near no other.
-        equal: Groups of equal pictures, of which one is compared.
+        hashes: One of each image, in 64 bits.
+        thumbnails: One of each image, in gray, all of one size; one without contrast is near no other.
+        equal: Groups of equal images, of which one is compared.
     """
     copies = {number for group in equal for number in group[1:]}
     compared = np.array([number for number in range(len(hashes)) if number not in copies], dtype=np.int64)

@@ -7,11 +7,11 @@ from pathlib import Path
 from timm_accel.atomic import atomic_write
 from timm_accel.audit.findings import findings
 
-Group = tuple["Picture", ...]
+Group = tuple["ReadableImage", ...]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReadableImage:
     """One readable file.
 
     Args:
@@ -47,13 +47,13 @@ class Split:
     Args:
         num_files: The files, with the unreadable ones.
         class_sizes: The readable images of each class, in the order of the labels.
-        width: The smallest, the median and the largest, in pixels, of the upright pictures; None where there are none.
+        width: The smallest, the median and the largest, in pixels, of the upright images; None where there are none.
         height: The same.
-        modes: How many pictures have which of Pillow's modes: ``RGB``, ``L``, ``P``, ``CMYK``, ``I;16``, ….
-        num_turned: The pictures that are stored turned or mirrored, with the way back in EXIF.
-        mean: Of the red, green and blue of all pixels, on a scale from 0 to 1; every picture weighs the same.
+        modes: How many images have which of Pillow's modes: ``RGB``, ``L``, ``P``, ``CMYK``, ``I;16``, ….
+        num_turned: The images that are stored turned or mirrored, with the way back in EXIF.
+        mean: Of the red, green and blue of all pixels, on a scale from 0 to 1; every image weighs the same.
         std: The same, of the standard deviation.
-        is_prepared: Whether the data set turns pictures upright and scales 16-bit ones, as ours do.
+        is_prepared: Whether the dataset turns images upright and scales 16-bit ones, as ours do.
         empty_folders: Folders of classes without a file that timm would read.
         unread_files: How many files of each ending timm passes over, though Pillow could read them.
     """
@@ -73,13 +73,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Audit:
-    """What is wrong with an image set; ``print`` it.
+    """What is wrong with a dataset; ``print`` it.
 
     Args:
         splits: What is in each.
         unreadable: The files that cannot be decoded.
-        duplicates: Groups of pictures that are equal to the pixel.
-        near_duplicates: Groups of pictures that look the same, and are not all equal.
+        duplicates: Groups of images that are equal to the pixel.
+        near_duplicates: Groups of images that look the same, and are not all equal.
         model_mean: What the model expects; None where nobody said.
         model_std: The same.
     """

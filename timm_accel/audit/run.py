@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from timm_accel.audit.duplicates import equal_groups, near_groups
-from timm_accel.audit.report import Audit, Picture, Split, Unreadable
+from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import empty_folders, open_splits, unread_files
 
@@ -18,16 +18,16 @@ Numbers = tuple[float, ...]
 def audit(
     data: Any, *, num_workers: int | None = None, progress: bool = True, model_config: Mapping[str, Any] | None = None
 ) -> Audit:
-    """Read every file of an image set once and tell what is wrong with it.
+    """Read every file of a dataset once and tell what is wrong with it.
 
-    Pictures are decoded in full, without the transform, and compared as our data sets decode them: upright, in RGB.
+    Images are decoded in full, without the transform, and compared as our datasets decode them: upright, in RGB.
     Those with equal pixels are duplicates, whatever their files. Near-duplicates agree in all but 3 bits of a
-    perceptual hash of 64, and in a thumbnail of 16 by 16 pixels: the same picture compressed again, resized, or a
-    little brighter or noisier. One that was mirrored, turned or cropped is not found, and pictures that differ in fine
-    detail alone may be. Neighbours of neighbours are in one group.
+    perceptual hash of 64, and in a thumbnail of 16 by 16 pixels: the same image compressed again, resized, or a
+    little brighter or noisier. One that was mirrored, turned or cropped is not found, and images that differ in fine
+    detail alone may be. Neighbours of neighbors are in one group.
 
     Args:
-        data: Data sets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
+        data: Datasets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
             reader of files; or a folder with ``train``, ``val``, … below it; or a folder with one folder a class.
         num_workers: The processes that read; None for one a core, 0 for none besides this one.
         progress: Whether to show a bar.
@@ -36,7 +36,7 @@ def audit(
 
     Raises:
         FileNotFoundError: `data` is a path without images.
-        TypeError: `data` is no path and no map of data sets over readers of files.
+        TypeError: `data` is no path and no map of datasets over readers of files.
         ValueError: There are no images, `num_workers` is no number of processes, or `model_config` has no mean and std.
 
     Source: The hash is that of ``imagehash.phash``.
@@ -50,7 +50,7 @@ def audit(
     datasets = open_splits(data)
     scanned = {name: scan(name, dataset, num_workers, progress) for name, dataset in datasets.items()}
     readable = [(name, image) for name, images in scanned.items() for image in images if not image.error]
-    pictures = [Picture(name, ";".join(image.classes), image.path) for name, image in readable]
+    images = [ReadableImage(name, ";".join(image.classes), image.path) for name, image in readable]
     equal = equal_groups([image.digest for _, image in readable])
     near = near_groups([image.hash for _, image in readable], [image.thumbnail for _, image in readable], equal)
     return Audit(
@@ -61,8 +61,8 @@ def audit(
             for image in images
             if image.error
         ),
-        duplicates=tuple(tuple(pictures[index] for index in group) for group in equal),
-        near_duplicates=tuple(tuple(pictures[index] for index in group) for group in near),
+        duplicates=tuple(tuple(images[index] for index in group) for group in equal),
+        near_duplicates=tuple(tuple(images[index] for index in group) for group in near),
         model_mean=model_mean,
         model_std=model_std,
     )

@@ -1,4 +1,4 @@
-"""One look at every file of a data set: what it is, and what tells its picture from others."""
+"""One look at every file of a dataset: what it is, and what tells its image from others."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ class Scanned(NamedTuple):
 
 
 def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> list[Scanned]:
-    """Look at every file of a data set, in its order.
+    """Look at every file of a dataset, in its order.
 
     Args:
         split: The name on the bar.
@@ -100,7 +100,7 @@ class _Files:
 
 
 def look(file: Any) -> dict[str, Any]:
-    """Decode a picture and return the fields of `Scanned` that it gives.
+    """Decode an image and return the fields of `Scanned` that it gives.
 
     Args:
         file: An open binary file, which is closed, or bytes.
@@ -112,17 +112,17 @@ def look(file: Any) -> dict[str, Any]:
 
     with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
         mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1
-        picture = PrepareImage()(image)
-        picture.load()
-    counts = np.array(picture.histogram()).reshape(3, 256) / (picture.width * picture.height)
+        image = PrepareImage()(image)
+        image.load()
+    counts = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     levels = np.arange(256) / 255
-    small = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
     return {
-        "width": picture.width,
-        "height": picture.height,
+        "width": image.width,
+        "height": image.height,
         "mode": mode,
         "is_turned": is_turned,
-        "digest": hashlib.blake2b(picture.tobytes(), digest_size=16, salt=struct.pack("QQ", *picture.size)).digest(),
+        "digest": hashlib.blake2b(image.tobytes(), digest_size=16, salt=struct.pack("QQ", *image.size)).digest(),
         "hash": perceptual_hash(np.asarray(small, dtype=np.float64)),
         "thumbnail": small.reduce(2).tobytes(),
         "mean": tuple((counts @ levels).tolist()),
@@ -131,7 +131,7 @@ def look(file: Any) -> dict[str, Any]:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """Return which low frequencies of a grey picture are above their median, in 64 bits.
+    """Return which low frequencies of a gray image are above their median, in 64 bits.
 
     Args:
         pixels: ``(32, 32)``.

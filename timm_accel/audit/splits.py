@@ -1,4 +1,4 @@
-"""What the audit is of: data sets by the name of their split, and what lies beside their images."""
+"""What the audit is of: datasets by the name of their split, and what lies beside their images."""
 
 import os
 from collections import Counter
@@ -10,34 +10,34 @@ from PIL import Image
 
 
 def open_splits(data: Any) -> dict[str, Any]:
-    """Return the data sets by the name of their split, whether they were given or their folder was.
+    """Return the datasets by the name of their split, whether they were given or their folder was.
 
     Args:
-        data: A map of data sets, or a path.
+        data: A map of datasets, or a path.
 
     Raises:
         FileNotFoundError: The path has no images.
-        TypeError: It is neither, or a data set has no reader of files.
-        ValueError: There is no data set, or one is empty.
+        TypeError: It is neither, or a dataset has no reader of files.
+        ValueError: There is no dataset, or one is empty.
     """
     if isinstance(data, str | Path):
         return _open_folder(Path(data))
     if not isinstance(data, Mapping):
         raise TypeError(
-            "Expected data to be a folder, or data sets by the name of their split, but got "
+            "Expected data to be a folder, or datasets by the name of their split, but got "
             f"{type(data).__name__}. Pass {{'train': train_set, 'val': val_set}}."
         )
     if not data:
-        raise ValueError("Expected data to hold a data set, but got none. Pass {'train': train_set}.")
+        raise ValueError("Expected data to hold a dataset, but got none. Pass {'train': train_set}.")
     for name, dataset in data.items():
         reader: Any = getattr(dataset, "reader", None)
         if not all(hasattr(reader, method) for method in ("__getitem__", "__len__", "filename")):
             raise TypeError(
-                f"Expected every data set to have a reader of files, as timm's ImageDataset has, but got {name!r}, a "
+                f"Expected every dataset to have a reader of files, as timm's ImageDataset has, but got {name!r}, a "
                 f"{type(dataset).__name__}. Pass an ImageFolderDataset."
             )
         if len(reader) == 0:
-            raise ValueError(f"Expected every data set to hold images, but got {name!r} with none. Leave it out.")
+            raise ValueError(f"Expected every dataset to hold images, but got {name!r} with none. Leave it out.")
     return {str(name): dataset for name, dataset in data.items()}
 
 

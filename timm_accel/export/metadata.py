@@ -25,7 +25,7 @@ class Metadata:
         input_size: ``(C, H, W)`` in pixels.
         mean: Of each channel, for pixels in 0 to 1.
         std: The same.
-        interpolation: How a picture is resized.
+        interpolation: How an image is resized.
         crop_pct: The share of a side that the crop keeps.
         crop_mode: timm's ``center``, ``squash`` or ``border``.
         includes_normalization: Whether the file takes ``uint8`` pixels and applies mean and std itself.

@@ -1,4 +1,4 @@
-"""What is exported: an evaluation copy on the CPU, with normalisation before it and softmax behind, where asked for.
+"""What is exported: an evaluation copy on the CPU, with normalization before it and softmax behind, where asked for.
 
 The model of the user stays as it is, in whatever mode, place and wrapper.
 """
@@ -37,7 +37,7 @@ class Prepared:
     metadata: Metadata
 
     def images(self, count: int, height: int | None = None, width: int | None = None) -> Tensor:
-        """Draw random images ``(count, C, H, W)``: ``uint8`` where the file normalises, else standard normal."""
+        """Draw random images ``(count, C, H, W)``: ``uint8`` where the file normalizes, else standard normal."""
         channels, *size = self.metadata.input_size
         shape = (count, channels, height or size[0], width or size[1])
         generator = torch.Generator().manual_seed(count)
@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         model: With timm's ``pretrained_cfg``; training, wrapped by DDP or ``torch.compile``, or on a GPU, as it may be.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's
             ``label_names``.
         normalize: Whether mean and std go in.
         softmax: Whether softmax goes in, and the temperature with it.

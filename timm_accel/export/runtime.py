@@ -27,7 +27,7 @@ class ExportedModel:
         """Return logits or probabilities ``(B, num_classes)``.
 
         Args:
-            images: ``(B, C, H, W)``, ``uint8`` where the file normalises, else normalised ``float32``.
+            images: ``(B, C, H, W)``, ``uint8`` where the file normalizes, else normalized ``float32``.
 
         Raises:
             TypeError: They are of another dtype.
@@ -35,7 +35,7 @@ class ExportedModel:
         """
         dtype = torch.uint8 if self.metadata.includes_normalization else torch.float32
         if images.dtype != dtype:
-            does = "normalises itself" if self.metadata.includes_normalization else "takes normalised images"
+            does = "normalizes itself" if self.metadata.includes_normalization else "takes normalized images"
             raise TypeError(
                 f"Expected images to be {dtype}, since the file {does}, but got {images.dtype}. Convert them."
             )

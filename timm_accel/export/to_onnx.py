@@ -49,8 +49,8 @@ def export_onnx(
         dynamic_size: Whether height and width are free too.
         external_data: Whether the weights go into a file beside it, whose name begins with the file's and holds a hash
             of them; always when they exceed the 2 GB of a single file.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's.
-        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalizes them itself.
         softmax: Whether its output are probabilities.
         temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
         multi_label: Whether an image may have several labels, for `load_classifier`.

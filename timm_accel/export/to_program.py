@@ -33,8 +33,8 @@ def export_program(
     Args:
         model: With timm's ``pretrained_cfg``.
         path: ``.pt2``; replaced only by a file that passed.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's.
-        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalizes them itself.
         softmax: Whether its output are probabilities.
         temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
         multi_label: Whether an image may have several labels, for `load_classifier`.

@@ -27,7 +27,7 @@ def resolve_weights(argument: str, given: Weights, dataset: Any, method: str) ->
         method: How ``"auto"`` counts: a method of ``timm.loss.compute_class_weights``.
 
     Raises:
-        TypeError: They are none of these, or the data set does not count its classes or has no names.
+        TypeError: They are none of these, or the dataset does not count its classes or has no names.
         ValueError: A number is not positive, there are too few or too many, or a class is unknown.
 
     Source: ``timm.loss.compute_class_weights``.

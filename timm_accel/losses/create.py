@@ -1,4 +1,4 @@
-"""The loss for training and the plain one for evaluation, checked against the data set before a run."""
+"""The loss for training and the plain one for evaluation, checked against the dataset before a run."""
 
 from inspect import signature
 from typing import Any

@@ -24,7 +24,7 @@ _SOFTMAX = (
 
 
 def refuse_softmax_loss(argument: str, loss: Any, *datasets: Any) -> None:
-    """Raise when a loss over a softmax is to be used on a data set of several labels an image.
+    """Raise when a loss over a softmax is to be used on a dataset of several labels an image.
 
     Most of them would compute something, and the model would learn it.
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.messages import nearest
+from timm_accel.optim.lr_scaling import scale_lr
 from timm_accel.optim.names import LOOKAHEAD, check_optimizer
-from timm_accel.optim.rates import scale_lr
 
 
 def create_optimizer(

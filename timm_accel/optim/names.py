@@ -58,6 +58,6 @@ def check_optimizer(name: str) -> None:
 
 
 def _counterpart(name: str) -> str:
-    """Return torch's or timm's own form of an optimizer of another package."""
+    """Return torch's or timm's form of an optimizer of another package."""
     plain = name.removeprefix("fused").removeprefix("bnb").removesuffix("8bit")
     return plain if plain in list_optimizers() else "adamw"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, cast
 
 from timm_accel.plots.figures import _new_figure
-from timm_accel.plots.pictures import _shorten
+from timm_accel.plots.images import _shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -15,7 +15,7 @@ MOST_COUNTS = 20  # classes, with which the numbers can still be read
 
 
 def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | None" = None) -> "Figure":
-    """Show the confusion matrix: colours are shares of a row, the true class; numbers are counts.
+    """Show the confusion matrix: colors are shares of a row, the true class; numbers are counts.
 
     Args:
         evaluation: What ``timm_accel.predict.evaluate_classifier`` returned.
@@ -43,7 +43,7 @@ def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | No
     if len(names) <= MOST_COUNTS:
         for row, counts in enumerate(matrix):
             for column, count in enumerate(counts):
-                colour = "white" if shares[row][column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+                color = "white" if shares[row][column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the true class")
     return cast("Figure", figure.figure)

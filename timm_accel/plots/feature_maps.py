@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from timm_accel.plots.figures import CELL_INCHES, TITLE_INCHES, _new_figure
-from timm_accel.plots.pictures import _shorten, _to_pictures
+from timm_accel.plots.images import _shorten, _to_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -32,7 +32,7 @@ def plot_feature_maps(
             alone.
         index: Which image of the batch.
         channels: How many channels of each map.
-        mean: Of each channel, by which the image was normalised; None when it is from 0 to 1.
+        mean: Of each channel, by which the image was normalized; None when it is from 0 to 1.
         std: The standard deviations that go with `mean`.
         figure: What to draw into; None for a new figure.
 
@@ -44,10 +44,10 @@ def plot_feature_maps(
     """
     named = dict(maps) if isinstance(maps, Mapping) else {f"map {number}": each for number, each in enumerate(maps)}
     _check_maps(named, index, channels)
-    picture = None if image is None else _to_pictures(image, mean, std)[index]
+    image = None if image is None else _to_unit_range(image, mean, std)[index]
     rows = [_cells(name, each[index].detach().float().cpu(), channels) for name, each in named.items()]
-    if picture is not None:
-        rows = [[("image", picture), *row] for row in rows]
+    if image is not None:
+        rows = [[("image", image), *row] for row in rows]
     columns = max(map(len, rows))
     if figure is None:
         figure = _new_figure(columns * CELL_INCHES, len(rows) * (CELL_INCHES + 1.75 * TITLE_INCHES))

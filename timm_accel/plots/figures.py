@@ -19,15 +19,15 @@ from timm.data import FastCollateMixup, Mixup
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
 from timm_accel.messages import missing_extra
-from timm_accel.plots.pictures import (
+from timm_accel.plots.images import (
     _check_has_transform,
     _check_mixup,
     _image_and_label,
-    _normalisation,
+    _normalization,
     _shorten,
     _titles,
-    _to_pictures,
     _to_tensor,
+    _to_unit_range,
     _untransformed,
 )
 
@@ -52,10 +52,10 @@ def plot_batch(
     """Show a batch as the model sees it, its classes above the images.
 
     Args:
-        images: Colour or grey, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; whole numbers (uint8) are taken as 0 to 255.
+        images: Color or gray, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; whole numbers (uint8) are taken as 0 to 255.
         targets: Labels ``(B,)``, or soft ones ``(B, num_classes)``, of which the two largest are named.
         class_names: The names in the order of the labels; None shows the labels' numbers.
-        mean: Of each channel, by which the images were normalised; None when they are from 0 to 1.
+        mean: Of each channel, by which the images were normalized; None when they are from 0 to 1.
         std: The standard deviations that go with `mean`.
         columns: Of images; None for rows of equal length, of 8 at most.
         figure: What to draw into; None for a new figure.
@@ -65,8 +65,8 @@ def plot_batch(
         TypeError: Images or targets are no tensors.
         ValueError: A shape, a length or a value does not fit the others.
     """
-    pictures = _to_pictures(images, mean, std)
-    return _draw(pictures, _titles(targets, len(pictures), class_names), columns, figure)
+    images = _to_unit_range(images, mean, std)
+    return _draw(images, _titles(targets, len(images), class_names), columns, figure)
 
 
 def plot_augmentations(
@@ -80,16 +80,16 @@ def plot_augmentations(
     columns: int | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Show an image of a data set untransformed, then as its transform draws it.
+    """Show an image of a dataset untransformed, then as its transform draws it.
 
     Draw n is that of epoch n in a run with this seed, did the run not shuffle. The global random state stays as it was.
 
     Args:
-        dataset: A map-style data set with the attribute ``transform``, as timm's and torchvision's have.
-        index: The number of the image in the data set.
+        dataset: A map-style dataset with the attribute ``transform``, as timm's and torchvision's have.
+        index: The number of the image in the dataset.
         count: The number of draws.
         seed: The same seed gives the same figure.
-        mean: Of each channel, by which the transform normalises; None for that of its ``Normalize``, if it has one.
+        mean: Of each channel, by which the transform normalizes; None for that of its ``Normalize``, if it has one.
         std: The standard deviations that go with `mean`.
         columns: Of images; None for rows of equal length, of 8 at most.
         figure: What to draw into; None for a new figure.
@@ -97,33 +97,33 @@ def plot_augmentations(
     Raises:
         IndexError: There is no image of this number.
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: The data set cannot be indexed, has no transform, or yields no images.
+        TypeError: The dataset cannot be indexed, has no transform, or yields no images.
         ValueError: `count` is below 1, or the images' values do not fit `mean` and `std`.
     """
     _check_has_transform(dataset)
     if not 0 <= index < len(dataset):
         raise IndexError(
-            f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the data set, but got {index}. "
+            f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the dataset, but got {index}. "
             "Choose one of these."
         )
     if count < 1:
         raise ValueError(f"Expected count to be at least 1, but got {count}. Ask for one draw or more.")
     if mean is None and std is None:
-        mean, std = _normalisation(dataset)
+        mean, std = _normalization(dataset)
     finish = getattr(dataset, "device_transform", None) or (lambda image: image)
     samples = seeded(dataset, seed)
     with _random_state_put_back():
         original, label = _image_and_label(_untransformed(samples.dataset)[index])
         draws = [finish(_image_and_label(samples[SampleKey(epoch, index, index)])[0]) for epoch in range(count)]
-    pictures = [
-        _to_pictures(_to_tensor(original), None, None),
-        *(_to_pictures(_to_tensor(d), mean, std) for d in draws),
+    images = [
+        _to_unit_range(_to_tensor(original), None, None),
+        *(_to_unit_range(_to_tensor(d), mean, std) for d in draws),
     ]
     names = names_of(dataset) or []
     named = isinstance(label, int) and 0 <= label < len(names)
     title = f"original: {names[label]}" if named else "original"
     titles = [_shorten(title), *(f"draw {number}" for number in range(count))]
-    return _draw([picture[0] for picture in pictures], titles, columns, figure)
+    return _draw([image[0] for image in images], titles, columns, figure)
 
 
 def plot_mixup(
@@ -148,7 +148,7 @@ def plot_mixup(
         mixup: timm's ``Mixup``, or its ``FastCollateMixup``, of which mode ``half`` shows half as many images.
         class_names: The names in the order of the labels; None shows the labels' numbers.
         seed: The same seed gives the same figure, and mixes as the first batch of a run with this seed.
-        mean: Of each channel, by which the images were normalised; None when they are from 0 to 1.
+        mean: Of each channel, by which the images were normalized; None when they are from 0 to 1.
         std: The standard deviations that go with `mean`.
         columns: Of images; None for rows of equal length, of 8 at most.
         figure: What to draw into; None for a new figure.
@@ -161,15 +161,15 @@ def plot_mixup(
 
     Source: ``timm.data.Mixup``, ``timm.data.FastCollateMixup``.
     """
-    pictures = _to_pictures(images, mean, std)
-    _check_mixup(mixup, targets, len(pictures))
+    images = _to_unit_range(images, mean, std)
+    _check_mixup(mixup, targets, len(images))
     with _random_state_put_back():
         seed_step(seed, epoch=0, batch_index=0, rank=0, device=torch.device("cpu"))
         if isinstance(mixup, FastCollateMixup):
-            mixed, soft = mixup(list(zip(pictures.mul(255).round().byte(), targets.cpu(), strict=True)))
+            mixed, soft = mixup(list(zip(images.mul(255).round().byte(), targets.cpu(), strict=True)))
         else:
-            mixed, soft = mixup(pictures, targets.cpu())
-    return _draw(_to_pictures(mixed, None, None), _titles(soft, len(mixed), class_names), columns, figure)
+            mixed, soft = mixup(images, targets.cpu())
+    return _draw(_to_unit_range(mixed, None, None), _titles(soft, len(mixed), class_names), columns, figure)
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def _random_state_put_back() -> Iterator[None]:
 
 
 def _draw(
-    pictures: Sequence[torch.Tensor] | torch.Tensor,
+    images: Sequence[torch.Tensor] | torch.Tensor,
     titles: list[str],
     columns: int | None,
     figure: "Figure | SubFigure | None",
@@ -195,15 +195,15 @@ def _draw(
         raise ValueError(f"Expected columns to be at least 1, but got {columns}. Pass None to have them chosen.")
     rows = ceil(len(titles) / columns)
     if figure is None:
-        height, width = pictures[-1].shape[-2:]
+        height, width = images[-1].shape[-2:]
         lines = 1 + max(title.count("\n") for title in titles)
         row = CELL_INCHES * height / width + TITLE_INCHES * (lines + 0.75)
         figure = _new_figure(columns * CELL_INCHES, rows * row)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
-    for axes, picture, title in zip(cells, pictures, titles, strict=False):
-        axes.imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+    for axes, image, title in zip(cells, images, titles, strict=False):
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9, parse_math=False)
     return cast("Figure", figure.figure)  # the whole, of a part too
 

@@ -32,7 +32,7 @@ def views_of(images: Tensor, tta: Sequence[str], size: tuple[int, int]) -> list[
 
     Args:
         images: ``(B, C, H, W)``; with ``five_crop`` larger than `size`.
-        tta: Flips double the views, ``five_crop`` gives the centre and the four corners; that centre may be a pixel
+        tta: Flips double the views, ``five_crop`` gives the center and the four corners; that center may be a pixel
             beside the plain crop.
         size: (height, width) in pixels of a view.
     """

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from timm_accel.atomic import atomic_write
 from timm_accel.models import CONFIG_FILE
 from timm_accel.predict.classifier import Classifier
-from timm_accel.predict.labelled import collect, open_labelled, open_reader
+from timm_accel.predict.labeled import collect, open_labeled, open_reader
 
 RANGE = (0.01, 100.0)
 
@@ -45,7 +45,7 @@ def fit_temperature(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    dataset = open_labelled(classifier, open_reader(data, eval_split), classifier.transform)
+    dataset = open_labeled(classifier, open_reader(data, eval_split), classifier.transform)
     logits, targets = collect(
         classifier.logits, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress
     )

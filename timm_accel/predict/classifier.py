@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
-from timm_accel.predict.pictures import Pictures, find_pictures
+from timm_accel.predict.images import ImageInputs, find_images
 from timm_accel.predict.predictions import Prediction
 
 
@@ -54,12 +54,12 @@ class Classifier:
 
     @property
     def prepare(self) -> PrepareImage:
-        """What decodes a picture: upright, 8 bits, grey or RGB."""
+        """What decodes an image: upright, 8 bits, gray or RGB."""
         return PrepareImage(self.input_size[0])
 
     @cached_property
     def transform(self) -> Callable[[Any], Tensor]:
-        """What makes an image ``(C, H, W)`` of ``uint8`` of a decoded picture, as in evaluation."""
+        """What makes an image ``(C, H, W)`` of ``uint8`` of a decoded image, as in evaluation."""
         return self.transform_of_views(())
 
     def transform_of_views(self, tta: Sequence[str]) -> Callable[[Any], Tensor]:
@@ -101,12 +101,12 @@ class Classifier:
         tta: Sequence[str] = (),
         threshold: float = 0.5,
     ) -> list[Prediction]:
-        """Return the likeliest classes of each picture, in order.
+        """Return the likeliest classes of each image, in order.
 
-        A picture that cannot be read has an error in its `Prediction`, and the rest goes on.
+        An image that cannot be read has an error in its `Prediction`, and the rest goes on.
 
         Args:
-            images: A picture of Pillow's, a ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, a file, a folder
+            images: An image of Pillow's, a ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, a file, a folder
                 (with all folders below it, in natural order), or several of these.
             top_k: The number of classes, at most.
             batch_size: Images at a time.
@@ -122,10 +122,10 @@ class Classifier:
         """
         tta = check_tta(tta)
         _check_at_least_1(top_k=top_k, batch_size=batch_size)
-        pictures = Pictures(find_pictures(images), self.transform_of_views(tta), self.prepare)
-        loader = DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=Pictures.collate_fn)
+        images = ImageInputs(find_images(images), self.transform_of_views(tta), self.prepare)
+        loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=ImageInputs.collate_fn)
         least = threshold if self.multi_label else 0.0
-        paths, predictions = iter(pictures.paths), []
+        paths, predictions = iter(images.paths), []
         for readable, errors in tqdm(loader, unit="batch", disable=not progress or len(loader) < 2):
             likeliest = iter([] if readable is None else self._likeliest(readable, tta, top_k, least))
             for error in errors:

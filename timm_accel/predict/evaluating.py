@@ -1,4 +1,4 @@
-"""Evaluation of a classifier, in whatever form it is stored, on labelled images."""
+"""Evaluation of a classifier, in whatever form it is stored, on labeled images."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from timm_accel.data.classes import is_multi_label
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
-from timm_accel.predict.labelled import collect, open_labelled, open_reader, unreadable_paths
+from timm_accel.predict.labeled import collect, open_labeled, open_reader, unreadable_paths
 from timm_accel.predict.measures import (
     class_measures,
     confusion_matrix,
@@ -34,16 +34,16 @@ def evaluate_classifier(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Compare what a classifier says of labelled images with their labels, by exact metrics over all of them.
+    """Compare what a classifier says of labeled images with their labels, by exact metrics over all of them.
 
-    Classes are matched by name, so their order in the data does not matter. Pictures that cannot be read are left out
+    Classes are matched by name, so their order in the data does not matter. Images that cannot be read are left out
     and named in the result; at the first one of a stream there is an error.
 
     Args:
         path_or_model: What `load_classifier` takes or has returned, or a model in memory with timm's data config, which
             gives an image one label or several as the data do.
-        data: What `create_datasets` takes as ``data``, or a data set. A set without splits is divided as there; a data
-            set is taken whole. The classifier's preprocessing takes the place of the data set's.
+        data: What `create_datasets` takes as ``data``, or a dataset. A set without splits is divided as there; a data
+            set is taken whole. The classifier's preprocessing takes the place of the dataset's.
         eval_split: The split to evaluate on; None for all of a folder, tar or manifest without splits.
         tta: Test-time augmentation, some of ``hflip``, ``vflip`` and ``five_crop``: the probabilities are the mean over
             the views.
@@ -54,7 +54,7 @@ def evaluate_classifier(
 
     Raises:
         FileNotFoundError: The classifier or the data does not exist.
-        OSError: A picture of a stream cannot be read.
+        OSError: An image of a stream cannot be read.
         TypeError: `path_or_model` is of another kind.
         ValueError: The classes of the data are not the model's, an option is out of range, or nothing can be read.
     """
@@ -63,7 +63,7 @@ def evaluate_classifier(
     reader = open_reader(data, eval_split)
     if isinstance(path_or_model, nn.Module):
         classifier.multi_label = is_multi_label(reader)
-    dataset = open_labelled(classifier, reader, classifier.transform_of_views(tta))
+    dataset = open_labeled(classifier, reader, classifier.transform_of_views(tta))
     probabilities, targets = collect(
         partial(classifier.probabilities, tta=tta),
         dataset,

@@ -43,7 +43,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures of a classifier on labelled images; ``print`` shows them as a short table.
+    """The measures of a classifier on labeled images; ``print`` shows them as a short table.
 
     Args:
         metrics: ``accuracy``, with more than five classes ``accuracy_top5``, ``f1_macro``, ``calibration_error`` (the

@@ -83,7 +83,7 @@ def classifier_of(model: nn.Module, device: str | torch.device | None = None) ->
     about: dict[str, Any] = getattr(copy, "pretrained_cfg", None) or {}
     if not about:
         raise ValueError(
-            "Expected model to have a data config in pretrained_cfg, since pictures are prepared by it, but got a "
+            "Expected model to have a data config in pretrained_cfg, since images are prepared by it, but got a "
             f"{type(copy).__name__} without. Create it with timm_accel.create_classifier or timm.create_model."
         )
     return _of_model(copy, about, device, None)
@@ -118,10 +118,10 @@ def _of_model(
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
-    normalise = DeviceTransform(data_config["mean"], data_config["std"])
+    normalize = DeviceTransform(data_config["mean"], data_config["std"])
     model = model.to(place)
     return Classifier(
-        run=lambda images: model(normalise(images.to(place))),
+        run=lambda images: model(normalize(images.to(place))),
         class_names=_names(names, num_classes),
         data_config=data_config,
         device=place,
@@ -145,10 +145,10 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
             f"Expected multi_label to be False, since {str(path)!r} has a softmax inside, but got True. Export it "
             "with softmax=False."
         )
-    normalise = DeviceTransform(about.mean, about.std)
+    normalize = DeviceTransform(about.mean, about.std)
 
     def run(images: Tensor) -> Tensor:
-        return exported(images if about.includes_normalization else normalise(images))
+        return exported(images if about.includes_normalization else normalize(images))
 
     return Classifier(
         run=run,

@@ -1,4 +1,4 @@
-"""What a classifier says of each picture, and the files that it is written to."""
+"""What a classifier says of each image, and the files that it is written to."""
 
 import csv
 import json
@@ -14,11 +14,11 @@ from timm_accel.messages import nearest
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of a picture.
+    """The likeliest classes of an image.
 
     Args:
-        path: Its file; None for a picture from memory.
-        labels: The names, the likeliest first; none where the picture could not be read.
+        path: Its file; None for an image from memory.
+        labels: The names, the likeliest first; none where the image could not be read.
         scores: Their probabilities.
         error: Why it could not be read; None where it could.
     """
@@ -30,7 +30,7 @@ class Prediction:
 
 
 def exit_code(predictions: Sequence[Prediction]) -> int:
-    """Return 1 when a picture could not be read, else 0: for ``sys.exit`` of a script."""
+    """Return 1 when an image could not be read, else 0: for ``sys.exit`` of a script."""
     return int(any(prediction.error is not None for prediction in predictions))
 
 

@@ -2,13 +2,13 @@
 
 from timm_accel.schedules.arguments import SCHEDULERS, check_scheduler_args
 from timm_accel.schedules.fitting import check_fits, create_schedule
-from timm_accel.schedules.planning import SchedulePlan, plan
+from timm_accel.schedules.simulation import SimulatedSchedule, simulate_schedule
 
 __all__ = [
     "SCHEDULERS",
-    "SchedulePlan",
+    "SimulatedSchedule",
     "check_fits",
     "check_scheduler_args",
     "create_schedule",
-    "plan",
+    "simulate_schedule",
 ]

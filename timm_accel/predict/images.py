@@ -1,4 +1,4 @@
-"""The pictures to predict: from files, folders and memory, each decoded and transformed as in evaluation."""
+"""The images to predict: from files, folders and memory, each decoded and transformed as in evaluation."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,13 +16,13 @@ from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
 
 
-class Pictures(Dataset):
-    """Pictures without labels: sample n is (image ``(C, H, W)`` or None, why it could not be read or None).
+class ImageInputs(Dataset):
+    """ImageInputs without labels: sample n is (image ``(C, H, W)`` or None, why it could not be read or None).
 
     Args:
-        items: Paths, or pictures of Pillow's.
-        transform: What makes an image of a picture.
-        prepare: How a picture is decoded.
+        items: Paths, or images of Pillow's.
+        transform: What makes an image of an image.
+        prepare: How an image is decoded.
     """
 
     def __init__(self, items: list[Any], transform: Callable[[Any], Tensor], prepare: PrepareImage) -> None:
@@ -30,7 +30,7 @@ class Pictures(Dataset):
 
     @property
     def paths(self) -> list[str | None]:
-        """The file of each picture; None for one from memory."""
+        """The file of each image; None for one from memory."""
         return [str(item) if isinstance(item, Path) else None for item in self.items]
 
     def __len__(self) -> int:
@@ -55,11 +55,11 @@ class Pictures(Dataset):
         return torch.stack(images) if images else None, [error for _, error in samples]
 
 
-def find_pictures(images: Any) -> list[Any]:
-    """Return paths and pictures of Pillow's, one for each picture, the files of folders in natural order.
+def find_images(images: Any) -> list[Any]:
+    """Return paths and images of Pillow's, one for each image, the files of folders in natural order.
 
     Args:
-        images: A picture of Pillow's; a ``uint8`` array ``(H, W)`` or ``(H, W, C)``; a ``uint8`` tensor ``(C, H, W)``;
+        images: An image of Pillow's; a ``uint8`` array ``(H, W)`` or ``(H, W, C)``; a ``uint8`` tensor ``(C, H, W)``;
             a path of a file or of a folder, which is searched with all folders below it; or several of these.
 
     Raises:
@@ -69,7 +69,7 @@ def find_pictures(images: Any) -> list[Any]:
     """
     if isinstance(images, str | Path) and not Path(images).exists():
         raise FileNotFoundError(
-            f"Expected images to be a picture, a file or a folder, but got {str(images)!r}, which does not exist. "
+            f"Expected images to be an image, a file or a folder, but got {str(images)!r}, which does not exist. "
             "Correct the path."
         )
     return [found for item in _as_list(images) for found in _found(item)]
@@ -89,7 +89,7 @@ def _found(item: Any) -> list[Any]:
         return [item]
     if not isinstance(item, np.ndarray | Tensor):
         raise TypeError(
-            "Expected images to be paths, pictures of Pillow's, or arrays or tensors of uint8, but got "
+            "Expected images to be paths, images of Pillow's, or arrays or tensors of uint8, but got "
             f"{type(item).__name__}. Convert it."
         )
     return [_from_array(item)]
@@ -109,7 +109,7 @@ def _from_array(pixels: np.ndarray | Tensor) -> Image.Image:
     if pixels.dtype not in (np.uint8, torch.uint8):
         raise TypeError(
             f"Expected images to be of uint8, from 0 to 255, but got {pixels.dtype}. Scale and convert them: they are "
-            "normalised here."
+            "normalized here."
         )
     array = isinstance(pixels, np.ndarray)
     if not (pixels.ndim == 3 and pixels.shape[2 if array else 0] in (1, 3, 4)) and not (array and pixels.ndim == 2):

@@ -1,4 +1,4 @@
-"""Labelled images for a classifier: any source, with the classifier's preprocessing and its order of classes."""
+"""Labeled images for a classifier: any source, with the classifier's preprocessing and its order of classes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from timm_accel.data.classes import in_label_order, is_multi_label
-from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.sources import Source
-from timm_accel.data.streams.streamed_images import StreamedImages, create_image_set
+from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
 
 _MANIFESTS = (".csv", ".parquet", ".pq")
@@ -39,15 +39,15 @@ class ModelTarget:
         return self._several([self.numbers[int(each)] for each in label])
 
 
-def open_labelled(
+def open_labeled(
     classifier: Classifier, reader: Any, transform: Callable[[Any], Any]
-) -> LabelledImages | StreamedImages:
+) -> LabeledImages | StreamedImages:
     """Return the images with the model's targets; what cannot be read is left out, but not of a stream.
 
     Args:
         classifier: The classifier.
         reader: What `open_reader` returned.
-        transform: What makes an image of a decoded picture.
+        transform: What makes an image of a decoded image.
 
     Raises:
         ValueError: The classes are not the model's, or an image has one label where the model has several.
@@ -60,7 +60,7 @@ def open_labelled(
             f"Open it with load_classifier(…, multi_label={several})."
         )
     numbers = model_numbers(classifier, in_label_order(reader.class_to_idx))
-    return create_image_set(
+    return create_image_dataset(
         reader,
         transform,
         ModelTarget(numbers, several),
@@ -70,17 +70,17 @@ def open_labelled(
 
 
 def open_reader(data: Any, split: str | None) -> Any:
-    """Return the timm reader of labelled pictures.
+    """Return the timm reader of labeled images.
 
     Args:
-        data: Anything that `Source` takes, a `Source`, or a data set.
+        data: Anything that `Source` takes, a `Source`, or a dataset.
         split: The split; None for the whole, undivided.
 
     Raises:
         FileNotFoundError: There are no such data.
         ValueError: There is no such split.
     """
-    reader = getattr(data, "reader", data)  # ours and timm's data sets know their pictures as they are on the disk
+    reader = getattr(data, "reader", data)  # ours and timm's datasets know their images as they are on the disk
     if isinstance(reader, Reader):
         return reader
     source = data if isinstance(data, Source) else Source(data)
@@ -120,7 +120,7 @@ def _some(names: list[str], most: int = 10) -> str:
 
 def collect(
     compute: Callable[[Tensor], Tensor],
-    dataset: LabelledImages | StreamedImages,
+    dataset: LabeledImages | StreamedImages,
     *,
     batch_size: int,
     num_workers: int,
@@ -130,7 +130,7 @@ def collect(
 
     Args:
         compute: Takes a batch of images.
-        dataset: What `open_labelled` returned.
+        dataset: What `open_labeled` returned.
         batch_size: Images at a time.
         num_workers: Loader processes.
         progress: Whether a bar is shown.
@@ -140,20 +140,18 @@ def collect(
     """
     if isinstance(dataset, StreamedImages):
         dataset.share(batch_size, num_workers)  # all of it is read here, also by a process of a launch
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabelledImages.collate_fn)
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)
     parts = [
         (compute(images), targets) for images, targets in filter(None, tqdm(loader, unit="batch", disable=not progress))
     ]
     if not parts:
         why = "" if isinstance(dataset, StreamedImages) else f" ({dataset.why_unreadable(0)})"
-        raise ValueError(
-            f"Expected data to hold a picture that can be read, but got none{why}. Repair or replace them."
-        )
+        raise ValueError(f"Expected data to hold an image that can be read, but got none{why}. Repair or replace them.")
     outputs, targets = zip(*parts, strict=True)
     return torch.cat(outputs), torch.cat(targets)
 
 
-def unreadable_paths(dataset: LabelledImages | StreamedImages) -> list[str]:
+def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
     """Return the files that were left out; a stream stops at the first."""
     if isinstance(dataset, StreamedImages):
         return []

@@ -1,4 +1,4 @@
-"""What the figures show: pictures on a scale from 0 to 1, titles, and checks of what was given."""
+"""What the figures show: images on a scale from 0 to 1, titles, and checks of what was given."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -17,7 +17,7 @@ from timm_accel.data.transforms.device_transform import DeviceTransform
 TITLE_LETTERS = 24  # that fit above an image
 
 
-def _to_pictures(images: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+def _to_unit_range(images: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
     """Return a copy of a batch on the host, its values from 0 to 1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(
@@ -41,7 +41,7 @@ def _to_pictures(images: torch.Tensor, mean: Sequence[float] | None, std: Sequen
     if mean is None and (low < -1 / 255 or high > 1 + 1 / 255):
         raise ValueError(
             f"Expected images to be from 0 to 1 without mean and std, but got {low:.3g} to {high:.3g}. "
-            "Pass the mean and the std by which they were normalised."
+            "Pass the mean and the std by which they were normalized."
         )
     return images.clamp(0, 1)  # erased regions hold noise beyond
 
@@ -51,7 +51,7 @@ def _per_channel(name: str, values: Sequence[float] | None, images: torch.Tensor
     if values is None or torch.as_tensor(values).shape != (channels,):
         raise ValueError(
             f"Expected {name} to be one number for each channel, {channels} in all, but got {values!r}. "
-            "Pass mean and std as the data set normalises."
+            "Pass mean and std as the dataset normalizes."
         )
     return torch.as_tensor(values).float().view(-1, 1, 1)
 
@@ -64,7 +64,7 @@ def _titles(targets: torch.Tensor, count: int, class_names: Sequence[str] | None
     ):
         raise ValueError(
             f"Expected class_names to name each of {num_classes} classes, but got {len(class_names)} names. "
-            "Pass those of the data set: timm_accel.data.class_names(dataset)."
+            "Pass those of the dataset: timm_accel.data.class_names(dataset)."
         )
     names = [str(label) for label in range(num_classes)] if class_names is None else class_names
     if targets.ndim == 1:
@@ -131,11 +131,11 @@ def _check_has_transform(dataset: Any) -> None:
     if getattr(dataset, "transform", None) is None:
         raise TypeError(
             "Expected dataset to have a transform, since its draws are shown, but got "
-            f"{type(dataset).__name__} without one. Pass the data set that holds it: of a Subset its .dataset."
+            f"{type(dataset).__name__} without one. Pass the dataset that holds it: of a Subset its .dataset."
         )
 
 
-def _normalisation(dataset: Any) -> tuple[Any, Any]:
+def _normalization(dataset: Any) -> tuple[Any, Any]:
     steps = (*getattr(dataset.transform, "transforms", ()), getattr(dataset, "device_transform", None))
     for step in steps:
         if isinstance(step, Normalize | v2.Normalize | DeviceTransform):
@@ -164,7 +164,7 @@ def _to_tensor(image: Any) -> torch.Tensor:
         image = torch.tensor(image)
     if not isinstance(image, torch.Tensor):
         raise TypeError(
-            f"Expected the data set to yield images, but got {type(image).__name__}. "
+            f"Expected the dataset to yield images, but got {type(image).__name__}. "
             "Let its transform return a tensor, an array (C, H, W) or a PIL image."
         )
     return image[None]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.optim.rates import scale_lr
+from timm_accel.optim.lr_scaling import scale_lr
 from timm_accel.schedules.fitting import check_fits, create_schedule
 
 _PLATEAU = (PlateauLRScheduler, ReduceLROnPlateau)
@@ -36,7 +36,7 @@ class DescribesSchedule(Protocol):
 
 
 @dataclass(frozen=True)
-class SchedulePlan:
+class SimulatedSchedule:
     """The rates that a run will use.
 
     Args:
@@ -50,7 +50,7 @@ class SchedulePlan:
     epochs: np.ndarray
 
 
-def plan(
+def simulate_schedule(
     schedule: DescribesSchedule | Mapping[str, Any] | Callable[[Optimizer], Any],
     *,
     updates_per_epoch: int,
@@ -59,7 +59,7 @@ def plan(
     optimizer: Optimizer | None = None,
     metrics: Sequence[float] | None = None,
     num_processes: int = 1,
-) -> SchedulePlan:
+) -> SimulatedSchedule:
     """Return the rate of each group for each update of a run, by running the schedule without a model.
 
     They are those that `TimmSchedulerMixin` gives a run of this length with this rate or optimizer. A recipe's rate is
@@ -97,7 +97,7 @@ def plan(
         )
     rates = _simulate(scheduler, stand_in, num_epochs, updates_per_epoch, metrics or [0.0] * num_epochs)
     updates = np.arange(len(rates))
-    return SchedulePlan(rates, updates, updates / updates_per_epoch)
+    return SimulatedSchedule(rates, updates, updates / updates_per_epoch)
 
 
 def _lr_of(described: DescribesSchedule, num_processes: int) -> float:

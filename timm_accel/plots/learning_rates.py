@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from timm_accel.lr_finder import RateSweep
+from timm_accel.lr_finder import LRRangeTest
 from timm_accel.plots.figures import _new_figure
-from timm_accel.schedules import SchedulePlan
+from timm_accel.schedules import SimulatedSchedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 6.0, 3.2  # inches
 
 
 def plot_schedule(
-    plans: SchedulePlan | Mapping[str, SchedulePlan],
+    plans: SimulatedSchedule | Mapping[str, SimulatedSchedule],
     *,
     title: str | None = None,
     figure: "Figure | SubFigure | None" = None,
@@ -35,11 +35,14 @@ def plot_schedule(
     """
     named = dict(plans) if isinstance(plans, Mapping) else {"": plans}
     if not named:
-        raise ValueError("Expected plans to hold at least one, but got none. Make one by timm_accel.schedules.plan.")
+        raise ValueError(
+            "Expected plans to hold at least one, but got none. Make one by timm_accel.schedules.simulate_schedule."
+        )
     for each in named.values():
-        if not isinstance(each, SchedulePlan):
+        if not isinstance(each, SimulatedSchedule):
             raise TypeError(
-                f"Expected a SchedulePlan, but got {type(each).__name__}. Make one by timm_accel.schedules.plan."
+                f"Expected a SimulatedSchedule, but got {type(each).__name__}. Make one by "
+                "timm_accel.schedules.simulate_schedule."
             )
     lines = [
         (", ".join(part for part in (name, group) if part), each.epochs, rates)
@@ -74,7 +77,7 @@ def _distinct(rates: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def plot_lr_finder(sweep: RateSweep, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+def plot_lr_finder(sweep: LRRangeTest, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
     """Draw the losses of a sweep over the rates, and the suggested rates as vertical lines.
 
     Args:
@@ -85,9 +88,9 @@ def plot_lr_finder(sweep: RateSweep, *, figure: "Figure | SubFigure | None" = No
         ModuleNotFoundError: The extra ``plots`` is not installed.
         TypeError: It is no sweep.
     """
-    if not isinstance(sweep, RateSweep):
+    if not isinstance(sweep, LRRangeTest):
         raise TypeError(
-            f"Expected a RateSweep, but got {type(sweep).__name__}. Make one by timm_accel.lr_finder.find_lr."
+            f"Expected a LRRangeTest, but got {type(sweep).__name__}. Make one by timm_accel.lr_finder.find_lr."
         )
     if figure is None:
         figure = _new_figure(WIDTH, HEIGHT)
