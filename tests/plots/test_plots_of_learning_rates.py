@@ -62,7 +62,7 @@ def test_other_things_are_refused() -> None:
         plot_schedule({"one": {}})
     with refused(ValueError, "at least one, but got none"):
         plot_schedule({})
-    with refused(TypeError, "Expected a LRRangeTest, but got int"):
+    with refused(TypeError, "Expected an LRRangeTest, but got int"):
         plot_lr_finder(3)
 
 

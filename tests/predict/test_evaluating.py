@@ -106,7 +106,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
     for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(matrix, names, most=3)
+    pairs = most_confused(matrix, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]

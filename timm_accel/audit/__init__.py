@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, told before a run: unreadable files, duplicates, leaks, classes, sizes, colors."""
+"""Audit a dataset before a run: unreadable files, duplicates, leaks, classes, sizes and colors."""
 
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.run import audit

@@ -1,4 +1,4 @@
-"""What an audit found, in words: a sentence for each kind of fault, the worst first."""
+"""Describe the findings of an audit: a sentence for each kind of fault, the worst first."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from timm_accel.audit.report import Audit, Group, Split
 
-_TINY_CLASS = 10  # images
+_TINY_CLASS = 10  # images, at least
 _IMBALANCED = 10  # times the smallest class
 _SHIFTED = 0.5  # of the model's standard deviation
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -16,7 +16,7 @@ def findings(audit: "Audit") -> list[str]:
     """Return the sentences, the worst first.
 
     Args:
-        audit: What was found.
+        audit: The audit.
     """
     equal, near = audit.duplicates, audit.near_duplicates
     return [
@@ -85,7 +85,7 @@ def _other_classes(splits: dict[str, "Split"]) -> Iterator[str]:
         if parts:
             yield f"{name}: {' and '.join(parts)}, so that its labels are not those of {first}."
         elif names != list(split.class_sizes):
-            yield f"{name}: numbers its classes otherwise than {first}."
+            yield f"{name}: numbers its classes differently from {first}."
 
 
 def _groups(groups: "list[Group]", kind: str, what: str) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
         if split.unread_files:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
             yield (
-                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are passed over for their ending "
+                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are ignored for their extension "
                 f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
             )
 

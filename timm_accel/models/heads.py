@@ -41,8 +41,8 @@ def attach_head(model: nn.Module, head: Head, num_classes: int) -> None:
 
     Args:
         model: A timm model with a classifier.
-        head: ``"linear"`` keeps timm's classifier; ``"mlp"`` is `MlpHead`; or a function of ``(in_features, num_classes)``,
-            or a module that takes ``(B, in_features)``.
+        head: ``"linear"`` keeps timm's classifier; ``"mlp"`` is `MlpHead`; or a function of
+            ``(in_features, num_classes)``, or a module that takes ``(B, in_features)``.
         num_classes: The width of the output.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Figures of the data, of features, of confusions and of learning rates, by matplotlib (extra ``plots``)."""
+"""Figures of data, features, confusion matrices and learning rates, by matplotlib (extra ``plots``)."""
 
 from timm_accel.plots.confusion import plot_confusion
 from timm_accel.plots.feature_maps import plot_feature_maps

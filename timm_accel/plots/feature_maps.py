@@ -1,4 +1,4 @@
-"""Figures of features: a row for each map, its mean and the channels that vary most."""
+"""Figures of features: each row shows a map, its mean and the channels that vary most."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -22,25 +22,25 @@ def plot_feature_maps(
     std: Sequence[float] | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Show what a model makes of an image: of each map the mean over all channels, and the channels that vary most.
+    """Show a model's feature maps of an image: the mean over all channels, and the channels that vary most.
 
-    Each cell has a scale of its own, dark for its smallest value, bright for its largest.
+    Each cell has a separate scale: dark is its minimum, and bright is its maximum.
 
     Args:
-        maps: Maps ``(B, C, H, W)`` by name, or in a list, as the extractors of ``timm_accel.features`` give them.
-        image: The batch ``(B, 3, H, W)`` or ``(B, 1, H, W)`` that they are of, shown first in each row; None for maps
-            alone.
-        index: Which image of the batch.
-        channels: How many channels of each map.
-        mean: Of each channel, by which the image was normalized; None when it is from 0 to 1.
-        std: The standard deviations that go with `mean`.
-        figure: What to draw into; None for a new figure.
+        maps: Maps ``(B, C, H, W)`` by name, or in a list, as the extractors of ``timm_accel.features`` return them.
+        image: The batch ``(B, 3, H, W)`` or ``(B, 1, H, W)`` of these maps, shown first in each row; None to show only
+            maps.
+        index: The index of the image in the batch.
+        channels: The number of channels of each map.
+        mean: The mean of each channel in the normalization; None if the image is from 0 to 1.
+        std: The standard deviations that belong to `mean`.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         IndexError: The batch has no such image.
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: A map is no tensor.
-        ValueError: It has another shape, there is none, or `channels` is negative.
+        TypeError: A map is not a tensor.
+        ValueError: A map has another shape, there is no map, or `channels` is negative.
     """
     named = dict(maps) if isinstance(maps, Mapping) else {f"map {number}": each for number, each in enumerate(maps)}
     _check_maps(named, index, channels)
@@ -91,4 +91,4 @@ def _check_maps(maps: Mapping[str, torch.Tensor], index: int, channels: int) -> 
                 "Choose one of these."
             )
     if channels < 0:
-        raise ValueError(f"Expected channels to be at least 0, but got {channels}. 0 shows the means alone.")
+        raise ValueError(f"Expected channels to be at least 0, but got {channels}. 0 shows only the means.")

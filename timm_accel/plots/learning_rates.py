@@ -1,4 +1,4 @@
-"""Figures of learning rates: the plan of a schedule, and the sweep of the finder."""
+"""Figures of learning rates: simulated schedules, and LR range tests."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
@@ -16,27 +16,27 @@ WIDTH, HEIGHT = 6.0, 3.2  # inches
 
 
 def plot_schedule(
-    plans: SimulatedSchedule | Mapping[str, SimulatedSchedule],
+    schedules: SimulatedSchedule | Mapping[str, SimulatedSchedule],
     *,
     title: str | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Draw the rates of a run over its epochs: a line for each distinct group, and for each plan.
+    """Draw the learning rates of a run over its epochs: a line for each distinct group of each schedule.
 
     Args:
-        plans: A plan, or several by name, to be compared.
-        title: What to write above; None for nothing.
-        figure: What to draw into; None for a new figure.
+        schedules: A simulated schedule, or several by name, to compare them.
+        title: The title; None for none.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: It is no plan.
-        ValueError: There is none.
+        TypeError: `schedules` holds something else.
+        ValueError: `schedules` is empty.
     """
-    named = dict(plans) if isinstance(plans, Mapping) else {"": plans}
+    named = dict(schedules) if isinstance(schedules, Mapping) else {"": schedules}
     if not named:
         raise ValueError(
-            "Expected plans to hold at least one, but got none. Make one by timm_accel.schedules.simulate_schedule."
+            "Expected schedules to hold at least one, but got none. Make one by timm_accel.schedules.simulate_schedule."
         )
     for each in named.values():
         if not isinstance(each, SimulatedSchedule):
@@ -45,16 +45,16 @@ def plot_schedule(
                 "timm_accel.schedules.simulate_schedule."
             )
     lines = [
-        (", ".join(part for part in (name, group) if part), each.epochs, rates)
+        (", ".join(part for part in (name, group) if part), each.epochs, lrs)
         for name, each in named.items()
-        for group, rates in _distinct(each.rates).items()
+        for group, lrs in _distinct(each.learning_rates).items()
     ]
     if figure is None:
         figure = _new_figure(WIDTH, HEIGHT)
     axes = figure.subplots()
-    for number, (label, epochs, rates) in enumerate(lines):
-        dashes = (0, (4, 2 * number)) if number and len(named) > 1 else "solid"  # lines that agree both show
-        axes.plot(epochs, rates, label=label, linestyle=dashes, linewidth=1.2)
+    for number, (label, epochs, lrs) in enumerate(lines):
+        dashes = (0, (4, 2 * number)) if number and len(named) > 1 else "solid"  # so equal lines are both visible
+        axes.plot(epochs, lrs, label=label, linestyle=dashes, linewidth=1.2)
     axes.set(xlabel="epoch", ylabel="learning rate")
     axes.grid(alpha=0.3)
     if len(lines) > 1:
@@ -64,9 +64,9 @@ def plot_schedule(
     return cast("Figure", figure.figure)
 
 
-def _distinct(rates: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the groups' rates by the name of the first group that has them."""
-    columns, first, of = np.unique(rates, axis=1, return_index=True, return_inverse=True)
+def _distinct(lrs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the distinct learning rates by the name of the first group that has them."""
+    columns, first, of = np.unique(lrs, axis=1, return_index=True, return_inverse=True)
     if len(first) == 1:
         return {"": columns[:, 0]}
     order = np.argsort(first)
@@ -77,30 +77,34 @@ def _distinct(rates: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def plot_lr_finder(sweep: LRRangeTest, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
-    """Draw the losses of a sweep over the rates, and the suggested rates as vertical lines.
+def plot_lr_finder(range_test: LRRangeTest, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+    """Draw the losses of an LR range test over the learning rates, and the suggestions as vertical lines.
 
     Args:
-        sweep: What `find_lr` returned.
-        figure: What to draw into; None for a new figure.
+        range_test: The result of `find_lr`.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: It is no sweep.
+        TypeError: `range_test` is something else.
     """
-    if not isinstance(sweep, LRRangeTest):
+    if not isinstance(range_test, LRRangeTest):
         raise TypeError(
-            f"Expected a LRRangeTest, but got {type(sweep).__name__}. Make one by timm_accel.lr_finder.find_lr."
+            f"Expected an LRRangeTest, but got {type(range_test).__name__}. Make one by timm_accel.lr_finder.find_lr."
         )
     if figure is None:
         figure = _new_figure(WIDTH, HEIGHT)
     axes = figure.subplots()
-    axes.plot(sweep.rates, sweep.losses, color="lightgray", linewidth=1, label="loss")
-    axes.plot(sweep.rates, sweep.smoothed, color="black", linewidth=1.5, label="smoothed")
-    suggestions = {"steepest": sweep.steepest, "minimum / 10": sweep.minimum_tenth, "valley": sweep.valley}
-    for number, (name, rate) in enumerate(suggestions.items()):
-        if rate is not None:
-            axes.axvline(rate, color=f"C{number}", linestyle="--", linewidth=1, label=f"{name}: {rate:.2g}")
+    axes.plot(range_test.learning_rates, range_test.losses, color="lightgray", linewidth=1, label="loss")
+    axes.plot(range_test.learning_rates, range_test.smoothed, color="black", linewidth=1.5, label="smoothed")
+    suggestions = {
+        "steepest": range_test.steepest,
+        "minimum / 10": range_test.minimum_tenth,
+        "valley": range_test.valley,
+    }
+    for number, (name, lr) in enumerate(suggestions.items()):
+        if lr is not None:
+            axes.axvline(lr, color=f"C{number}", linestyle="--", linewidth=1, label=f"{name}: {lr:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

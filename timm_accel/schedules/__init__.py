@@ -1,4 +1,4 @@
-"""Learning-rate schedules without a trainer: timm's, fitted to a run, and the plan of a run's every rate."""
+"""Learning-rate schedules without a trainer: timm's, fitted to a run, and their simulation."""
 
 from timm_accel.schedules.arguments import SCHEDULERS, check_scheduler_args
 from timm_accel.schedules.fitting import check_fits, create_schedule
