@@ -100,18 +100,18 @@ def truncated_jpeg(folder: Path) -> tuple[str, ...]:
 
 def equal_in_one_class(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "cat" / "again.png", compress_level=1)
-    return "2 equal pictures in 1 group count more than once", "again.png", "photo.png"
+    return "2 equal images in 1 group count more than once", "again.png", "photo.png"
 
 
 def equal_in_two_classes(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "dog" / "again.png")
-    return "2 equal pictures in 1 group have different labels", "cat/photo.png", "dog/again.png"
+    return "2 equal images in 1 group have different labels", "cat/photo.png", "dog/again.png"
 
 
 def equal_in_two_splits(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "val" / "cat" / "again.png")
     return (
-        "2 equal pictures in 1 group are in several splits",
+        "2 equal images in 1 group are in several splits",
         "on, such as",
         "train/cat/photo.png",
         "val/cat/again.png",
@@ -162,7 +162,7 @@ def other_endings(folder: Path) -> tuple[str, ...]:
     photo(seed=2).save(folder / "train" / "cat" / "one.bmp")
     photo(seed=3).save(folder / "train" / "cat" / "two.TIF")
     (folder / "train" / "notes.txt").write_text("no picture")
-    return "train: 2 files are passed over for their ending (.bmp 1, .tif 1)", ""
+    return "train: 2 files are ignored for their extension (.bmp 1, .tif 1)", ""
 
 
 def tiny_class(folder: Path) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
     photo().save(folder / "train" / "cat" / "again.png")
     photo().save(folder / "train" / "dog" / "again.png")
     (sentence,) = look_at({"train": ImageFolderDataset(folder / "train")}).problems()
-    assert sentence.startswith("3 equal pictures in 1 group have different labels, of which one at most is right, such")
+    assert sentence.startswith("3 equal images in 1 group have different labels, of which one at most is right, such")
     assert "train/cat/again.png" in sentence
     assert "train/dog/again.png" in sentence
     photo().save(folder / "val" / "cat" / "again.png")
@@ -213,7 +213,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
 def test_splits_that_number_their_classes_otherwise_are_found(folder: Path) -> None:
     reader = create_reader("", root=str(folder / "val"), class_map={"dog": 0, "cat": 1})
     splits = {"train": ImageFolderDataset(folder / "train"), "val": ImageDataset("", reader=reader)}
-    assert look_at(splits).problems() == ["val: numbers its classes otherwise than train."]
+    assert look_at(splits).problems() == ["val: numbers its classes differently from train."]
 
 
 def test_long_lists_are_cut(folder: Path) -> None:

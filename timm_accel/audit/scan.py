@@ -110,9 +110,9 @@ def look(file: Any) -> dict[str, Any]:
     """
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
-    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
-        mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1
-        image = PrepareImage()(image)
+    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as stored:
+        mode, is_turned = stored.mode, stored.getexif().get(ExifTags.Base.Orientation, 1) > 1
+        image = PrepareImage()(stored)
         image.load()
     counts = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     levels = np.arange(256) / 255

@@ -111,7 +111,8 @@ def _check_mixup(mixup: Mixup, targets: torch.Tensor, count: int) -> None:
         )
     if count % 2:
         raise ValueError(
-            f"Expected images to be an even number, since Mixup needs an even batch size, but got {count}. Leave one out."
+            f"Expected images to be an even number, since Mixup needs an even batch size, but got {count}. Leave "
+            "one out."
         )
     _check_targets(targets, count)
     if targets.ndim != 1 or targets.max() >= mixup.num_classes:
@@ -125,13 +126,14 @@ def _check_mixup(mixup: Mixup, targets: torch.Tensor, count: int) -> None:
 def _check_has_transform(dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(
-            f"Expected dataset to be map-style, since one image is loaded repeatedly, but got {type(dataset).__name__}. "
-            "Use plot_batch for a batch of it."
+            f"Expected dataset to be map-style, since one image is loaded repeatedly, but got "
+            f"{type(dataset).__name__}. Use plot_batch for a batch of it."
         )
     if getattr(dataset, "transform", None) is None:
         raise TypeError(
             "Expected dataset to have a transform, since the figure shows its draws, but got "
-            f"{type(dataset).__name__} without one. Pass the dataset with the transform; for a Subset this is its .dataset."
+            f"{type(dataset).__name__} without one. Pass the dataset with the transform; for a Subset "
+            "this is its .dataset."
         )
 
 
