@@ -309,7 +309,7 @@ def test_numbers_that_cannot_be_right_are_refused(options: dict[str, Any], words
 
 def test_an_optimizer_without_a_rate_and_a_run_that_goes_on_are_refused() -> None:
     model = tiny_model()
-    with refused(ValueError, "optimizer with positive rates", "got [None]"):
+    with refused(ValueError, "optimizer with positive learning rates", "got [None]"):
         find_lr(make_trainer(model=model, optimizer=create_optimizer(model, "adafactor")), tiny_data(), **OPTIONS)
 
     class Within(LoopTrainer):

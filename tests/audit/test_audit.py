@@ -446,9 +446,9 @@ def test_bad_input_has_its_sentence(folder: Path, tmp_path: Path) -> None:
         look_at(tmp_path / "nowhere")
     with refused(FileNotFoundError, "one folder of images for each class", "empty", "no images"):
         look_at(tmp_path / "empty")
-    with refused(ValueError, "Expected data to hold a data set", "none"):
+    with refused(ValueError, "Expected data to hold a dataset", "none"):
         look_at({})
-    with refused(TypeError, "Expected data to be a folder, or data sets", "TensorDataset", "'train'"):
+    with refused(TypeError, "Expected data to be a folder, or datasets", "TensorDataset", "'train'"):
         look_at(tiny_data())
     with refused(TypeError, "a reader of files", "'val', a TensorDataset"):
         look_at({"train": ImageFolderDataset(folder / "train"), "val": tiny_data()})
@@ -465,7 +465,7 @@ def test_an_empty_data_set_is_refused() -> None:
         def __len__(self) -> int:
             return 0
 
-    with refused(ValueError, "Expected every data set to hold images", "'val'"):
+    with refused(ValueError, "Expected every dataset to hold images", "'val'"):
         look_at({"val": ImageDataset("", reader=Empty())})
 
 

@@ -270,7 +270,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=30_000))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(MemoryError, match=r"19 pictures that take 0\.0 MB in each of 2 processes.*cache=None"):
+    with pytest.raises(MemoryError, match=r"19 images that take 0\.0 MB in each of 2 processes.*cache=None"):
         sets(image_folder, cache="memory")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     sets(image_folder, cache="memory")

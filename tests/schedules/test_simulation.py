@@ -323,13 +323,16 @@ def test_a_run_cut_short_by_updates_may_end_within_the_warm_up() -> None:
         ({"warmup_updates": 3}, ("step_on_epochs=False beside warmup_updates", "or warmup_epochs")),
         ({"sched": "plateau", "step_on_epochs": False}, ("step_on_epochs to be True", "once an epoch")),
         ({"sched": "cosin"}, ("scheduler of timm", "Did you mean 'cosine'")),
-        ({"cycle_limit": 0}, ("cycle_limit to be a whole number of at least 1", "got 0")),
-        ({"cycle_limit": 1.5}, ("cycle_limit to be a whole number of at least 1", "got 1.5")),
+        ({"cycle_limit": 0}, ("cycle_limit to be an integer of at least 1", "got 0")),
+        ({"cycle_limit": 1.5}, ("cycle_limit to be an integer of at least 1", "got 1.5")),
         ({"cycle_limit": 2, "cycle_mul": 0}, ("cycle_mul to be positive", "got 0")),
         ({"sched": "step", "decay_epochs": 0}, ("decay_epochs to be positive", "got 0", "None")),
         ({"sched": "rsqrt", "stable_timescale": -1}, ("stable_timescale to be positive", "got -1")),
         *(
-            ({"sched": sched, "cooldown_epochs": 1}, ("a cooldown with one of cosine", "no lowest rate", repr(sched)))
+            (
+                {"sched": sched, "cooldown_epochs": 1},
+                ("a cooldown with one of cosine", "no minimum learning rate", repr(sched)),
+            )
             for sched in ("step", "multistep", "constant", "plateau", "none")
         ),
         (
@@ -350,9 +353,9 @@ def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, A
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"num_epochs": None}, ValueError, ("num_epochs to be a whole number", "got None")),
-        ({"updates_per_epoch": 0}, ValueError, ("updates_per_epoch to be a whole number", "got 0")),
-        ({"num_processes": 0}, ValueError, ("num_processes to be a whole number of at least 1", "got 0")),
+        ({"num_epochs": None}, ValueError, ("num_epochs to be an integer", "got None")),
+        ({"updates_per_epoch": 0}, ValueError, ("updates_per_epoch to be an integer", "got 0")),
+        ({"num_processes": 0}, ValueError, ("num_processes to be an integer of at least 1", "got 0")),
         ({"lr": None}, ValueError, ("lr or optimizer", "got neither")),
         ({"optimizer": layered_optimizer()}, ValueError, ("lr or optimizer", "got both")),
         ({"schedule": {"sched": "plateau"}}, ValueError, ("metrics to be 6 values", "got None")),
@@ -360,14 +363,16 @@ def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, A
         ({"schedule": "cosine"}, TypeError, ("schedule to be a recipe", "got str")),
     ],
 )
-def test_a_plan_says_what_it_lacks(options: dict[str, Any], kind: type[Exception], words: tuple[str, ...]) -> None:
+def test_a_simulation_names_what_it_lacks(
+    options: dict[str, Any], kind: type[Exception], words: tuple[str, ...]
+) -> None:
     settings = {"schedule": {"sched": "cosine"}, "lr": LR, **RUN} | options
     with refused(kind, *words):
         simulate_schedule(settings.pop("schedule"), **settings)
 
 
-def test_an_optimizer_that_finds_its_own_rate_has_no_plan() -> None:
+def test_an_optimizer_without_a_learning_rate_has_no_simulation() -> None:
     optimizer = layered_optimizer()
     optimizer.param_groups[1]["lr"] = None
-    with refused(ValueError, "group 1 to have a rate", "Pass lr"):
+    with refused(ValueError, "group 1 to have a learning rate", "Pass lr"):
         simulate_schedule({}, optimizer=optimizer, **RUN)
