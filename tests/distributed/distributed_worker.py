@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, UnreadableImagesCallback
-from timm_accel.data import LabelledImages
+from timm_accel.data import LabeledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
 from timm_accel.states.folder import open_state, state_folders
@@ -181,7 +181,7 @@ def check_samplers() -> None:
         RESULTS[f"sampler/{name}"] = drawn
 
 
-class Indexed(LabelledImages):
+class Indexed(LabeledImages):
     """Notes which images are loaded."""
 
     indices: ClassVar[list[int]] = []

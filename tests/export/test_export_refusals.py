@@ -177,6 +177,6 @@ def test_a_temperature_that_is_none(temperature: float, tmp_path: Path) -> None:
 
 
 def test_a_softmax_over_several_labels(tmp_path: Path) -> None:
-    with refused(ValueError, "Expected softmax to be False", "several labels", "Leave it out"):
+    with refused(ValueError, "Expected softmax to be False", "multi-label", "Leave it out"):
         export_torchscript(Small(), tmp_path / "model.pt", softmax=True, multi_label=True)
     assert not list(tmp_path.iterdir())
