@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 from timm_accel import LoopTrainer, TimmMixupTrainer
 
 Sample = namedtuple("Sample", ["pixels", "answer", "name"])
+MIXING = {"num_classes": 3}
 KEYS = [(image, label) for image in ("image", "images", "pixel_values", "inputs") for label in ("label", "targets")]
 FORMATS: dict[str, Any] = {
     "list": lambda image, label: [image, label],
