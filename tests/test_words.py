@@ -43,8 +43,26 @@ CONVERTED = (
     "timm_accel/states/**/*.py",
     "timm_accel/recipes/**/*.py",
     "timm_accel/recipes/**/*.yaml",
+    "tests/**/*.py",
 )
-NOT_YET = ("timm_accel/**/*.py", "tests/**/*.py")  # the next pass moves these up
+NOT_YET = ("timm_accel/**/*.py",)  # the next pass moves these up
+_MESSAGES = "it quotes messages of modules that are not converted yet"
+LEFT_OUT = {
+    "tests/audit/test_audit.py": _MESSAGES,
+    "tests/data/test_bad_data.py": _MESSAGES,
+    "tests/data/test_images.py": _MESSAGES,
+    "tests/data/test_loading.py": _MESSAGES,
+    "tests/data/test_streams.py": _MESSAGES,
+    "tests/examples/test_model_examples.py": "it names the example customise.py",
+    "tests/export/test_export_refusals.py": _MESSAGES,
+    "tests/features/test_features.py": _MESSAGES,
+    "tests/losses/test_losses.py": _MESSAGES,
+    "tests/models/test_weights.py": _MESSAGES,
+    "tests/plots/test_plots.py": _MESSAGES,
+    "tests/predict/test_evaluating.py": _MESSAGES,
+    "tests/predict/test_predicting.py": _MESSAGES,
+    "tests/schedules/test_planning.py": _MESSAGES,
+}
 
 
 class Rule(NamedTuple):
@@ -141,10 +159,21 @@ def files(patterns: tuple[str, ...]) -> list[Path]:
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 
-@pytest.mark.parametrize("path", files(CONVERTED), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_prose_of_a_file_has_no_word_that_is_ruled_out(path: Path) -> None:
+def names(paths: list[Path]) -> list[str]:
+    """Return the files relative to the root."""
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+@pytest.mark.parametrize("name", [name for name in names(files(CONVERTED)) if name not in LEFT_OUT])
+def test_the_prose_of_a_file_has_no_word_that_is_ruled_out(name: str) -> None:
+    path = ROOT / name
     found = [f"line {line}: {each.phrase!r}; write: {each.instead}" for line, each in hits(path)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_file_is_left_out_only_while_it_has_a_word_that_is_ruled_out(name: str) -> None:
+    assert list(hits(ROOT / name)), f"take {name!r} out of LEFT_OUT"
 
 
 @pytest.mark.parametrize("pattern", CONVERTED + NOT_YET)

@@ -176,7 +176,7 @@ def test_a_temperature_that_is_none(temperature: float, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_softmax_over_several_labels(tmp_path: Path) -> None:
+def test_a_softmax_over_multi_label_outputs(tmp_path: Path) -> None:
     with refused(ValueError, "Expected softmax to be False", "multi-label", "Leave it out"):
         export_torchscript(Small(), tmp_path / "model.pt", softmax=True, multi_label=True)
     assert not list(tmp_path.iterdir())
