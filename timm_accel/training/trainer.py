@@ -109,6 +109,7 @@ class LoopTrainer(Trainer):
                 "Expected sync_every_n_updates to be a number of updates of at least 1, but got "
                 f"{sync_every_n_updates!r}. The default is 10."
             )
+        preparation.check_parts(model, optimizer)
         if not isinstance(seed, int | Integral):
             raise TypeError(f"Expected seed to be an integer, but got {seed!r}. The default is 42.")
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
@@ -353,15 +354,23 @@ class LoopTrainer(Trainer):
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
-        outputs = self.model(inputs)
+        outputs = self._outputs(inputs)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
+
+    def _outputs(self, inputs: Any) -> Any:
+        try:
+            return self.model(inputs)
+        except (RuntimeError, TypeError) as error:
+            if (wrong := batches.wrong_dtype(self.model, inputs)) is not None:
+                raise wrong from error
+            raise
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self.model(inputs)
+                outputs = self._outputs(inputs)
             outputs = convert_to_fp32(outputs)
             loss = self.evaluation_loss(self.logits_of(outputs), targets)
         return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
@@ -415,6 +424,10 @@ class LoopTrainer(Trainer):
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
+        if self._train_dataloader is not None:
+            preparation.refuse_batch_of_one(
+                self.get_unwrapped_model(), self._train_dataloader, processes, self.unpack_batch
+            )
         self.optimizer = self.current_run().unwrapped_optimizer
         self.before_prepare()
         loaders = preparation.seed_and_shard(
