@@ -1,4 +1,4 @@
-"""Every file that the package writes appears whole or not at all, with the mode that the umask gives."""
+"""Every write of the package is atomic, and the file has the mode that the umask gives."""
 
 import os
 from collections.abc import Callable, Iterator

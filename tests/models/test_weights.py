@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a file, a folder, a run, a state; what was loaded is said."""
+"""Weights from elsewhere: a file, a folder, a run, a state; what was loaded is reported."""
 
 import logging
 from copy import deepcopy
@@ -150,7 +150,7 @@ def run_folder(tmp_path: Path, **options: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:ema_decay")
-def test_a_run_gives_its_best_average_and_a_state_its_average(tmp_path: Path) -> None:
+def test_a_run_gives_its_best_ema_weights_and_a_state_its_ema_weights(tmp_path: Path) -> None:
     trainer = run_folder(tmp_path)
     average = trainer.ema_model.module
     assert not equal(average, trainer.unwrapped_model)
@@ -168,7 +168,7 @@ def test_a_run_gives_its_best_average_and_a_state_its_average(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:ema_decay")
-def test_a_state_without_a_moved_average_gives_its_model(tmp_path: Path) -> None:
+def test_a_state_without_updated_ema_weights_gives_its_model(tmp_path: Path) -> None:
     trainer = run_folder(tmp_path, ema_update_every=1000)
     model, report = report_of("test_resnet", 3, tmp_path / "run" / "state" / "latest")
     assert equal(model, trainer.unwrapped_model)

@@ -35,7 +35,7 @@ def test_biases_norms_and_what_the_model_names_have_no_weight_decay(name: str, l
         assert groups[parameter_name]["weight_decay"] == (0 if plain else 0.05), parameter_name
 
 
-def test_groups_of_ones_own_keep_their_rates_apart_under_a_schedule() -> None:
+def test_custom_groups_keep_separate_learning_rates_under_a_schedule() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
 
     def head_and_body(module: nn.Module) -> list[dict[str, Any]]:
@@ -146,13 +146,15 @@ def test_adahessian_can_thaw_too() -> None:
         ("sgd", "sqrt", 0.2),
     ],
 )
-def test_the_rate_follows_the_global_batch_as_in_timms_script(opt: str, scaling: Any, expected: float) -> None:
+def test_the_learning_rate_follows_the_global_batch_size_as_in_timms_script(
+    opt: str, scaling: Any, expected: float
+) -> None:
     optimizer = create_optimizer(tiny_model(), opt, base_lr=0.1, global_batch_size=1024, lr_scaling=scaling)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
     assert scale_lr(0.1, 512, opt="sgd", base_batch_size=1024) == pytest.approx(0.05)
 
 
-def test_without_a_rate_the_optimizer_has_its_own_and_options_reach_it() -> None:
+def test_without_a_learning_rate_the_optimizer_has_its_default_and_options_reach_it() -> None:
     optimizer = create_optimizer(tiny_model(), "lookahead_adamw", betas=(0.5, 0.6))
     assert isinstance(optimizer, Lookahead)
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (1e-3, (0.5, 0.6))

@@ -1,4 +1,4 @@
-"""The figures of learning rates hold the numbers that they show."""
+"""Figures of learning rates show the right numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_groups_of_one_rate_share_a_line_and_panels_are_named() -> None:
         assert rates.tolist() == list(expected)
 
 
-def test_a_sweep_is_drawn_with_its_suggestions() -> None:
+def test_a_range_test_is_drawn_with_its_suggestions() -> None:
     rates = np.geomspace(1e-3, 1, 4)
     sweep = LRRangeTest(rates, np.array([3.0, 2, 1, 5]), np.array([3.0, 2.5, 2, 3]), 0.01, 0.02, None)
     drawn = {label: (x, y) for label, x, y in lines(plot_lr_finder(sweep))}

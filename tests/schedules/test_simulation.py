@@ -44,7 +44,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 class NotingSGD(torch.optim.SGD):
-    """Notes the rate of each group at each update."""
+    """Notes the learning rate of each group at each update."""
 
     def step(self, closure: Any = None) -> Any:
         self.noted = [*getattr(self, "noted", []), [group["lr"] for group in self.param_groups]]
@@ -179,7 +179,9 @@ def test_a_share_counts_whole_epochs_where_the_schedule_steps_with_them() -> Non
         ({"cooldown_epochs": 0}, True, 24),
     ],
 )
-def test_a_cooldown_holds_the_lowest_rate_at_the_end(length: dict[str, Any], on_updates: bool, steps: int) -> None:
+def test_a_cooldown_holds_the_minimum_learning_rate_at_the_end(
+    length: dict[str, Any], on_updates: bool, steps: int
+) -> None:
     """A straight line down to it in `steps`."""
     settings = {"sched": "poly", "decay_rate": 1.0, "min_lr": 0.02, "step_on_epochs": not on_updates} | length
     rates = simulate_schedule(settings, lr=LR, **RUN).learning_rates[:: 1 if on_updates else UPDATES, 0]
@@ -221,7 +223,7 @@ def test_a_recipe_has_its_own_schedule_rate_and_length() -> None:
     ("opt", "num_processes", "accumulation", "peak"),
     [("sgd", 1, 1, 0.05), ("sgd", 2, 4, 0.4), ("lamb", 1, 8, 0.2)],
 )
-def test_a_recipe_s_rate_is_scaled_by_its_global_batch(
+def test_a_recipe_s_learning_rate_is_scaled_by_its_global_batch_size(
     opt: str, num_processes: int, accumulation: int, peak: float
 ) -> None:
     recipe = Recipe(lr=0.1, base_batch_size=512, batch_size=256, opt=opt, gradient_accumulation_steps=accumulation,
@@ -233,7 +235,7 @@ def test_a_recipe_s_rate_is_scaled_by_its_global_batch(
 
 
 def test_a_named_recipe_peaks_where_its_run_does() -> None:
-    """After 5 of 100 epochs of warm-up; one process has 256 of the 2048 images that the rate is for."""
+    """After 5 of 100 epochs of warm-up; one process has 256 of the 2048 images that the learning rate is for."""
     simulated = simulate_schedule(named_recipe("a3").recipe(), updates_per_epoch=4)
     highest, lowest = 0.008 * (256 / 2048) ** 0.5, 1e-6
     expected = lowest + (highest - lowest) * (1 + math.cos(math.pi * 5 / 100)) / 2

@@ -203,8 +203,8 @@ class Run:
                 return batch
             if start is not None and transform.is_random:
                 seed_prefetch(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
-            images, *rest = batch
-            return [transform(images), *rest]
+            inputs, targets = trainer.unpack_batch(batch)
+            return trainer.repack_batch(batch, transform(inputs), targets)
 
         return prefetch(batches, finish, trainer.device)
 
