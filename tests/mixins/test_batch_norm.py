@@ -1,7 +1,6 @@
 """The statistics of BatchNorm in distributed training, with a stand-in for three ranks that hold the same numbers."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
