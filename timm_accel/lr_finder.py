@@ -183,6 +183,7 @@ def _range_test_trainer(trainer: LoopTrainer) -> Any:
     tester.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
     tester.run_dir = tester.keep_states = None
     tester.sync_every_n_updates = 1
+    tester.ema_decay = getattr(tester, "ema_decay", None) or 0.0  # None would report what it chose for the test
     return tester
 
 
