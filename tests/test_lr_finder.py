@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.lr_finder import RateSweep, _longest_fall, _suggest, find_lr
+from timm_accel.lr_finder import LRRangeTest, _longest_fall, _suggest, find_lr
 from timm_accel.mixins import DistillationMixin
 from timm_accel.optim import create_optimizer
 
@@ -199,12 +199,12 @@ def test_the_losses_are_those_of_training_with_rising_learning_rates(accumulatio
     options = OPTIONS | {"train_dataloader_kwargs": in_order, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(LoopTrainer, model, optimizer=optimizer)
     sweep = find_lr(trainer, data, min_lr=1e-3, max_lr=1.0, **options)
-    np.testing.assert_allclose(sweep.rates, [10 ** (-3 + 3 * update / 11) for update in range(12)])
+    np.testing.assert_allclose(sweep.learning_rates, [10 ** (-3 + 3 * update / 11) for update in range(12)])
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]  # the user's own
 
     by_hand, optimizer = make()
     images, labels = data.tensors
-    for update, rate in enumerate(sweep.rates):
+    for update, rate in enumerate(sweep.learning_rates):
         batches = [slice(4 * (update % 2), 4 * (update % 2) + 4)] if accumulation == 1 else [slice(0, 4), slice(4, 8)]
         losses = [nn.functional.cross_entropy(by_hand(images[batch]), labels[batch]) for batch in batches]
         loss = torch.stack(losses).mean()
@@ -228,8 +228,8 @@ def test_layer_decay_holds_in_the_range_test() -> None:
     trainer = make_trainer(TimmTrainer, model, optimizer=Noting(groups, lr=0.1))
     trainer.scheduler_args = {"sched": "cosine", "warmup_epochs": 99}  # not for a range test
     sweep = find_lr(trainer, tiny_data(), **OPTIONS)
-    assert [rates[1] for rates in steps] == pytest.approx(sweep.rates.tolist())
-    assert [rates[0] for rates in steps] == pytest.approx((sweep.rates / 4).tolist())
+    assert [rates[1] for rates in steps] == pytest.approx(sweep.learning_rates.tolist())
+    assert [rates[0] for rates in steps] == pytest.approx((sweep.learning_rates / 4).tolist())
 
 
 def test_a_range_test_ends_where_the_loss_diverges() -> None:
@@ -240,7 +240,7 @@ def test_a_range_test_ends_where_the_loss_diverges() -> None:
 
     sweep = find_lr(make_trainer(Rising), tiny_data(), **OPTIONS | {"stop_at": 2.0})
     assert sweep.losses.tolist() == [1.0] * 5 + [100.0]
-    assert len(sweep.rates) == 6
+    assert len(sweep.learning_rates) == 6
 
 
 def test_what_is_not_finite_is_left_out() -> None:
@@ -309,7 +309,7 @@ def test_numbers_that_cannot_be_right_are_refused(options: dict[str, Any], words
 
 def test_an_optimizer_without_a_learning_rate_and_a_current_run_are_refused() -> None:
     model = tiny_model()
-    with refused(ValueError, "optimizer with positive rates", "got [None]"):
+    with refused(ValueError, "optimizer with positive learning rates", "got [None]"):
         find_lr(make_trainer(model=model, optimizer=create_optimizer(model, "adafactor")), tiny_data(), **OPTIONS)
 
     class Within(LoopTrainer):
@@ -323,5 +323,5 @@ def test_an_optimizer_without_a_learning_rate_and_a_current_run_are_refused() ->
 
 def test_the_range_test_is_a_record_that_can_be_saved() -> None:
     sweep = find_lr(make_trainer(), tiny_data(), **OPTIONS)
-    assert isinstance(sweep, RateSweep)
-    assert len(sweep.rates) == len(sweep.losses) == len(sweep.smoothed) == 12
+    assert isinstance(sweep, LRRangeTest)
+    assert len(sweep.learning_rates) == len(sweep.losses) == len(sweep.smoothed) == 12

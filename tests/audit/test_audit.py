@@ -21,7 +21,7 @@ from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
 from tiny_runs import tiny_data
 
-from timm_accel.audit import Audit, Picture, Unreadable, audit, duplicates
+from timm_accel.audit import Audit, ReadableImage, Unreadable, audit, duplicates
 from timm_accel.audit.duplicates import near_groups
 from timm_accel.data import ImageFolderDataset
 
@@ -100,18 +100,18 @@ def truncated_jpeg(folder: Path) -> tuple[str, ...]:
 
 def equal_in_one_class(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "cat" / "again.png", compress_level=1)
-    return "2 equal pictures in 1 group count more than once", "again.png", "photo.png"
+    return "2 equal images in 1 group count more than once", "again.png", "photo.png"
 
 
 def equal_in_two_classes(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "dog" / "again.png")
-    return "2 equal pictures in 1 group have different labels", "cat/photo.png", "dog/again.png"
+    return "2 equal images in 1 group have different labels", "cat/photo.png", "dog/again.png"
 
 
 def equal_in_two_splits(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "val" / "cat" / "again.png")
     return (
-        "2 equal pictures in 1 group are in several splits",
+        "2 equal images in 1 group are in several splits",
         "on, such as",
         "train/cat/photo.png",
         "val/cat/again.png",
@@ -162,7 +162,7 @@ def other_endings(folder: Path) -> tuple[str, ...]:
     photo(seed=2).save(folder / "train" / "cat" / "one.bmp")
     photo(seed=3).save(folder / "train" / "cat" / "two.TIF")
     (folder / "train" / "notes.txt").write_text("no image")
-    return "train: 2 files are passed over for their ending (.bmp 1, .tif 1)", ""
+    return "train: 2 files are ignored for their extension (.bmp 1, .tif 1)", ""
 
 
 def tiny_class(folder: Path) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
     photo().save(folder / "train" / "cat" / "again.png")
     photo().save(folder / "train" / "dog" / "again.png")
     (sentence,) = look_at({"train": ImageFolderDataset(folder / "train")}).problems()
-    assert sentence.startswith("3 equal pictures in 1 group have different labels, of which one at most is right, such")
+    assert sentence.startswith("3 equal images in 1 group have different labels, of which one at most is right, such")
     assert "train/cat/again.png" in sentence
     assert "train/dog/again.png" in sentence
     photo().save(folder / "val" / "cat" / "again.png")
@@ -213,7 +213,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
 def test_splits_that_number_their_classes_otherwise_are_found(folder: Path) -> None:
     reader = create_reader("", root=str(folder / "val"), class_map={"dog": 0, "cat": 1})
     splits = {"train": ImageFolderDataset(folder / "train"), "val": ImageDataset("", reader=reader)}
-    assert look_at(splits).problems() == ["val: numbers its classes otherwise than train."]
+    assert look_at(splits).problems() == ["val: numbers its classes differently from train."]
 
 
 def test_long_lists_are_cut(folder: Path) -> None:
@@ -244,9 +244,9 @@ def test_groups_tell_split_class_and_path_of_each_image(folder: Path) -> None:
     photo().save(folder / "train" / "cat" / "near.jpg", quality=40)
     found = look_at(folder)
     near, original, again = (
-        Picture("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
-        Picture("train", "cat", str(folder / "train" / "cat" / "photo.png")),
-        Picture("val", "dog", str(folder / "val" / "dog" / "again.png")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "photo.png")),
+        ReadableImage("val", "dog", str(folder / "val" / "dog" / "again.png")),
     )
     assert found.duplicates == ((original, again),)
     assert found.near_duplicates == ((near, original, again),)
@@ -446,9 +446,9 @@ def test_bad_input_has_its_sentence(folder: Path, tmp_path: Path) -> None:
         look_at(tmp_path / "nowhere")
     with refused(FileNotFoundError, "one folder of images for each class", "empty", "no images"):
         look_at(tmp_path / "empty")
-    with refused(ValueError, "Expected data to hold a data set", "none"):
+    with refused(ValueError, "Expected data to hold a dataset", "none"):
         look_at({})
-    with refused(TypeError, "Expected data to be a folder, or data sets", "TensorDataset", "'train'"):
+    with refused(TypeError, "Expected data to be a folder, or datasets", "TensorDataset", "'train'"):
         look_at(tiny_data())
     with refused(TypeError, "a reader of files", "'val', a TensorDataset"):
         look_at({"train": ImageFolderDataset(folder / "train"), "val": tiny_data()})
@@ -465,7 +465,7 @@ def test_an_empty_dataset_is_refused() -> None:
         def __len__(self) -> int:
             return 0
 
-    with refused(ValueError, "Expected every data set to hold images", "'val'"):
+    with refused(ValueError, "Expected every dataset to hold images", "'val'"):
         look_at({"val": ImageDataset("", reader=Empty())})
 
 

@@ -103,5 +103,5 @@ def test_what_cannot_be_decoded_is_one_kind_of_error(data: bytes) -> None:
 
 
 def test_other_numbers_of_channels_are_refused() -> None:
-    with refused(ValueError, "channels", "1 or 3", "got 4", "Grey is 1"):
+    with refused(ValueError, "channels", "1 or 3", "got 4", "1 is grayscale"):
         PrepareImage(4)

@@ -23,7 +23,7 @@ from torch import nn
 from timm_accel import create_datasets
 from timm_accel.data import Source
 from timm_accel.data.readers.memory_cache import MemoryCache
-from timm_accel.data.seeding import SampleKey, SeededDataset, seed_feed
+from timm_accel.data.seeding import SampleKey, SeededDataset, seed_prefetch
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import DraftedCrop
 from timm_accel.data.transforms.prepare_image import PrepareImage
@@ -128,7 +128,7 @@ def test_erasing_draws_from_seed_epoch_batch_and_rank(mode: str, image_folder: P
     erased = trained(image_folder, re_prob=1.0, re_mode=mode).images
     for number, (image, before) in enumerate(zip(erased, whole, strict=True)):
         epoch, batch = divmod(number, 5)
-        seed_feed(42, epoch, batch, 0, CPU)
+        seed_prefetch(42, epoch, batch, 0, CPU)
         expected = RandomErasing(1.0, mode=mode, device="cpu")(before.clone())
         assert torch.equal(image, expected)
         assert not torch.equal(image, before)
@@ -139,7 +139,7 @@ def test_several_parts_are_erased_if_asked() -> None:
     white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
 
     def edges(count: int) -> float:
-        seed_feed(0, 0, 0, 0, CPU)
+        seed_prefetch(0, 0, 0, 0, CPU)
         erased = DeviceTransform((0.0,) * 3, (1.0,) * 3, re_prob=1.0, re_count=count)(white)
         return float((erased.diff(dim=3) != 0).sum())
 
@@ -270,7 +270,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=30_000))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(MemoryError, match=r"19 pictures that take 0\.0 MB in each of 2 processes.*cache=None"):
+    with pytest.raises(MemoryError, match=r"19 images that take 0\.0 MB in each of 2 processes.*cache=None"):
         sets(image_folder, cache="memory")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     sets(image_folder, cache="memory")
@@ -303,9 +303,9 @@ def test_a_drafted_crop_is_timms_crop_but_for_small_differences(orientation: int
     differences = []
     for seed in range(10):
         images = [Image.open(io.BytesIO(data)) for _ in range(2)]
-        seed_feed(seed, 0, 0, 0, CPU)
+        seed_prefetch(seed, 0, 0, 0, CPU)
         expected = crop(prepare(images[0]))
-        seed_feed(seed, 0, 0, 0, CPU)
+        seed_prefetch(seed, 0, 0, 0, CPU)
         drafted = DraftedCrop(crop, prepare)(images[1])
         assert drafted.size == (32, 32)
         differences.append(np.abs(pixels(drafted) - pixels(expected)).mean())
@@ -319,9 +319,9 @@ def test_other_formats_and_small_crops_are_cropped_exactly_as_timm_does() -> Non
     for data in (png.getvalue(), small):
         for seed in range(5):
             crop = crop_of()
-            seed_feed(seed, 0, 0, 0, CPU)
+            seed_prefetch(seed, 0, 0, 0, CPU)
             expected = crop(prepare(Image.open(io.BytesIO(data))))
-            seed_feed(seed, 0, 0, 0, CPU)
+            seed_prefetch(seed, 0, 0, 0, CPU)
             assert np.array_equal(DraftedCrop(crop, prepare)(Image.open(io.BytesIO(data))), expected)
 
 
@@ -445,7 +445,7 @@ def test_wrong_schedules_are_refused(image_folder: Path) -> None:
     with refused(TypeError, "images of other sizes", "TensorDataset"):
         fit(make_trainer(ScheduledResolutionMixin, resolutions=[8, 16]))
     drafted, _ = sets(image_folder, draft=True)
-    with refused(TypeError, "without draft", "LabelledImages"):
+    with refused(TypeError, "without draft", "LabeledImages"):
         fit(make_trainer(ScheduledResolutionMixin, Pooled(), resolutions=[8, 16]), drafted)
 
 

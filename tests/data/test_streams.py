@@ -303,7 +303,7 @@ def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
     source = shards_of(tmp_path, [GOOD] * 8, [GOOD] * 2)
     shard = tmp_path / "train-0.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
-    with refused(ValueError, "a whole webdataset shard", str(shard), "Write it anew"):
+    with refused(ValueError, "a complete webdataset shard", str(shard), "Write it again"):
         read(source)
 
 

@@ -13,7 +13,13 @@ from refusal import refused
 from timm.data.auto_augment import rand_augment_choices
 
 from timm_accel import create_classifier, create_datasets
-from timm_accel.data.transforms.create import _SETS, _operations, check_policy, create_training_transform, posterize_any
+from timm_accel.data.transforms.create import (
+    _OPERATION_SETS,
+    _operations,
+    check_policy,
+    create_training_transform,
+    posterize_any,
+)
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
 POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m10-n4-p1.0-mmax10", "rand-m5-tweights", "rand-m5-t3a", "augmix-m3-w3-d2-b1",
@@ -43,7 +49,7 @@ def test_the_strongest_posterize_is_black_as_before_pillow_13() -> None:
 
 
 def test_the_named_sets_of_operations_are_timms() -> None:
-    for name in _SETS:
+    for name in _OPERATION_SETS:
         assert rand_augment_choices(name)
 
 

@@ -8,14 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "mixins"))
 
 import torch
 from accelerate import Accelerator, PartialState
 from conftest import write_images
 from resumed_runs import Noting, every_update
-from test_schedules import EPOCHS, SETTINGS
-from test_schedules import Noting as NotingRates
+from test_scheduler import EPOCHS, SETTINGS
+from test_scheduler import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -26,7 +27,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, UnreadableImagesCallback
-from timm_accel.data import LabelledImages
+from timm_accel.data import LabeledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
 from timm_accel.states.folder import open_state, state_folders
@@ -180,7 +181,7 @@ def check_samplers() -> None:
         RESULTS[f"sampler/{name}"] = drawn
 
 
-class Indexed(LabelledImages):
+class Indexed(LabeledImages):
     """Notes which images are loaded."""
 
     indices: ClassVar[list[int]] = []

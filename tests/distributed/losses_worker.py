@@ -83,7 +83,7 @@ def range_test() -> dict[str, Any]:
     found = find_lr(trainer, data, min_lr=1e-4, max_lr=1e3, num_updates=20, **options)
     after = [parameter.detach() for parameter in trainer.unwrapped_model.parameters()]
     changes = [(new - old).abs().max().item() for old, new in zip(before, after, strict=True)]
-    return {"losses": found.losses.tolist(), "rates": found.rates.tolist(), "change": max(changes)}
+    return {"losses": found.losses.tolist(), "rates": found.learning_rates.tolist(), "change": max(changes)}
 
 
 def results() -> dict[str, Any]:

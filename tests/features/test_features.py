@@ -260,7 +260,7 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "path", "kind", "words"),
     [
-        (Stream(), None, TypeError, ["data to be a map-style data set", "Stream"]),
+        (Stream(), None, TypeError, ["data to be a map-style dataset", "Stream"]),
         ([], None, ValueError, ["data to have at least one image"]),
         (data(1), "a.csv", ValueError, ["path to end in .parquet or .npz", "'a.csv'"]),
     ],

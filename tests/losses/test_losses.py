@@ -45,7 +45,9 @@ class SeveralLabels(Counted):
 def test_every_kind_trains_and_evaluates_where_it_may(kind: str, dataset: Any) -> None:
     several = isinstance(dataset, SeveralLabels)
     if kind in (("ce",) if several else ("twoway", "zlpr", "db")):
-        with refused(ValueError, "kind to be one of", "several labels" if several else "one label", repr(kind)):
+        with refused(
+            ValueError, "kind to be one of", "the dataset is multi-label" if several else "one label", repr(kind)
+        ):
             create_loss(kind, dataset=dataset)
         return
     train_loss, eval_loss = create_loss(kind, dataset=dataset)
@@ -121,7 +123,7 @@ def test_a_loss_over_a_softmax_is_refused_for_multi_label_alone() -> None:
     plain, weighted = create_loss("ce")[0], create_loss("ce", class_weights=[1, 2])[0]
     smooth, soft = create_loss("ce", smoothing=0.1)[0], create_loss("ce", soft_targets=True)[0]
     for loss in (plain, weighted, smooth, soft, create_loss("poly")[0], create_loss("asl")[0], JsdCrossEntropy()):
-        with refused(ValueError, "loss_func", "each label by itself", type(loss).__name__, "create_loss"):
+        with refused(ValueError, "loss_func", "each class by itself", type(loss).__name__, "create_loss"):
             refuse_softmax_loss("loss_func", loss, Counted(), SeveralLabels())
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS
-from timm_accel.data.seeding import seed_feed
+from timm_accel.data.seeding import seed_prefetch
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.mixins import ModelEmaMixin
 from timm_accel.training.prefetch import prefetch
@@ -230,7 +230,7 @@ def test_batches_made_ready_ahead_are_those_made_ready_in_turn() -> None:
         numbers = iter(range(len(hosts)))
 
         def make_ready(batch: Any) -> Any:
-            seed_feed(0, 0, next(numbers), 0, GPU)
+            seed_prefetch(0, 0, next(numbers), 0, GPU)
             return [transform(batch[0]), batch[1]]
 
         return make_ready

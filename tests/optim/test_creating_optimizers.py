@@ -14,7 +14,7 @@ from torch import nn
 from timm_accel import TimmTrainer
 from timm_accel.models.heads import attach_head
 from timm_accel.optim import EXCLUDED, create_optimizer, scale_lr
-from timm_accel.schedules import plan
+from timm_accel.schedules import simulate_schedule
 
 
 def named_groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
@@ -44,9 +44,9 @@ def test_custom_groups_keep_separate_learning_rates_under_a_schedule() -> None:
 
     optimizer = create_optimizer(model, "sgd", 0.1, param_group_fn=head_and_body)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
-    planned = plan({"sched": "cosine"}, num_epochs=4, updates_per_epoch=2, optimizer=optimizer)
-    assert planned.rates[:, 0] == pytest.approx(10 * planned.rates[:, 1])
-    assert planned.rates[-1, 0] < 0.05 < planned.rates[0, 0] == 0.1
+    simulated = simulate_schedule({"sched": "cosine"}, num_epochs=4, updates_per_epoch=2, optimizer=optimizer)
+    assert simulated.learning_rates[:, 0] == pytest.approx(10 * simulated.learning_rates[:, 1])
+    assert simulated.learning_rates[-1, 0] < 0.05 < simulated.learning_rates[0, 0] == 0.1
 
 
 def test_layer_decay_falls_from_the_head_down_to_its_minimum() -> None:

@@ -191,10 +191,10 @@ def test_what_is_no_batch_is_refused(images: Any, kind: type[Exception], words: 
     ("targets", "kind", "words"),
     [
         ([0, 1], TypeError, ("targets to be a tensor", "list")),
-        (torch.tensor(0), ValueError, ("targets to be whole numbers (2,)", "()")),
-        (torch.arange(3), ValueError, ("targets to be whole numbers (2,)", "since there are 2 images", "(3,)")),
+        (torch.tensor(0), ValueError, ("targets to be integers (2,)", "()")),
+        (torch.arange(3), ValueError, ("targets to be integers (2,)", "since there are 2 images", "(3,)")),
         (torch.rand(3, 2), ValueError, ("soft labels (2, num_classes)", "(3, 2)")),
-        (torch.tensor([0.0, 1.0]), ValueError, ("targets to be whole numbers", "float32")),
+        (torch.tensor([0.0, 1.0]), ValueError, ("targets to be integers", "float32")),
         (torch.rand(2, 0), ValueError, ("soft labels (2, num_classes)", "(2, 0)")),
         (torch.tensor([0, -1]), ValueError, ("labels from 0", "-1")),
     ],
@@ -350,12 +350,14 @@ def test_no_draw_is_refused(train_set: Any) -> None:
 
 def test_a_dataset_without_draws_is_refused(train_set: Any, image_folder: Path) -> None:
     for dataset in (FakeData(2), Subset(train_set, [0]), TensorDataset(torch.zeros(2, 3, 4, 4))):
-        with refused(TypeError, "Expected dataset to have a transform", type(dataset).__name__, "Subset its .dataset"):
+        with refused(
+            TypeError, "Expected dataset to have a transform", type(dataset).__name__, "Subset this is its .dataset"
+        ):
             plot_augmentations(dataset, 0)
     iterable = IterableImageDataset(str(image_folder / "train"), reader=train_set.reader, transform=ToTensor())
     with refused(TypeError, "Expected dataset to be map-style", "IterableImageDataset", "plot_batch"):
         plot_augmentations(iterable, 0)
-    with refused(TypeError, "Expected the data set to yield images", "str", "PIL image"):
+    with refused(TypeError, "Expected the dataset to yield images", "str", "PIL image"):
         plot_augmentations(FakeData(2, transform=Compose([str])), 0)
 
 
@@ -435,7 +437,7 @@ def test_mixed_images_are_those_of_the_first_batch_of_a_run() -> None:
 
 def test_a_mixup_that_does_not_fit_the_batch_is_refused() -> None:
     images, labels, mixup = raw_images(4), torch.arange(4), Mixup(num_classes=4)
-    with refused(ValueError, "Expected images to be an even number, since Mixup pairs them up", "got 3"):
+    with refused(ValueError, "Expected images to be an even number, since Mixup needs an even batch size", "got 3"):
         plot_mixup(images[:3], labels[:3], mixup)
     with refused(TypeError, "Expected mixup to be timm's Mixup", "MixUp", "timm.data.Mixup"):
         plot_mixup(images, labels, v2.MixUp(num_classes=4))
@@ -447,7 +449,7 @@ def test_a_mixup_that_does_not_fit_the_batch_is_refused() -> None:
         plot_mixup(images, torch.eye(4), mixup)
     with refused(ValueError, "Expected class_names to name each of 4 classes", "got 3 names"):
         plot_mixup(images, labels, mixup, NAMES)
-    with refused(ValueError, "Expected targets to be whole numbers (4,)", "(2,)"):
+    with refused(ValueError, "Expected targets to be integers (4,)", "(2,)"):
         plot_mixup(images, labels[:2], mixup)
     with refused(ValueError, "Expected images to be a batch", "(3, 12, 16)"):
         plot_mixup(images[0], labels, mixup)

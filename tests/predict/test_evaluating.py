@@ -106,7 +106,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
     for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(matrix, names, most=3)
+    pairs = most_confused(matrix, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]
@@ -154,9 +154,9 @@ def test_multi_label_data_is_evaluated_by_a_sigmoid(tmp_path: Path) -> None:
     assert (found.metrics["exact_match"], found.metrics["map"], found.num_images) == (1.0, 1.0, 3)
     assert [each.support for each in found.classes] == [2, 1, 1]
     assert (found.confusion_matrix, found.most_confused) == (None, [])
-    with refused(ValueError, "Expected data to have one label an image", "several labels", "multi_label=True"):
+    with refused(ValueError, "Expected data to be single-label", "multi-label", "multi_label=True"):
         evaluate_classifier(brightness(), tmp_path / "set.csv", eval_split=None)
-    with refused(ValueError, "Expected data to have several labels an image", "one label", "multi_label=False"):
+    with refused(ValueError, "Expected data to be multi-label", "single-label", "multi_label=False"):
         evaluate_classifier(classifier, Colours())
     with refused(ValueError, "Expected evaluation to have a confusion matrix", "evaluation.classes"):
         plot_confusion(found)
@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
-    with refused(ValueError, "Expected data to hold a picture that can be read", "cannot identify", "Repair"):
+    with refused(ValueError, "Expected data to hold an image that can be read", "cannot identify", "Repair"):
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 

@@ -20,7 +20,7 @@ from timm_accel import create_classifier, load_classifier
 from timm_accel.export import export
 from timm_accel.models import save_classifier
 from timm_accel.predict import Classifier, Prediction, exit_code, write_predictions
-from timm_accel.predict.pictures import Pictures, find_pictures
+from timm_accel.predict.images import ImageInputs, find_images
 
 KINDS = ["run", "best", "model.onnx", "model.pt", "model.pt2"]
 
@@ -32,8 +32,8 @@ def trained() -> Trained:
 
 
 def images_of(classifier: Classifier, paths: list[str]) -> torch.Tensor:
-    pictures = Pictures(find_pictures(paths), classifier.transform, classifier.prepare)
-    images, errors = Pictures.collate_fn([pictures[number] for number in range(len(pictures))])
+    pictures = ImageInputs(find_images(paths), classifier.transform, classifier.prepare)
+    images, errors = ImageInputs.collate_fn([pictures[number] for number in range(len(pictures))])
     assert not any(errors)
     assert images is not None
     return images
@@ -53,7 +53,7 @@ def test_files_get_the_labels_and_logits_of_the_trainers_evaluation(kind: str, t
     found = torch.tensor([[dict(zip(p.labels, p.scores, strict=True))[name] for name in CLASSES] for p in predictions])
     assert torch.allclose(found.double(), expected, atol=1e-5)
     logits = classifier.logits(images_of(classifier, trained.files))
-    shift = (logits - trained.logits).mean(dim=1, keepdim=True)  # a softmax inside leaves it open
+    shift = (logits - trained.logits).mean(dim=1, keepdim=True)  # a includes a softmax leaves it open
     assert torch.allclose(logits - (shift if kind == "model.onnx" else 0), trained.logits.double(), atol=1e-4)
 
 
@@ -236,7 +236,7 @@ def test_a_custom_head_names_and_multi_label_come_with_the_folder(tmp_path: Path
     ("images", "kind", "words"),
     [
         ("no/such", FileNotFoundError, ["'no/such'", "does not exist", "Correct the path"]),
-        (3, TypeError, ["pictures of Pillow's", "but got int"]),
+        (3, TypeError, ["PIL images", "but got int"]),
         ([None], TypeError, ["but got NoneType"]),
         (np.zeros((4, 4, 3)), TypeError, ["uint8", "but got float64"]),
         (torch.zeros(3, 4, 4), TypeError, ["uint8", "but got torch.float32"]),
@@ -285,7 +285,7 @@ def test_paths_without_a_classifier_are_refused(trained: Trained, tmp_path: Path
         load_classifier(trained.path("model.pt"), device="gpu")
     with refused(ValueError, "Expected device to be one that this machine has", "'gpu'"):
         load_classifier(trained.run, device="gpu")
-    with refused(ValueError, "Expected multi_label", "softmax inside", "softmax=False"):
+    with refused(ValueError, "Expected multi_label", "includes a softmax", "softmax=False"):
         load_classifier(trained.path("model.onnx"), multi_label=True)
     with refused(ValueError, "Expected path to end in", "config.json"):
         load_classifier(trained.run / "best" / "config.json")

@@ -323,6 +323,9 @@ def test_all_faults_are_listed_at_once() -> None:
     with refused(ValueError, "without faults, but got 3", "(1) Expected opt", "'adamw'", "(2) Expected lr to be",
                  "(3) Expected hflip to be between 0 and 1"):  # fmt: skip
         Recipe(opt="adamww", lr=-1, hflip=2)
+    with refused(ValueError, "but got 3", "(1) Expected model to be a name of timm", "(2) Expected lr to be",
+                 "(3) Expected auto_augment to begin with"):  # fmt: skip
+        Recipe(model="resnt50", lr=-1, auto_augment="rnd-m7")
     with refused(ValueError, "but got 6", "batch_size to be even", "warmup to be no longer than the run, 2 epochs",
                  "opt_args to be options", "pretrained or weights", "draft or cache",
                  "loss to be one of ce, bce, asl with class_weights"):  # fmt: skip

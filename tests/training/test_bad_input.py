@@ -8,6 +8,7 @@ import pytest
 import torch
 from pytorch_accelerated.callbacks import ConvertSyncBatchNormCallback, ModelEmaCallback
 from refusal import contents, refused
+from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler, TensorDataset
@@ -180,15 +181,25 @@ def test_accumulation_through_accelerates_variable_is_refused(monkeypatch: pytes
 # Numbers of images
 
 
-def test_a_batch_larger_than_the_data_is_refused() -> None:
+@pytest.mark.parametrize("kind", [LoopTrainer, TimmTrainer])
+def test_data_smaller_than_a_batch_is_trained_whole(kind: type[LoopTrainer]) -> None:
+    assert fit(make_trainer(kind), per_device_batch_size=17).num_updates == 2
+
+
+@pytest.mark.parametrize("kind", [LoopTrainer, TimmTrainer])
+def test_data_smaller_than_a_batch_that_must_be_full_is_refused(kind: type[LoopTrainer]) -> None:
     words = ("train_dataset", "batch of 17", "got 16 images", "Lower per_device_batch_size")
-    refuse_to_train(ValueError, words, per_device_batch_size=17)
+    loader = {"num_workers": 0, "drop_last": True}
+    refuse_to_train(ValueError, words, kind, per_device_batch_size=17, train_dataloader_kwargs=loader)
 
 
-def test_a_mixed_batch_larger_than_the_data_is_refused() -> None:
-    words = ("train_dataset", "batch of 18", "got 16 images", "Lower per_device_batch_size")
-    options = {"mixup_args": MIXING}
-    refuse_to_train(ValueError, words, MixupMixin, trainer_options=options, per_device_batch_size=18)
+def test_an_even_number_of_images_below_a_batch_is_mixed_and_an_odd_one_refused() -> None:
+    options = {"mixup_args": MIXING, "loss_func": SoftTargetCrossEntropy()}
+    assert fit(make_trainer(MixupMixin, **options), per_device_batch_size=18).num_updates == 2
+    words = ("last batch to be even", "15 images leave 15 with batch size 18")
+    refuse_to_train(
+        ValueError, words, MixupMixin, trainer_options=options, per_device_batch_size=18, train_dataset=tiny_data(15)
+    )
 
 
 def test_a_batch_as_large_as_the_data_is_accepted() -> None:

@@ -118,3 +118,25 @@ def test_a_loader_that_is_used_for_two_runs_gives_each_the_same_images() -> None
     first = fit(trainer).images
     second = fit(trainer).images
     assert all(map(torch.equal, first, second))
+
+
+class ReadsBatches(Dataset):
+    """Has no way to read one sample."""
+
+    def __init__(self) -> None:
+        self.images, self.labels = tiny_data().tensors
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        noise = torch.rand(())
+        return [(self.images[index] + noise, self.labels[index]) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@pytest.mark.parametrize("loader", [NO_WORKERS, {"num_workers": 2}])
+def test_a_dataset_that_reads_batches_alone_is_read_so_and_drawn_from_the_seed(loader: dict[str, int]) -> None:
+    first = fit(make_trainer(Seen, seed=3), ReadsBatches(), train_dataloader_kwargs=loader).images
+    again = fit(make_trainer(Seen, seed=3), ReadsBatches(), train_dataloader_kwargs=NO_WORKERS).images
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0].sort().values, first[4].sort().values)  # epochs draw other noise

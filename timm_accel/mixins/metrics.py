@@ -116,10 +116,13 @@ class ClassificationMetricsMixin(LoopTrainer):
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
         super().update_metrics(batch, batch_output)
-        targets = batch_output.get("targets", batch[1])
+        if not self._collections:
+            return
+        targets = batch_output["targets"] if "targets" in batch_output else self.unpack_batch(batch)[1]
         for name, collection in self._collections.items():
-            logits = batch_output.get(f"{name}_outputs")
-            if logits is not None:
+            outputs = batch_output.get(f"{name}_outputs")
+            if outputs is not None:
+                logits = self.logits_of(outputs)
                 self._check_num_classes("the logits", logits.shape[1])
                 collection.update(*self._to_metric_inputs(logits, targets))
                 self._batches[name] += 1

@@ -81,6 +81,14 @@ class Consensus:
             reason = next(text for kind, text in everyone if kind == highest_priority)
         return Requests(Stop(highest_priority) if highest_priority else None, reason, bool(save), bool(milestone))
 
+    def sum(self, value: int) -> int:
+        """Return the sum of every process's value. Collective."""
+        if self.num_processes == 1:
+            return value
+        total = torch.tensor(value)
+        distributed.all_reduce(total, group=self._group)
+        return int(total)
+
     def gather(self, value: T) -> list[T]:
         """Return every process's value on rank 0, and nothing on the others. Collective."""
         if self.num_processes == 1:

@@ -1,13 +1,13 @@
 """What the loop asks of a loader: an epoch's number, the batches that are left, and a stream's share."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator, skip_first_batches
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
 from timm_accel.data.streams.streamed_images import StreamedImages
@@ -70,3 +70,58 @@ def device_transform_of(loader: Any) -> Any:
     """Return what the loop applies to each batch of the loader on the device; None where images arrive ready."""
     dataset = seeded_dataset_of(getattr(loader, "dl", loader))  # pytorch-accelerated's DataLoaderSlice
     return None if dataset is None else getattr(dataset.dataset, "device_transform", None)
+
+
+class ShardedBatches(Sampler[list[Any]]):
+    """Deals the batches of a global order out to the ranks, and the rest evenly: no image comes twice or is left out.
+
+    Full batches go to the ranks as accelerate's do. The rest of an epoch is one more, shorter batch on every rank; with
+    fewer images than ranks it joins the last full ones.
+
+    Args:
+        batches: torch's sampler of batches; its ``drop_last`` is False.
+        rank: This process.
+        num_processes: The ranks.
+    """
+
+    shards_itself = True
+    drop_last = False
+
+    def __init__(self, batches: BatchSampler, rank: int, num_processes: int) -> None:
+        self.sampler: Any = batches.sampler
+        self.batch_size, self.rank, self.num_processes = batches.batch_size, rank, num_processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.batch_size * self.num_processes)
+        return full + (rest >= self.num_processes)
+
+    def last_batch_sizes(self) -> list[int]:
+        """Return the images in the last batch of each rank."""
+        rest = len(self.sampler) % (self.batch_size * self.num_processes)
+        full = 0 if rest >= self.num_processes else self.batch_size
+        return [full + len(range(rank, rest, self.num_processes)) for rank in range(self.num_processes)]
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        order, size = iter(self.sampler), self.batch_size
+        full: list[Any] = []
+        while len(taken := list(islice(order, size * self.num_processes))) == size * self.num_processes:
+            if full:
+                yield full
+            full = taken[self.rank * size : (self.rank + 1) * size]
+        share = taken[self.rank :: self.num_processes]
+        if len(taken) >= self.num_processes:
+            yield from [full, share] if full else [share]
+        elif full:
+            yield [*full, *share]
+
+
+def deal_out_rest(loader: Any, rank: int, num_processes: int) -> None:
+    """Let a `DataLoader` that keeps its last, shorter batch share that among the ranks; leave others as they are."""
+    batches = getattr(loader, "batch_sampler", None)
+    if num_processes > 1 and type(batches) is BatchSampler and not batches.drop_last:
+        vars(loader)["batch_sampler"] = ShardedBatches(batches, rank, num_processes)  # torch's own assignment refuses

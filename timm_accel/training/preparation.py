@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
 from timm_accel.messages import nearest
-from timm_accel.training.loaders import is_stream, share_stream
+from timm_accel.training.loaders import deal_out_rest, is_stream, share_stream
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
@@ -93,6 +93,13 @@ def merge_loader_kwargs(
     return {"collate_fn": collate_fn} | {k: v for k, v in defaults.items() if k not in refused} | dict(given)
 
 
+def keep_small_dataset(dataset: Any, merged: dict[str, Any], given: Mapping[str, Any] | None, processes: int) -> None:
+    """Train on a dataset whole that is smaller than one global batch, unless ``drop_last`` was given."""
+    images, batch_size = _count_images(dataset), merged.get("batch_size")
+    if images is not None and batch_size and images < batch_size * processes and "drop_last" not in (given or {}):
+        merged["drop_last"] = False
+
+
 def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:
     """Raise for a loader without a batch, or one that accelerate cannot shard.
 
@@ -106,7 +113,8 @@ def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:
         batch_size = getattr(loader, "batch_size", None)
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
         images = _count_images(getattr(loader, "dataset", None) if sampler is None else sampler)
-        if images == 0 or (name == "train" and images is not None and (batch_size or 0) > images):
+        drops = getattr(loader, "drop_last", False)
+        if images == 0 or (name == "train" and drops and images is not None and (batch_size or 0) > images):
             raise _too_few_images(name, images, batch_size)
         if num_processes > 1 and not isinstance(loader, DataLoader):
             raise TypeError(
@@ -135,12 +143,18 @@ def seed_and_shard(train_loader: Any, eval_loader: Any, accelerator: Accelerator
         shield_workers(loader)
         share_stream(loader, accelerator, seed)
         key_samples(loader, seed, fixed_epoch)
+        if loader is train_loader:
+            deal_out_rest(loader, accelerator.process_index, accelerator.num_processes)
         yield _prepare_alone(loader, accelerator)
 
 
 def _prepare_alone(loader: Any, accelerator: Accelerator) -> Any:
     """Prepare a loader that shards the images itself, so that accelerate does not shard them again."""
-    if not any(getattr(getattr(loader, name, None), "shards_itself", False) for name in ("dataset", "batch_sampler")):
+    parts = (getattr(loader, name, None) for name in ("dataset", "batch_sampler"))
+    shards_itself = any(getattr(part, "shards_itself", False) for part in parts)
+    # accelerate's dispatcher of iterable datasets has nothing to dispatch, and an error for an empty epoch
+    alone = accelerator.num_processes == 1 and isinstance(getattr(loader, "dataset", None), IterableDataset)
+    if not (shards_itself or alone):
         return loader
     prepared = prepare_data_loader(
         loader,

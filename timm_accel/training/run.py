@@ -15,7 +15,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
-from timm_accel.data.seeding import seed_feed
+from timm_accel.data.seeding import seed_prefetch
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.states.weights import metric_prefix
@@ -43,6 +43,7 @@ class Run:
         self.epoch: int | None = None  # from 0
         self.batch_index: int | None = None  # the micro-batch of the training epoch, from 0
         self.progress = Progress()
+        self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
@@ -201,9 +202,9 @@ class Run:
             if transform is None or batch is None:
                 return batch
             if start is not None and transform.is_random:
-                seed_feed(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
-            images, *rest = batch
-            return [transform(images), *rest]
+                seed_prefetch(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
+            inputs, targets = trainer.unpack_batch(batch)
+            return trainer.repack_batch(batch, transform(inputs), targets)
 
         return prefetch(batches, finish, trainer.device)
 
@@ -229,6 +230,11 @@ class Run:
         """Return every process's value on rank 0, and nothing on the others. Collective."""
         assert self._consensus is not None
         return self._consensus.gather(value)
+
+    def sum_over_ranks(self, value: int) -> int:
+        """Return the sum of every process's value. Collective."""
+        assert self._consensus is not None
+        return self._consensus.sum(value)
 
     def sync_is_due(self) -> bool:
         """Whether ranks sync after this update: every ``sync_every_n_updates``, or when all know of a request."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import refuse_unless_recorded
 from timm_accel.states.consensus import Stop
 from timm_accel.states.weights import metric_prefix
-from timm_accel.training import preparation
+from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
 from timm_accel.training.options import merged_signature, refuse_unknown_options
 from timm_accel.training.run import FromRun, Run
@@ -69,6 +69,8 @@ class LoopTrainer(Trainer):
     create_scheduler_fn: Any
     scheduler: Any
     keep_states: int | None = None
+    default_drop_last: ClassVar[bool] = False
+    """Whether the training loader drops its last, shorter batch unless told otherwise."""
     _accelerator: Any
     _callbacks: Any
     _loss_tracker: Any
@@ -126,6 +128,26 @@ class LoopTrainer(Trainer):
         while (inner := extract_model_from_parallel(model, keep_torch_compile=False)) is not model:
             model = inner
         return model
+
+    def unpack_batch(self, batch: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of a batch; override it, and `repack_batch`, for a batch of another form.
+
+        By default a batch is a tuple, list or named tuple that begins with them, or a mapping with one of ``image``,
+        ``images``, ``pixel_values``, ``inputs`` and one of ``label``, ``labels``, ``target``, ``targets``.
+        """
+        return batches.unpack(batch)
+
+    def repack_batch(self, batch: Any, inputs: Any, targets: Any) -> Any:
+        """Return a batch of the same form with other inputs and targets, for Mixup and on-device normalization."""
+        return batches.repack(batch, inputs, targets)
+
+    def logits_of(self, outputs: Any) -> torch.Tensor:
+        """Return the logits ``(B, num_classes)`` in what the model returned, for metrics and losses.
+
+        By default they are the tensor itself, its ``logits``, or the first of several tensors. In training a custom
+        loss gets all that the model returned.
+        """
+        return batches.logits_of(outputs)
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         """Return every set of weights that is evaluated and saved: the model, and what mixins add."""
@@ -307,7 +329,8 @@ class LoopTrainer(Trainer):
             self.create_scheduler_fn = None  # often a bound method: the cycle would keep loader workers alive
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
-        return super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
+        kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
+        return kwargs | {"drop_last": self.default_drop_last}
 
     def get_default_eval_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         return super().get_default_eval_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -315,6 +338,7 @@ class LoopTrainer(Trainer):
     def create_train_dataloader(self, batch_size: int, train_dl_kwargs: dict[str, Any] | None = None) -> Iterable:
         defaults = self.get_default_train_dl_kwargs(batch_size)
         merged = preparation.merge_loader_kwargs(self.train_dataset, defaults, train_dl_kwargs, self.collate_fn)
+        preparation.keep_small_dataset(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
         self._train_dl_kwargs = merged
         return DataLoader(self.train_dataset, **merged)
 
@@ -327,13 +351,20 @@ class LoopTrainer(Trainer):
     def backward_step(self, loss: torch.Tensor) -> None:
         self._accelerator.backward(loss, **self.backward_kwargs())
 
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        inputs, targets = self.unpack_batch(batch)
+        outputs = self.model(inputs)
+        seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
+        return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
+
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self.model(batch[0])
+                outputs = self.model(inputs)
             outputs = convert_to_fp32(outputs)
-            loss = self.evaluation_loss(outputs, batch[1])
-        return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
+            loss = self.evaluation_loss(self.logits_of(outputs), targets)
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
 
     def get_model(self, keep_torch_compile: bool = True) -> nn.Module:
         # accelerate 1.15 strips DDP from the model that is being trained when a compiled one is unwrapped
@@ -412,6 +443,7 @@ class LoopTrainer(Trainer):
         config = super()._create_run_config(
             per_device_batch_size, num_epochs, gradient_accumulation_steps, None, gradient_clip_value
         )
+        self.current_run().max_updates = max_num_train_steps
         return preparation.count_local_updates(config, num_epochs, max_num_train_steps)
 
     def _run_training(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from timm_accel.data.seeding import seed_order, seed_step
 from timm_accel.states.consensus import Stop
 from timm_accel.states.running_mean import RunningMean
 from timm_accel.training import snapshot
+from timm_accel.training.gradient_group import GradientGroup, multiply_gradients, with_last
 from timm_accel.training.loaders import count_batches, remaining, set_epoch
 from timm_accel.training.run import Run
 from timm_accel.training.signals import stop_signals
@@ -37,7 +39,8 @@ class TrainingRun(Run):
         super().__init__(trainer)
         self.checkpointer = checkpointer
         self.resumed_loss: RunningMean | None = None
-        self._saved = self._rebuilds_buckets = False
+        self._saved = self._rebuilds_buckets = self._said_wrong_length = False
+        self._group: GradientGroup
 
     def belongs_to_run(self, path: Path) -> bool:
         return self.checkpointer.belongs_to_run(path)
@@ -83,7 +86,7 @@ class TrainingRun(Run):
                 break
 
     def train_epoch(self, loader: Iterable) -> None:
-        """Train on all remaining batches of the epoch."""
+        """Train on all batches that are left of the epoch, however many the loader gives."""
         trainer, epoch = self.trainer, self.epoch or 0
         set_epoch(loader, epoch)
         seed_order(trainer.seed, epoch)  # for hooks that draw random numbers
@@ -91,14 +94,17 @@ class TrainingRun(Run):
         trainer._loss_tracker, self.resumed_loss = self.resumed_loss or RunningMean(trainer.device), None
         self.notify("on_train_epoch_start")
         seed_order(trainer.seed, epoch)
-        for batch, group, ends_group in self._micro_batches(loader):
-            with nullcontext() if ends_group else self.accelerator.no_sync(trainer.model):
-                self._micro_batch(batch, group)
-            if ends_group:
-                self.progress = replace(self.progress, batch=(self.batch_index or 0) + 1)
-                self._update()
-                if self._reached_max_steps():
-                    break
+        with closing(self._micro_batches(loader)) as batches:
+            for batch, ends_group in batches:
+                with nullcontext() if ends_group else self.accelerator.no_sync(trainer.model):
+                    self._micro_batch(batch)
+                if ends_group:
+                    self.progress = replace(self.progress, batch=(self.batch_index or 0) + 1)
+                    self._update()
+                    if self._reached_max_steps():
+                        break
+            else:
+                self._check_number_of_batches(loader)
         self.batch_index = None
         trainer.train_epoch_end()
         self._record({"model": trainer._loss_tracker}, "train_loss_epoch")
@@ -106,21 +112,24 @@ class TrainingRun(Run):
         self.progress = replace(self.progress, batch=0, stage="evaluate")
         self.sync()
 
-    def _micro_batches(self, loader: Any) -> Iterator[tuple[Any, int, bool]]:
-        """Yield each batch, the size of its accumulation group, and whether it is the last of the group."""
+    def _micro_batches(self, loader: Any) -> Generator[tuple[Any, bool]]:
+        """Yield each batch, and whether it is the last of the micro-batches that share an update.
+
+        The loader's end decides, not its length: some give fewer or more batches than they promise.
+        """
         accumulation, start = self.trainer.run_config.gradient_accumulation_steps, self.progress.batch
-        num_batches = count_batches(loader)
-        tail = num_batches % accumulation
-        batches = () if self._reached_max_steps() or start >= num_batches else remaining(loader, start)
-        for index, batch in enumerate(self._prefetched(batches, loader, start), start):
-            self.batch_index = index
+        batches = () if self._reached_max_steps() else remaining(loader, start)
+        processes = self.accelerator.num_processes
+        self._group = group = GradientGroup(loader, accumulation, processes, self.sum_over_ranks)
+        finished = with_last(self._prefetched(batches, loader, start), group.looks_ahead)
+        for index, (batch, is_last) in enumerate(finished, start):
+            self.batch_index, group.is_last = index, is_last
             if index == start and self._rebuilds_buckets:
                 self._rebuild_buckets(batch)
-            ends_group = (index + 1) % accumulation == 0 or index + 1 == num_batches
-            yield batch, accumulation if index < num_batches - tail else tail, ends_group
+            yield batch, (index + 1) % accumulation == 0 or is_last
 
-    def _micro_batch(self, batch: Any, group: int) -> None:
-        """Run one forward and backward pass; the accumulation group has `group` micro-batches."""
+    def _micro_batch(self, batch: Any) -> None:
+        """Run one forward and backward pass."""
         trainer = self.trainer
         assert self.epoch is not None
         assert self.batch_index is not None
@@ -129,10 +138,15 @@ class TrainingRun(Run):
         output = trainer.calculate_train_batch_loss(batch)
         trainer._loss_tracker.update(output["loss"], output["batch_size"])
         self.notify("on_train_step_end", batch_output=output, batch=batch, step=self.batch_index)
-        trainer.backward_step(output["loss"] / group if group > 1 else output["loss"])
+        divisor = self._group.divisor(self.batch_index, output["batch_size"])
+        trainer.backward_step(output["loss"] if divisor == 1 else output["loss"] / divisor)
 
     def _update(self) -> None:
         trainer = self.trainer
+        if (factor := self._group.correction()) != 1:
+            groups = trainer.optimizer.param_groups
+            stepped = (parameter for group in groups for parameter in group["params"])
+            multiply_gradients(chain(trainer.model.parameters(), stepped), factor)
         trainer.clip_gradients()
         updated = self._step_optimizer()
         if updated:
@@ -169,8 +183,24 @@ class TrainingRun(Run):
         for name, module in modules.items():
             module.load_state_dict(kept[name])
 
+    def _check_number_of_batches(self, loader: Any) -> None:
+        """Say once that a loader's length is wrong, and stop where it gives nothing to train on."""
+        promised, epoch = count_batches(loader), (self.epoch or 0) + 1
+        given = 0 if self.batch_index is None else self.batch_index + 1
+        if given == 0 and self.progress.batch == 0 and not self._reached_max_steps():
+            raise ValueError(
+                f"Expected the training loader to give at least one batch in each epoch, but got none in epoch {epoch} "
+                f"({promised} by its length). Return a new iterator from each call of __iter__."
+            )
+        if given and given != promised and not self._said_wrong_length:
+            self._said_wrong_length = True
+            self.trainer.print(
+                f"The training loader has a length of {promised} batches, but gave {given} in epoch {epoch}. All of "
+                f"them were trained on; the schedule follows the length."
+            )
+
     def _reached_max_steps(self) -> bool:
-        return self.num_updates >= self.trainer.run_config.max_num_train_steps
+        return self.max_updates is not None and self.num_updates >= self.max_updates
 
     def _already_finished(self) -> bool:
         resumed, num_epochs = self.checkpointer.resumed, self.trainer.run_config.num_epochs
