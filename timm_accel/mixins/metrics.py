@@ -148,7 +148,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         super().start_evaluation_metrics()
         if self.metrics is not None:
             self._collections = {name: _separate(self.metrics).to(self.device) for name in self.evaluated_models()}
-            self._counted = {name: torch.zeros((), device=self.device) for name in self._collections}
+            self._counted = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in self._collections}
             if self._is_multi_label and self._has_default_metrics:
                 for collection in self._collections.values():
                     _update_with_empty_batch(collection[_AVERAGE_PRECISION], self.num_classes)

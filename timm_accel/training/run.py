@@ -141,7 +141,7 @@ class Run:
         """Evaluate all weights on the unwrapped model, so that processes may have different numbers of batches."""
         trainer = self.trainer
         divisors, repeated = Divisors(), RepeatedMetrics(trainer.run_history)
-        with self._evaluating(is_intermediate), divisors.watching(trainer, "loss_func", "eval_loss_fn"):
+        with self._evaluating(is_intermediate):
             trainer.start_evaluation_metrics()
             trainer.eval_epoch_start()
             losses = {name: RunningMean(trainer.device) for name in trainer.evaluated_models()}
@@ -166,7 +166,8 @@ class Run:
 
     def _eval_batch(self, batch: Any, losses: dict[str, RunningMean], divisors: Divisors) -> None:
         self.notify("on_eval_step_start")
-        output = self.trainer.calculate_eval_batch_loss(batch)
+        with divisors.watching(self.trainer, "loss_func", "eval_loss_fn"):
+            output = self.trainer.calculate_eval_batch_loss(batch)
         divisor = divisors.take(output["batch_size"])
         for name, loss in losses.items():
             key = f"{metric_prefix(name)}loss"
