@@ -16,7 +16,7 @@ from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from timm_accel.plots import plot_schedule
-from timm_accel.schedules import SchedulePlan, plan
+from timm_accel.schedules import SimulatedSchedule, simulate_schedule
 
 NUM_EPOCHS, UPDATES_PER_EPOCH, LR = 300, 10, 0.05
 HALF, COLUMNS = NUM_EPOCHS // 2, 4
@@ -46,7 +46,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-def restarts(multiplier: int) -> dict[str, SchedulePlan]:
+def restarts(multiplier: int) -> dict[str, SimulatedSchedule]:
     """Plan the cosine with restarts of torch and of timm, both stepped after each update."""
     first = HALF * UPDATES_PER_EPOCH // multiplier
     kinds = {
@@ -55,26 +55,28 @@ def restarts(multiplier: int) -> dict[str, SchedulePlan]:
             optimizer, first, lr_min=1e-6, cycle_mul=multiplier, cycle_limit=HALF + 1, t_in_epochs=False
         ),
     }
-    return {name: planned(kind) for name, kind in kinds.items()}
+    return {name: simulated(kind) for name, kind in kinds.items()}
 
 
-def planned(schedule: Any) -> SchedulePlan:
+def simulated(schedule: Any) -> SimulatedSchedule:
     """Plan one run of the article's chapter."""
-    return plan(schedule, lr=LR, num_epochs=NUM_EPOCHS, updates_per_epoch=UPDATES_PER_EPOCH, metrics=STALLING)
+    return simulate_schedule(
+        schedule, lr=LR, num_epochs=NUM_EPOCHS, updates_per_epoch=UPDATES_PER_EPOCH, metrics=STALLING
+    )
 
 
-def panels() -> dict[str, SchedulePlan | Mapping[str, SchedulePlan]]:
+def panels() -> dict[str, SimulatedSchedule | Mapping[str, SimulatedSchedule]]:
     """Plan all panels, the comparisons with torch first."""
     compared = {f"CosineAnnealingWarmRestarts, T_mult {factor}": restarts(factor) for factor in (1, 2, 3)}
-    return compared | {name: planned(settings) for name, settings in SCHEDULES.items()}
+    return compared | {name: simulated(settings) for name, settings in SCHEDULES.items()}
 
 
 def main(out: str | Path = "schedules.png") -> Path:
     """Write the figure, and return its path."""
-    plans = panels()
-    rows = ceil(len(plans) / COLUMNS)
+    shown = panels()
+    rows = ceil(len(shown) / COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 2.6 * rows), dpi=100, layout="constrained")
-    for part, (name, each) in zip(figure.subfigures(rows, COLUMNS).ravel(), plans.items(), strict=False):
+    for part, (name, each) in zip(figure.subfigures(rows, COLUMNS).ravel(), shown.items(), strict=False):
         plot_schedule(each, title=name, figure=part)
     figure.savefig(out)
     return Path(out)

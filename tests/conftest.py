@@ -35,7 +35,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Train on the GPU in tests marked `gpu`, each with accelerate's state made anew: it is one for a process."""
+    """Train on the GPU in tests marked `gpu`, each with a new state of accelerate: a process has only one."""
     if request.node.get_closest_marker("gpu") is None:
         yield
         return
@@ -59,7 +59,7 @@ def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 16) -> Path:
-    """Write PNG files whose strongest colour tells their class: ``root/<class>/<number>.png``."""
+    """Write PNG files whose strongest color tells their class: ``root/<class>/<number>.png``."""
     random = np.random.default_rng(0)
     for label, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)

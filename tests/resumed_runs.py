@@ -41,7 +41,7 @@ class Augmented(Dataset):
 
 
 class Noting(TimmMixupTrainer):
-    """Notes the images of each micro-batch, the rate of each update, and each epoch that starts."""
+    """Notes the images of each micro-batch, the learning rate of each update, and each epoch that starts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.images: list[torch.Tensor] = []
@@ -73,7 +73,7 @@ def every_update(**options: Any) -> SaveStateCallback:
 
 
 def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
-    """Mixup, Lookahead, average, clipping, a schedule by updates, and callbacks with state."""
+    """Mixup, Lookahead, EMA weights, clipping, a schedule by updates, and callbacks with state."""
     model = options.pop("model", None) or tiny_model()
     settings: dict[str, Any] = {
         "optimizer": create_optimizer_v2(model, "lookahead_adamw", lr=5e-3, weight_decay=0.01),
@@ -142,7 +142,7 @@ def same_outcome(first: Path, second: Path) -> str | None:
 
 
 def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run python in a process of its own; its argument is the run folder ``run`` in `folder`."""
+    """Run python in a separate process; its argument is the run folder ``run`` in `folder`."""
     (folder / "run.py").write_text(text)
     return subprocess.run(
         [sys.executable, str(folder / "run.py"), str(folder / "run")],

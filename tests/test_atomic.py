@@ -1,4 +1,4 @@
-"""Every file that the package writes appears whole or not at all, with the mode that the umask gives."""
+"""Every write of the package is atomic, and the file has the mode that the umask gives."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel.atomic import atomic_write, remove_leftover
 from timm_accel.audit.report import Audit, Split
-from timm_accel.callbacks import CsvHistoryCallback, UnreadableImagesCallback
+from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, UnreadableImagesCallback
 from timm_accel.data import FolderReader, write_digits
 from timm_accel.data.readers import folder_index
 from timm_accel.data.splitting import write_split
@@ -139,6 +139,27 @@ def test_what_a_killed_writer_has_left_is_removed_by_the_next_or_at_once(tmp_pat
         finish()
         assert contents(tmp_path).keys() <= {"a.csv"}
     assert file.read_text() == "whole"
+
+
+def test_best_weights_that_a_killed_save_has_left_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    callback = SaveBestCallback()
+    callback._root = tmp_path
+    writing = atomic_write(tmp_path / "best" / "config.json")
+    writing.__enter__().write_text("half")
+    callback._kept()
+    assert contents(tmp_path) == {"best": None}
+
+
+def test_digits_that_cannot_be_written_are_an_error_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_digits(tmp_path / "digits")
+    assert contents(tmp_path) == {}
 
 
 def write_over(file: Path) -> None:

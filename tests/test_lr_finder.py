@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.lr_finder import RateSweep, _longest_fall, _suggest, find_lr
+from timm_accel.lr_finder import LRRangeTest, _longest_fall, _suggest, find_lr
 from timm_accel.mixins import DistillationMixin
 from timm_accel.optim import create_optimizer
 
@@ -36,7 +36,7 @@ def random_states() -> list[Any]:
 
 
 @pytest.mark.parametrize("between_runs", [False, True])
-def test_a_run_after_a_sweep_has_the_bits_of_one_without(between_runs: bool, tmp_path: Path) -> None:
+def test_a_run_after_a_range_test_has_the_bits_of_one_without(between_runs: bool, tmp_path: Path) -> None:
     def run(sweeps: bool, folder: Path) -> list[Any]:
         trainer = make_run(folder)
         seen = []
@@ -48,11 +48,11 @@ def test_a_run_after_a_sweep_has_the_bits_of_one_without(between_runs: bool, tmp
             trainer.run_dir, trainer.keep_states, trainer.callback_handler.callbacks = folder, states, kept
         before = deepcopy(trainer.model.state_dict()), random_states(), deepcopy(trainer.run_history._metrics)
         if sweeps:
-            average = trainer.ema_model
+            ema_model = trainer.ema_model
             sweep = find_lr(trainer, Augmented(), **OPTIONS)
             assert len(sweep.losses) == 12
             assert not folder.exists()
-            assert trainer.ema_model is average
+            assert trainer.ema_model is ema_model
             after = trainer.model.state_dict(), random_states(), trainer.run_history._metrics
             assert not differences(before, after)
             assert all(parameter.grad is None for parameter in trainer.model.parameters())
@@ -66,7 +66,7 @@ def test_a_run_after_a_sweep_has_the_bits_of_one_without(between_runs: bool, tmp
 
 
 class ScaledLoss(nn.Module):
-    """A loss with a parameter and a buffer of its own."""
+    """A loss with a parameter and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_modes_gradients_attributes_and_the_losss_own_tensors_stay_as_well() -> 
         lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
     ],
 )
-def test_an_optimizer_goes_on_as_if_nothing_had_been(kind: Any) -> None:
+def test_an_optimizer_continues_as_if_nothing_had_been(kind: Any) -> None:
     def weights(sweeps: bool) -> dict[str, Any]:
         model = tiny_model()
         trainer = fit(make_trainer(TimmTrainer, model, optimizer=kind(model.parameters())), num_epochs=1)
@@ -130,7 +130,7 @@ def test_the_projection_of_distillation_stays_as_well() -> None:
 
 
 class Counter:
-    """A part with a state of its own."""
+    """A stateful part."""
 
     def __init__(self) -> None:
         self.batches = [0]
@@ -168,7 +168,7 @@ def test_a_user_s_parts_and_all_that_the_optimizer_steps_stay_as_well() -> None:
     assert torch.equal(model[5].weight.grad, torch.ones_like(model[5].weight))
 
 
-def test_even_an_error_within_the_sweep_leaves_no_trace() -> None:
+def test_even_an_error_within_the_range_test_leaves_no_trace() -> None:
     class Failing(TimmTrainer):
         def after_update(self) -> None:
             super().after_update()
@@ -184,7 +184,7 @@ def test_even_an_error_within_the_sweep_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_losses_are_those_of_training_with_rising_rates(accumulation: int) -> None:
+def test_the_losses_are_those_of_training_with_rising_learning_rates(accumulation: int) -> None:
     """Two groups, the second at a tenth; 8 images in order, without dropout."""
     data, in_order = tiny_data(8), NO_WORKERS | {"sampler": torch.utils.data.SequentialSampler(tiny_data(8))}
 
@@ -199,12 +199,12 @@ def test_the_losses_are_those_of_training_with_rising_rates(accumulation: int) -
     options = OPTIONS | {"train_dataloader_kwargs": in_order, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(LoopTrainer, model, optimizer=optimizer)
     sweep = find_lr(trainer, data, min_lr=1e-3, max_lr=1.0, **options)
-    np.testing.assert_allclose(sweep.rates, [10 ** (-3 + 3 * update / 11) for update in range(12)])
+    np.testing.assert_allclose(sweep.learning_rates, [10 ** (-3 + 3 * update / 11) for update in range(12)])
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]  # the user's own
 
     by_hand, optimizer = make()
     images, labels = data.tensors
-    for update, rate in enumerate(sweep.rates):
+    for update, rate in enumerate(sweep.learning_rates):
         batches = [slice(4 * (update % 2), 4 * (update % 2) + 4)] if accumulation == 1 else [slice(0, 4), slice(4, 8)]
         losses = [nn.functional.cross_entropy(by_hand(images[batch]), labels[batch]) for batch in batches]
         loss = torch.stack(losses).mean()
@@ -215,7 +215,7 @@ def test_the_losses_are_those_of_training_with_rising_rates(accumulation: int) -
         optimizer.step()
 
 
-def test_layer_decay_holds_in_the_sweep() -> None:
+def test_layer_decay_holds_in_the_range_test() -> None:
     steps = []
 
     class Noting(torch.optim.SGD):
@@ -226,13 +226,13 @@ def test_layer_decay_holds_in_the_sweep() -> None:
     model = tiny_model()
     groups = [{"params": model[0].parameters(), "lr_scale": 0.25}, {"params": model[5].parameters()}]
     trainer = make_trainer(TimmTrainer, model, optimizer=Noting(groups, lr=0.1))
-    trainer.scheduler_args = {"sched": "cosine", "warmup_epochs": 99}  # not a sweep's
+    trainer.scheduler_args = {"sched": "cosine", "warmup_epochs": 99}  # not for a range test
     sweep = find_lr(trainer, tiny_data(), **OPTIONS)
-    assert [rates[1] for rates in steps] == pytest.approx(sweep.rates.tolist())
-    assert [rates[0] for rates in steps] == pytest.approx((sweep.rates / 4).tolist())
+    assert [rates[1] for rates in steps] == pytest.approx(sweep.learning_rates.tolist())
+    assert [rates[0] for rates in steps] == pytest.approx((sweep.learning_rates / 4).tolist())
 
 
-def test_a_sweep_ends_where_the_loss_diverges() -> None:
+def test_a_range_test_ends_where_the_loss_diverges() -> None:
     class Rising(LoopTrainer):
         def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
             output = super().calculate_train_batch_loss(batch)
@@ -240,7 +240,7 @@ def test_a_sweep_ends_where_the_loss_diverges() -> None:
 
     sweep = find_lr(make_trainer(Rising), tiny_data(), **OPTIONS | {"stop_at": 2.0})
     assert sweep.losses.tolist() == [1.0] * 5 + [100.0]
-    assert len(sweep.rates) == 6
+    assert len(sweep.learning_rates) == 6
 
 
 def test_what_is_not_finite_is_left_out() -> None:
@@ -307,9 +307,9 @@ def test_numbers_that_cannot_be_right_are_refused(options: dict[str, Any], words
         find_lr(make_trainer(), tiny_data(), **OPTIONS | options)
 
 
-def test_an_optimizer_without_a_rate_and_a_run_that_goes_on_are_refused() -> None:
+def test_an_optimizer_without_a_learning_rate_and_a_current_run_are_refused() -> None:
     model = tiny_model()
-    with refused(ValueError, "optimizer with positive rates", "got [None]"):
+    with refused(ValueError, "optimizer with positive learning rates", "got [None]"):
         find_lr(make_trainer(model=model, optimizer=create_optimizer(model, "adafactor")), tiny_data(), **OPTIONS)
 
     class Within(LoopTrainer):
@@ -321,7 +321,7 @@ def test_an_optimizer_without_a_rate_and_a_run_that_goes_on_are_refused() -> Non
         fit(make_trainer(Within))
 
 
-def test_the_sweep_is_a_record_that_can_be_kept() -> None:
+def test_the_range_test_is_a_record_that_can_be_saved() -> None:
     sweep = find_lr(make_trainer(), tiny_data(), **OPTIONS)
-    assert isinstance(sweep, RateSweep)
-    assert len(sweep.rates) == len(sweep.losses) == len(sweep.smoothed) == 12
+    assert isinstance(sweep, LRRangeTest)
+    assert len(sweep.learning_rates) == len(sweep.losses) == len(sweep.smoothed) == 12

@@ -1,4 +1,4 @@
-"""A small model that was trained on odd pictures, and what its trainer saw in evaluation."""
+"""A small model that was trained on odd images, and what its trainer saw in evaluation."""
 
 import tempfile
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Watched(TimmTrainer):
 
 @dataclass
 class Trained:
-    """A run, its pictures, and what the trainer's evaluation of the best epoch gave."""
+    """A run, its images, and what the trainer's evaluation of the best epoch gave."""
 
     run: Path
     data: Path
@@ -66,8 +66,8 @@ class Trained:
         return {"run": self.run, "best": self.run / "best"}.get(kind, self.run / "exported" / kind)
 
 
-def picture(label: int, number: int) -> Image.Image:
-    """A picture 40 wide and 56 high that differs in every corner."""
+def draw_image(label: int, number: int) -> Image.Image:
+    """An image 40 wide and 56 high that differs in every corner."""
     random = np.random.default_rng(100 * label + number)
     pixels = random.integers(0, 60, (56, 40, 3)) + np.linspace(0, 60, 56)[:, None, None]
     pixels[:20, :, label] += 120
@@ -75,11 +75,11 @@ def picture(label: int, number: int) -> Image.Image:
 
 
 def write_odd(folder: Path, count: int) -> None:
-    """Pictures in several modes: of each class one turned by EXIF, one grey, one of 16 bits, one CMYK, others RGB."""
+    """Images in several modes: of each class one turned by EXIF, one gray, one of 16 bits, one CMYK, others RGB."""
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            image, path = picture(label, number), folder / name / f"{number}.png"
+            image, path = draw_image(label, number), folder / name / f"{number}.png"
             exif = Image.Exif()
             exif[0x0112] = 6
             if number == 0:

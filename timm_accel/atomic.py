@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, flushed, then renamed."""
+"""Atomic writes: a file or folder is written to a temporary folder, flushed to disk, then renamed."""
 
 import os
 import shutil
@@ -11,19 +11,17 @@ from uuid import uuid4
 
 @contextmanager
 def atomic_write(path: str | Path, *, shared: bool = False, flush: bool = True) -> Iterator[Path]:
-    """Give a path of the same name in a temporary folder; at the end what was written there takes its place.
+    """Yield a path of the same name in a temporary folder, and move what was written there to `path` at the end.
 
-    An exception inside leaves the old file as it was. Whatever else was written into the temporary folder moves first,
-    `path` itself last. Files get the mode that the umask gives, whoever wrote them: safetensors 0.8 writes its own
-    with 0600.
+    If the block raises an exception, the old file stays. Other files in the temporary folder are moved first, and
+    `path` itself last. All files get the mode of the umask, since safetensors 0.8 writes files with mode 0600.
 
     Args:
-        path: The file to be written or replaced, or a new folder, to be made by the caller; its parent is made where
-            missing.
-        shared: Whether several processes may write it at once: the last one wins. Else what a killed process has left
-            is removed first.
-        flush: Whether the bytes are on the disk before the name is, so that a power cut leaves no empty file; slow for
-            thousands of files.
+        path: The file to write or replace, or a new folder that the caller creates. A missing parent is created.
+        shared: Whether more than one process may write it at the same time; then the last one wins. Otherwise the
+            leftover of a killed process is removed first.
+        flush: Whether the bytes are flushed to disk before the rename, so that a power cut leaves no empty file. This
+            is slow for thousands of files.
 
     Raises:
         OSError: Nothing can be written there.
@@ -33,7 +31,7 @@ def atomic_write(path: str | Path, *, shared: bool = False, flush: bool = True) 
         raise IsADirectoryError(f"Expected path to be a file, but got the folder {str(path)!r}. Add a file name.")
     temporary = _temporary_folder(path, f".{uuid4().hex}" if shared else "")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         temporary.mkdir(parents=True)
     except OSError as error:
         raise OSError(
@@ -51,7 +49,7 @@ def atomic_write(path: str | Path, *, shared: bool = False, flush: bool = True) 
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove what a killed `atomic_write` of a path has left, for its only writer."""
+    """Remove the leftover of a killed `atomic_write`; call it only from the single writer of `path`."""
     shutil.rmtree(_temporary_folder(path), ignore_errors=True)
 
 
@@ -60,7 +58,7 @@ def _temporary_folder(path: Path, which: str = "") -> Path:
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """Return the mode of a new file; the umask itself can be read by changing it alone, for all threads."""
+    """Return the mode of a new file; reading the umask itself would change it for all threads."""
     probe = folder / ".mode"
     probe.touch()
     mode = S_IMODE(probe.stat().st_mode)
@@ -69,7 +67,7 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _finish(written: Path, mode: int, flush: bool) -> None:
-    """Set the mode of a file, or of the files of a folder, and put them on the disk."""
+    """Set the mode of a file, or of all files of a folder, and flush them to disk."""
     for path in [written] if written.is_file() else written.rglob("*"):
         if path.is_file():
             if S_IMODE(path.stat().st_mode) != mode:

@@ -1,6 +1,6 @@
-"""The learning-rate finder: a short sweep over rates on the real trainer, after which nothing has changed.
+"""Run an LR range test on the real trainer, and restore everything afterwards.
 
-It is run by hand before training, and never chooses a rate for the user.
+Call it by hand before training; it never sets the learning rate of a run.
 """
 
 import random
@@ -20,23 +20,23 @@ from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.training import LoopTrainer
 
 SMOOTHING = 0.9
-_OWN = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
+_SET_BY_FIND_LR = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
 
 
 @dataclass(frozen=True)
-class RateSweep:
-    """The losses of a sweep, and three suggestions; none is right for every model, so look at the figure.
+class LRRangeTest:
+    """The losses of an LR range test, and three suggestions; none fits every model, so look at the figure.
 
     Args:
-        rates: The first group's rate at each update, ``(N,)``.
+        learning_rates: The first group's learning rate at each update, ``(N,)``.
         losses: The loss before that update, ``(N,)``.
-        smoothed: The losses' moving average, ``(N,)``.
-        steepest: The rate at which the smoothed loss falls fastest per decade; None for a loss that never falls.
-        minimum_tenth: A tenth of the rate with the smallest smoothed loss.
-        valley: The middle, in decades, of the longest stretch of falling smoothed losses; None as above.
+        smoothed: The moving average of the losses, ``(N,)``.
+        steepest: The learning rate where the smoothed loss falls fastest per decade; None if it never falls.
+        minimum_tenth: A tenth of the learning rate with the smallest smoothed loss.
+        valley: The middle, in decades, of the longest stretch of falling smoothed losses; None if they never fall.
     """
 
-    rates: np.ndarray
+    learning_rates: np.ndarray
     losses: np.ndarray
     smoothed: np.ndarray
     steepest: float | None
@@ -53,90 +53,93 @@ def find_lr(
     num_updates: int = 100,
     stop_at: float = 4.0,
     **train_options: Any,
-) -> RateSweep:
-    """Train with rates that rise exponentially, note the losses, and put everything back.
+) -> LRRangeTest:
+    """Train with exponentially rising learning rates, record the losses, and restore everything.
 
-    Model, optimizer and all that it steps, components, average, random states, history and run folder are then as they
-    were, bit for bit. The losses are those of the trainer: its batches, transforms, Mixup, clipping, accumulation and
-    precision. Groups keep the ratios of their rates. On several processes call it on all of them.
+    The model, the optimizer and everything it steps, components, EMA weights, random states, history and run folder are
+    restored bit for bit. The losses are those of the trainer, with its batches, transforms, Mixup, clipping,
+    accumulation and precision. Groups keep the ratios of their learning rates. In distributed training call it on all
+    ranks.
 
     Args:
         trainer: The trainer, before or between runs.
         train_dataset: As for ``trainer.train``.
-        min_lr: The first rate of the first group.
-        max_lr: The last.
-        num_updates: Updates of the sweep.
-        stop_at: The sweep ends once the smoothed loss is this many times its smallest value.
+        min_lr: The first learning rate of the first group.
+        max_lr: The last learning rate of the first group.
+        num_updates: Updates of the test.
+        stop_at: The test ends once the smoothed loss is this many times its smallest value.
         **train_options: Options of ``trainer.train``, such as ``per_device_batch_size``.
 
     Raises:
-        ValueError: A number is out of range, the optimizer finds its own rate, or an option is of runs alone.
-        RuntimeError: A run is going on, or the loss is not finite after less than three updates.
+        ValueError: A number is out of range, the optimizer has no learning rate to set, or an option is only for runs.
+        RuntimeError: A run is in progress, or the loss is not finite after fewer than three updates.
 
     Source: Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01186.
     """
     _check(trainer, min_lr, max_lr, num_updates, stop_at)
-    for name in _OWN:
+    for name in _SET_BY_FIND_LR:
         if name in train_options:
-            raise ValueError(f"Expected train_options without {name}, since a sweep has none, but got one. Drop it.")
-    sweep = _stand_in(trainer)
-    sweep.sweep_rates = np.geomspace(min_lr, max_lr, num_updates).tolist()
-    sweep.sweep_stop_at = stop_at
-    with _put_back(trainer), warnings.catch_warnings():
+            raise ValueError(
+                f"Expected train_options without {name}, since an LR range test has none, but got one. Drop it."
+            )
+    tester = _range_test_trainer(trainer)
+    tester.range_test_lrs = np.geomspace(min_lr, max_lr, num_updates).tolist()
+    tester.range_test_stop_at = stop_at
+    with _restoring(trainer), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ema_decay=")  # the run is longer
-        sweep.train(train_dataset, num_updates, max_num_train_steps=num_updates, **train_options)
-        losses = sweep.mean_losses()
-    return _suggest(np.array(sweep.sweep_rates[: len(losses)]), losses)
+        tester.train(train_dataset, num_updates, max_num_train_steps=num_updates, **train_options)
+        losses = tester.mean_losses()
+    return _suggest(np.array(tester.range_test_lrs[: len(losses)]), losses)
 
 
-class _Sweep(LoopTrainer):
-    """What a sweep does otherwise; mixed into the class of the trainer."""
+class _RangeTestTrainer(LoopTrainer):
+    """Override the hooks that an LR range test needs; mixed into the class of the trainer."""
 
-    sweep_rates: list[float]
-    sweep_stop_at: float
+    range_test_lrs: list[float]
+    range_test_stop_at: float
 
     def training_run_start(self) -> None:
         super().training_run_start()
-        rates = _rates(self)
-        self.sweep_ratios = [rate / rates[0] for rate in rates]
-        self.sweep_losses: list[torch.Tensor] = []
-        self.sweep_group: list[torch.Tensor] = []
-        self.sweep_average, self.sweep_smallest = _Average(), float("inf")
+        lrs = _learning_rates(self)
+        self.range_test_ratios = [lr / lrs[0] for lr in lrs]
+        self.range_test_losses: list[torch.Tensor] = []
+        self.range_test_micro_losses: list[torch.Tensor] = []
+        self.range_test_smoothing, self.range_test_minimum = _MovingAverage(), float("inf")
 
     def create_scheduler(self) -> None:
-        """Return none: the sweep sets the rates."""
+        """Return None, since `optimizer_step` sets the learning rates."""
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         output = super().calculate_train_batch_loss(batch)
-        self.sweep_group.append(output["loss"].detach().float())
+        self.range_test_micro_losses.append(output["loss"].detach().float())
         return output
 
     def optimizer_step(self) -> None:
-        for group, ratio in zip(self.optimizer.param_groups, self.sweep_ratios, strict=True):
-            group["lr"] = self.sweep_rates[len(self.sweep_losses)] * ratio
+        for group, ratio in zip(self.optimizer.param_groups, self.range_test_ratios, strict=True):
+            group["lr"] = self.range_test_lrs[len(self.range_test_losses)] * ratio
         super().optimizer_step()
-        self.sweep_loss, self.sweep_group = torch.stack(self.sweep_group).mean(), []
+        self.range_test_loss, self.range_test_micro_losses = torch.stack(self.range_test_micro_losses).mean(), []
 
     def after_update(self) -> None:
         super().after_update()
-        self.sweep_loss = self.current_run().accelerator.reduce(
-            self.sweep_loss, reduction="mean"
+        self.range_test_loss = self.current_run().accelerator.reduce(
+            self.range_test_loss, reduction="mean"
         )  # all end at the same update
-        self.sweep_losses.append(self.sweep_loss)
-        smoothed = self.sweep_average.add(self.sweep_loss.item())
-        self.sweep_smallest = min(self.sweep_smallest, smoothed)
-        if not smoothed <= self.sweep_stop_at * self.sweep_smallest:
-            self.request_stop("The loss has diverged: the sweep is over.")
+        self.range_test_losses.append(self.range_test_loss)
+        smoothed = self.range_test_smoothing.add(self.range_test_loss.item())
+        self.range_test_minimum = min(self.range_test_minimum, smoothed)
+        if not smoothed <= self.range_test_stop_at * self.range_test_minimum:
+            self.request_stop("The loss has diverged: the LR range test is over.")
 
     def mean_losses(self) -> np.ndarray:
-        """Return the losses, means over all processes, up to the first that is not finite."""
-        losses = torch.stack(self.sweep_losses).cpu().numpy()
+        """Return the losses, as means over all ranks, up to the first that is not finite."""
+        losses = torch.stack(self.range_test_losses).cpu().numpy()
         finite = np.isfinite(losses)
         return losses.astype(float)[: len(losses) if finite.all() else int(finite.argmin())]
 
 
-class _Average:
-    """A moving average that is not drawn to zero at its start."""
+class _MovingAverage:
+    """An exponential moving average without bias towards zero at its start."""
 
     def __init__(self) -> None:
         self.total = self.weight = 0.0
@@ -159,53 +162,53 @@ def _check(trainer: LoopTrainer, min_lr: float, max_lr: float, num_updates: int,
         raise ValueError(f"Expected num_updates to be at least 10, but got {num_updates!r}. The default is 100.")
     if not stop_at > 1:
         raise ValueError(f"Expected stop_at to be above 1, but got {stop_at!r}. The default is 4.")
-    rates = _rates(trainer)
-    if not all(rate is not None and rate > 0 for rate in rates):
+    lrs = _learning_rates(trainer)
+    if not all(lr is not None and lr > 0 for lr in lrs):
         raise ValueError(
-            f"Expected an optimizer with positive rates, but got {rates}. Pass lr to the optimizer; its groups keep "
-            "their ratios."
+            f"Expected an optimizer with positive learning rates, but got {lrs}. Pass lr to the optimizer; its "
+            "groups keep their ratios."
         )
 
 
-def _rates(trainer: LoopTrainer) -> list[float]:
-    """Return the groups' rates, before a schedule if one has moved them."""
+def _learning_rates(trainer: LoopTrainer) -> list[float]:
+    """Return the groups' initial learning rates, before any schedule changed them."""
     return [group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups]
 
 
-def _stand_in(trainer: LoopTrainer) -> Any:
-    """Return a copy of the trainer that sweeps: it shares model and optimizer, but no history, callbacks or folder."""
-    sweep: Any = copy(trainer)
-    sweep.__class__ = type(f"{type(trainer).__name__}Sweep", (_Sweep, type(trainer)), {})
-    sweep.run_history = type(trainer.run_history)()
-    sweep.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
-    sweep.run_dir = sweep.keep_states = None
-    sweep.sync_every_n_updates = 1
-    return sweep
+def _range_test_trainer(trainer: LoopTrainer) -> Any:
+    """Return a copy of the trainer for the test: it shares only model, optimizer and options."""
+    tester: Any = copy(trainer)
+    tester.__class__ = type(f"{type(trainer).__name__}RangeTest", (_RangeTestTrainer, type(trainer)), {})
+    tester.run_history = type(trainer.run_history)()
+    tester.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
+    tester.run_dir = tester.keep_states = None
+    tester.sync_every_n_updates = 1
+    return tester
 
 
 @contextmanager
-def _put_back(trainer: LoopTrainer) -> Iterator[None]:
-    """Put back modules, components, optimizer and random states, however the sweep ends."""
+def _restoring(trainer: LoopTrainer) -> Iterator[None]:
+    """Restore modules, components, optimizer and random states, also after an exception."""
     parts = [part for part in trainer.components().values() if not isinstance(part, nn.Module)]
-    kept_parts = [(part, deepcopy(part.state_dict())) for part in parts]
-    kept_modules = [_Kept(module) for module in _modules(trainer)]
-    kept_optimizer = _KeptOptimizer(trainer.unwrapped_optimizer)
+    part_states = [(part, deepcopy(part.state_dict())) for part in parts]
+    module_snapshots = [_ModuleSnapshot(module) for module in _modules(trainer)]
+    optimizer_snapshot = _OptimizerSnapshot(trainer.unwrapped_optimizer)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
-            for part, state in kept_parts:
+            for part, state in part_states:
                 part.load_state_dict(state)
-            for kept in reversed(kept_modules):  # of shared parameters the first keeps the gradients
-                kept.put_back()
-            kept_optimizer.put_back()
+            for snapshot in reversed(module_snapshots):  # the first snapshot has the gradients of shared parameters
+                snapshot.restore()
+            optimizer_snapshot.restore()
             random.setstate(python)
             np.random.set_state(numpy)
 
 
 def _modules(trainer: LoopTrainer) -> list[nn.Module]:
-    """Return the modules that a sweep may change; the last one holds what the optimizer steps beside the others."""
+    """Return the modules that training may change; the last one holds further parameters of the optimizer."""
     candidates = [trainer.unwrapped_model, trainer.loss_func, *trainer.components().values()]
     modules = [*dict.fromkeys(each for each in candidates if isinstance(each, nn.Module))]
     owned = {id(parameter) for module in modules for parameter in module.parameters()}
@@ -213,28 +216,28 @@ def _modules(trainer: LoopTrainer) -> list[nn.Module]:
     return [*modules, nn.ParameterList(parameter for parameter in stepped if id(parameter) not in owned)]
 
 
-class _Kept:
-    """What training changes in a module: tensors, gradients, modes, and the attributes that accelerate sets."""
+class _ModuleSnapshot:
+    """A copy of what training changes in a module: tensors, gradients, modes, and attributes from accelerate."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.attributes = module, dict(vars(module))
         self.modes = {each: each.training for each in module.modules()}
         self.tensors = {name: each.detach().clone() for name, each in self._named_tensors().items()}
         self.gradients = {each: each.grad for each in module.parameters()}
-        self.extras = {each: deepcopy(vars(each)) for each in module.parameters()}  # Adahessian keeps traces there
+        self.extras = {each: deepcopy(vars(each)) for each in module.parameters()}  # Adahessian stores its traces there
         for parameter in module.parameters():
-            parameter.grad = None  # the sweep would add to it in place
+            parameter.grad = None  # training would add to it in place
 
     def _named_tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.module.named_parameters()) | dict(self.module.named_buffers())
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         vars(self.module).clear()
         vars(self.module).update(self.attributes)
         for module, mode in self.modes.items():
             module.training = mode
-        for name, tensor in self._named_tensors().items():  # on another device than before, maybe
+        for name, tensor in self._named_tensors().items():  # the device may have changed
             tensor.copy_(self.tensors[name])
         for parameter, gradient in self.gradients.items():
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
@@ -242,8 +245,8 @@ class _Kept:
             vars(parameter).update(self.extras[parameter])
 
 
-class _KeptOptimizer:
-    """An optimizer's state, groups and random generators; ``load_state_dict`` would cast and keep too little."""
+class _OptimizerSnapshot:
+    """A copy of an optimizer's state, groups and random generators; ``load_state_dict`` casts and omits some."""
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead
@@ -255,33 +258,33 @@ class _KeptOptimizer:
             if isinstance(value, torch.Generator | random.Random)
         }
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         self.optimizer.state.clear()
         self.optimizer.state.update(self.state)
-        for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
+        for group, saved in zip(self.optimizer.param_groups, self.groups, strict=True):
             group.clear()
-            group.update(kept)
+            group.update(saved)
         vars(self.optimizer).update(self.generators)
 
 
-def _suggest(rates: np.ndarray, losses: np.ndarray) -> RateSweep:
+def _suggest(lrs: np.ndarray, losses: np.ndarray) -> LRRangeTest:
     if len(losses) < 3:
         raise RuntimeError(
             f"Expected finite losses, but got {len(losses)} of them before the first that is not. Lower min_lr, or "
             "look for broken data."
         )
-    average = _Average()
-    smoothed = np.array([average.add(loss) for loss in losses])
-    slopes = np.gradient(smoothed, np.log10(rates))
+    moving_average = _MovingAverage()
+    smoothed = np.array([moving_average.add(loss) for loss in losses])
+    slopes = np.gradient(smoothed, np.log10(lrs))
     valley = _longest_fall(smoothed)
     falls = bool(slopes.min() < 0)
-    return RateSweep(
-        rates=rates,
+    return LRRangeTest(
+        learning_rates=lrs,
         losses=losses,
         smoothed=smoothed,
-        steepest=float(rates[slopes.argmin()]) if falls else None,
-        minimum_tenth=float(rates[smoothed.argmin()] / 10),
-        valley=None if valley is None else float(np.sqrt(rates[valley[0]] * rates[valley[1]])),
+        steepest=float(lrs[slopes.argmin()]) if falls else None,
+        minimum_tenth=float(lrs[smoothed.argmin()] / 10),
+        valley=None if valley is None else float(np.sqrt(lrs[valley[0]] * lrs[valley[1]])),
     )
 
 

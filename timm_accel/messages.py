@@ -1,4 +1,4 @@
-"""What error messages are made of: near names, another library's error in one line, the extra to install."""
+"""Parts of error messages: similar names, another library's error in one line, the extra to install."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
-    """Return ``"Did you mean 'a' or 'b'?"``, or the first few known names when none is near."""
+    """Return ``"Did you mean 'a' or 'b'?"``, or the first few known names when none is similar."""
     known = sorted(known)
     close = get_close_matches(str(name), known, n=count, cutoff=0.6)
     if close:
@@ -16,7 +16,7 @@ def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
 
 
 def one_line(error: BaseException, limit: int | None = 200) -> str:
-    """Return what another library's error says, in one line; its class when it says nothing.
+    """Return the message of another library's error in one line, or its class when the message is empty.
 
     >>> one_line(ValueError("sizes differ:\\n  3 and 4")), one_line(KeyError())
     ('sizes differ: 3 and 4', 'KeyError')
@@ -29,7 +29,7 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the class of an error's first cause and the first line of what it says: ``TypeError: sizes differ``."""
+    """Return the class of an error's root cause and the first line of its message: ``TypeError: sizes differ``."""
     while error.__cause__ is not None:
         error = error.__cause__
     first = str(error).strip().partition("\n")[0][:200].strip().rstrip(".:")
@@ -41,9 +41,9 @@ def missing_extra(extra: str, purpose: str, module: str | None, otherwise: str =
 
     Args:
         extra: One of timm_accel's extras.
-        purpose: What it is needed for.
+        purpose: What needs it.
         module: The module that is missing.
-        otherwise: What else helps, such as ``", or save it as a CSV"``.
+        otherwise: Another remedy, such as ``", or save it as a CSV"``.
     """
     return ModuleNotFoundError(
         f"Expected the extra {extra!r} to be installed for {purpose}, but {module!r} is missing. "

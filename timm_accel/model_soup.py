@@ -1,4 +1,4 @@
-"""The mean of the weights of several runs: a uniform or a greedy soup."""
+"""Model soups: average the weights of several runs, uniformly or greedily."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 METHODS = ("uniform", "greedy")
 _EMA_PREFIX = metric_prefix(EMA_MODEL)
 _SHARED = ("architecture", "num_classes", "label_names", "multi_label")
-_OF_ONE = ("best", "greater_is_better", "temperature")
-"""What a config says of its own weights alone: the average's temperature is another."""
+_NOT_OF_THE_SOUP = ("best", "greater_is_better", "temperature")
+"""Entries of a config that hold only for its weights; a soup needs another temperature, for example."""
 
 
 def average_weights(
@@ -38,32 +38,32 @@ def average_weights(
     method: str = "uniform",
     evaluate: Callable[[nn.Module], float] | None = None,
 ) -> Path:
-    """Average the weights of several runs of one model, and write them as a folder to use.
+    """Average the weights of several runs of one model, and write the soup as a folder of weights.
 
-    Numbers are averaged in double precision, BatchNorm's running statistics too; whole numbers are those of the newest
-    weights. The classes, the data config and the architecture are those of all. A fitted temperature is left out: fit
-    that of the average.
+    Floating-point tensors are averaged in double precision, including BatchNorm's running statistics. Integers are
+    those of the newest weights. Classes, data config and architecture are equal in all folders. A fitted temperature
+    is left out: fit that of the soup.
 
     Args:
         folders: At least two: folders of weights (``best``), of runs (``best_ema``, or else ``best``), or of states
-            (their average, or else their model) within a run that has such a folder.
+            (their EMA weights, or otherwise their model) within a run that has such a folder.
         out: A new folder.
-        metric: What to choose by, as it was recorded with the weights; a model's and its average's are the same one.
-            None for that of the first folder. Without `count` it only tells which way is better.
-        count: How many to choose, the best by `metric`; None for all.
-        greater_is_better: Whether more of the metric, and of what `evaluate` returns, is better; None: less is when
-            "loss" is in the metric's name.
-        method: ``uniform`` averages all that were chosen. ``greedy`` starts from the best by `evaluate` and goes
-            through the others from good to bad: each stays in if the average gets no worse by it.
-        evaluate: Called with a model in evaluation mode; returns how good it is on images that are neither trained
-            nor tested on.
+        metric: The recorded metric to choose by; the metrics of a model and of its EMA model count as the same. None
+            for that of the first folder. Without `count` it only sets the default of `greater_is_better`.
+        count: How many weights to choose, the best by `metric`; None for all.
+        greater_is_better: Whether greater values of the metric, and of `evaluate`, are better; None for True, or False
+            if "loss" is in the metric's name.
+        method: ``uniform`` averages all chosen weights. ``greedy`` starts from the best by `evaluate` and tries the
+            others from best to worst: each is kept if the soup gets no worse.
+        evaluate: Called with a model in evaluation mode; returns its score on images that are neither trained nor
+            tested on.
 
     Returns:
-        `out`, with ``averaged`` in its ``config.json``: the folders that are in it and how they were chosen.
+        `out`. ``averaged`` in its ``config.json`` lists the folders in the soup and how they were chosen.
 
     Raises:
-        FileExistsError: `out` is there already.
-        FileNotFoundError: A folder holds no weights, or a state's run no ``config.json``.
+        FileExistsError: `out` exists already.
+        FileNotFoundError: A folder holds no weights, or the run of a state has no ``config.json``.
         ValueError: There are fewer than two folders or than `count`, the method is unknown or lacks `evaluate`, a
             metric was not recorded or is not finite, or the models, their classes or their data configs differ.
 
@@ -72,7 +72,7 @@ def average_weights(
     out = Path(out)
     _check_options(folders, out, count, method, evaluate)
     chosen = [_open(folder) for folder in folders]
-    _check_alike(chosen)
+    _check_compatible(chosen)
     about: dict[str, Any] = {"method": method}
     if count is not None:
         metric = _the_metric(chosen, metric)
@@ -82,7 +82,7 @@ def average_weights(
     if evaluate is not None:
         chosen = _greedy(chosen, evaluate, _is_greater_better(metric, greater_is_better))
     about["folders"] = [str(each.folder) for each in chosen]
-    config = {name: value for name, value in chosen[0].config.items() if name not in _OF_ONE}
+    config = {name: value for name, value in chosen[0].config.items() if name not in _NOT_OF_THE_SOUP}
     with atomic_write(out) as folder:
         folder.mkdir()
         _write(folder, _mean(chosen), config | {"averaged": about})
@@ -91,12 +91,12 @@ def average_weights(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One folder's weights; the tensors are read anew whenever they are needed."""
+    """The weights of one folder; the tensors are read again whenever they are needed."""
 
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, float]
-    """The recorded metrics, without the average's prefix."""
+    """The recorded metrics, without the prefix of the EMA model."""
     written: float
     shapes: dict[str, Any]
 
@@ -122,7 +122,7 @@ def _open(folder: str | Path) -> _Candidate:
 
 
 def _metrics_of_state(state: SavedState) -> dict[str, float]:
-    """Return the latest metrics of what `read_source` takes from a state: the average, or else the model."""
+    """Return the latest metrics of the weights that `read_source` takes from a state: EMA weights or the model's."""
     common = state.load(COMMON)
     held = held_weights(common).name
     latest = {name: values[-1] for name, values in common["history"]["metrics"].items() if values}
@@ -153,7 +153,7 @@ def _check_options(folders: Sequence[Any], out: Path, count: int | None, method:
     if (evaluate is not None) != (method == "greedy"):
         raise ValueError(
             f"Expected evaluate with method='greedy', and only with it, but got {evaluate!r} with {method!r}. "
-            "Pass a function of a model that returns how good it is on images held out."
+            "Pass a function of a model that returns its score on held-out images."
         )
     if count is not None and not 1 <= count <= len(folders):
         raise ValueError(
@@ -163,15 +163,15 @@ def _check_options(folders: Sequence[Any], out: Path, count: int | None, method:
         raise FileExistsError(f"Expected out to be a new folder, but got {str(out)!r}, which exists. Choose another.")
 
 
-def _check_alike(candidates: list[_Candidate]) -> None:
+def _check_compatible(candidates: list[_Candidate]) -> None:
     first = candidates[0]
-    described = _described(first.config)
+    expected = _compared_entries(first.config)
     for other in candidates[1:]:
-        for key, value in _described(other.config).items():
-            if described[key] != value:
+        for key, value in _compared_entries(other.config).items():
+            if expected[key] != value:
                 raise ValueError(
                     f"Expected folders of one model, but got {str(first.folder)!r} with {key} "
-                    f"{described[key]!r} and {str(other.folder)!r} with {value!r}. "
+                    f"{expected[key]!r} and {str(other.folder)!r} with {value!r}. "
                     "Average runs of the same model on the same classes and data config."
                 )
         names = [*first.shapes, *(name for name in other.shapes if name not in first.shapes)]
@@ -182,8 +182,8 @@ def _check_alike(candidates: list[_Candidate]) -> None:
             )
 
 
-def _described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what all must have in common."""
+def _compared_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that must be equal in all configs."""
     data_config = config.get("pretrained_cfg", {})
     return {key: config.get(key) for key in _SHARED} | {key: data_config.get(key) for key in DATA_KEYS}
 
@@ -193,7 +193,7 @@ def _is_greater_better(metric: str | None, given: bool | None) -> bool:
 
 
 def _the_metric(candidates: list[_Candidate], given: str | None) -> str:
-    """Return the metric to choose by, once all are known to have recorded it."""
+    """Return the metric to choose by; raise unless all weights have it."""
     metric = given.removeprefix(_EMA_PREFIX) if given else next(iter(candidates[0].metrics), None)
     for each in candidates:
         if metric not in each.metrics:
@@ -212,17 +212,17 @@ def _the_metric(candidates: list[_Candidate], given: str | None) -> str:
 def _greedy(
     ranked: list[_Candidate], evaluate: Callable[[nn.Module], float], greater_is_better: bool
 ) -> list[_Candidate]:
-    """Go through the candidates from good to bad, and keep each that makes the average no worse."""
+    """Try the candidates from best to worst, and keep each that makes the soup no worse."""
     sign = 1 if greater_is_better else -1
 
-    def goodness(chosen: list[_Candidate]) -> float:
+    def score(chosen: list[_Candidate]) -> float:
         return sign * float(evaluate(_rebuilt(chosen)))
 
-    alone = {id(each): goodness([each]) for each in ranked}
+    alone = {id(each): score([each]) for each in ranked}
     first, *others = sorted(ranked, key=lambda each: alone[id(each)], reverse=True)
     chosen, best = [first], alone[id(first)]
     for each in others:
-        if (value := goodness([*chosen, each])) >= best:
+        if (value := score([*chosen, each])) >= best:
             chosen, best = [*chosen, each], value
     return chosen
 

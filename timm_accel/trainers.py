@@ -1,4 +1,4 @@
-"""The ready-made trainers: ordered lists of mixins."""
+"""The ready-made trainers, which are ordered lists of mixins."""
 
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ class TimmTrainer(
     ScheduledResolutionMixin,
     DistillationMixin,
 ):
-    """Every mixin but Mixup and EMA, each inert until asked for; their options are the keywords.
+    """Combine every mixin except Mixup and EMA; each does nothing until its option is set.
 
     The training loader drops its last, shorter batch by default, as timm's does: other images are in it in each epoch.
     """
@@ -43,16 +43,17 @@ class TimmTrainer(
 
 
 class TimmMixupTrainer(MixupMixin, ModelEmaMixin, TimmTrainer):
-    """The trainer of the article's last script: Mixup, an average of the weights, and all of `TimmTrainer`.
+    """The trainer of the article's last script: Mixup, EMA weights, and all of `TimmTrainer`.
 
-    With ``create_scheduler_fn=trainer.create_scheduler`` and nothing else said of a schedule, it is the article's, a
-    cosine over the run after a warm-up: `default_scheduler_args`, of which a `Recipe` has its defaults too.
+    With ``create_scheduler_fn=trainer.create_scheduler`` and no other option for the schedule, it is the article's: a
+    warm-up and a cosine over the run. Its arguments are `default_scheduler_args`, which are also the defaults of a
+    `Recipe`.
 
     Args:
-        num_class: The number of classes, for ``num_classes`` and ``mixup_args["num_classes"]``.
+        num_class: The number of classes; it sets ``num_classes`` and ``mixup_args["num_classes"]``.
 
     Raises:
-        ValueError: One of these is given and differs.
+        ValueError: One of these is given with another value.
     """
 
     default_scheduler_args: ClassVar[dict[str, Any] | None] = {

@@ -1,7 +1,7 @@
-"""pytorch-accelerated, imported without its side effect.
+"""Import pytorch-accelerated without its side effect.
 
-Its ``__init__`` seeds python, numpy and torch with 42 (pytorch-accelerated 0.1.61), so that whoever imports it loses
-their own random state. Everything of ours imports it from here, where the state is put back.
+Its ``__init__`` seeds Python, NumPy and torch with 42 (pytorch-accelerated 0.1.61), so an import replaces the user's
+random state. The package imports it only here, where the state is restored.
 """
 
 import random
@@ -32,7 +32,7 @@ torch.set_rng_state(_torch)
 if _devices:
     torch.cuda.set_rng_state_all(_devices)
 else:
-    torch.cuda.manual_seed_all(torch.initial_seed())  # what waits for the first use of a GPU
+    torch.cuda.manual_seed_all(torch.initial_seed())  # the seed that the first use of a GPU applies
 
 __all__ = [
     "CallbackHandler",

@@ -21,7 +21,7 @@ from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
 from tiny_runs import tiny_data
 
-from timm_accel.audit import Audit, Picture, Unreadable, audit, duplicates
+from timm_accel.audit import Audit, ReadableImage, Unreadable, audit, duplicates
 from timm_accel.audit.duplicates import near_groups
 from timm_accel.data import ImageFolderDataset
 
@@ -33,7 +33,7 @@ def look_at(data: Any, **options: Any) -> Audit:
 
 
 def photo(size: tuple[int, int] = (96, 64), seed: int = 1) -> Image.Image:
-    """Smooth blots of colour, which keep their looks when they are resized."""
+    """Smooth blots of color, which look the same after resizing."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
@@ -80,7 +80,7 @@ def test_the_numbers_of_a_split_are_those_of_its_files(folder: Path) -> None:
 
 
 def unreadable_text(folder: Path) -> tuple[str, ...]:
-    (folder / "val" / "dog" / "text.png").write_text("no picture")
+    (folder / "val" / "dog" / "text.png").write_text("no image")
     return "val: 1 of 21 files cannot be read", "text.png", "no image of a kind that Pillow knows"
 
 
@@ -100,18 +100,18 @@ def truncated_jpeg(folder: Path) -> tuple[str, ...]:
 
 def equal_in_one_class(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "cat" / "again.png", compress_level=1)
-    return "2 equal pictures in 1 group count more than once", "again.png", "photo.png"
+    return "2 equal images in 1 group count more than once", "again.png", "photo.png"
 
 
 def equal_in_two_classes(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "train" / "dog" / "again.png")
-    return "2 equal pictures in 1 group have different labels", "cat/photo.png", "dog/again.png"
+    return "2 equal images in 1 group have different labels", "cat/photo.png", "dog/again.png"
 
 
 def equal_in_two_splits(folder: Path) -> tuple[str, ...]:
     photo().save(folder / "val" / "cat" / "again.png")
     return (
-        "2 equal pictures in 1 group are in several splits",
+        "2 equal images in 1 group are in several splits",
         "on, such as",
         "train/cat/photo.png",
         "val/cat/again.png",
@@ -161,8 +161,8 @@ def empty_class(folder: Path) -> tuple[str, ...]:
 def other_endings(folder: Path) -> tuple[str, ...]:
     photo(seed=2).save(folder / "train" / "cat" / "one.bmp")
     photo(seed=3).save(folder / "train" / "cat" / "two.TIF")
-    (folder / "train" / "notes.txt").write_text("no picture")
-    return "train: 2 files are passed over for their ending (.bmp 1, .tif 1)", ""
+    (folder / "train" / "notes.txt").write_text("no image")
+    return "train: 2 files are ignored for their extension (.bmp 1, .tif 1)", ""
 
 
 def tiny_class(folder: Path) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
     photo().save(folder / "train" / "cat" / "again.png")
     photo().save(folder / "train" / "dog" / "again.png")
     (sentence,) = look_at({"train": ImageFolderDataset(folder / "train")}).problems()
-    assert sentence.startswith("3 equal pictures in 1 group have different labels, of which one at most is right, such")
+    assert sentence.startswith("3 equal images in 1 group have different labels, of which one at most is right, such")
     assert "train/cat/again.png" in sentence
     assert "train/dog/again.png" in sentence
     photo().save(folder / "val" / "cat" / "again.png")
@@ -213,7 +213,7 @@ def test_the_example_of_a_group_shows_what_is_wrong_with_it(folder: Path) -> Non
 def test_splits_that_number_their_classes_otherwise_are_found(folder: Path) -> None:
     reader = create_reader("", root=str(folder / "val"), class_map={"dog": 0, "cat": 1})
     splits = {"train": ImageFolderDataset(folder / "train"), "val": ImageDataset("", reader=reader)}
-    assert look_at(splits).problems() == ["val: numbers its classes otherwise than train."]
+    assert look_at(splits).problems() == ["val: numbers its classes differently from train."]
 
 
 def test_long_lists_are_cut(folder: Path) -> None:
@@ -239,26 +239,26 @@ def test_faults_come_worst_first(folder: Path) -> None:
         assert first in sentence
 
 
-def test_groups_tell_split_class_and_path_of_each_picture(folder: Path) -> None:
+def test_groups_tell_split_class_and_path_of_each_image(folder: Path) -> None:
     photo().save(folder / "val" / "dog" / "again.png")
     photo().save(folder / "train" / "cat" / "near.jpg", quality=40)
     found = look_at(folder)
     near, original, again = (
-        Picture("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
-        Picture("train", "cat", str(folder / "train" / "cat" / "photo.png")),
-        Picture("val", "dog", str(folder / "val" / "dog" / "again.png")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "near.jpg")),
+        ReadableImage("train", "cat", str(folder / "train" / "cat" / "photo.png")),
+        ReadableImage("val", "dog", str(folder / "val" / "dog" / "again.png")),
     )
     assert found.duplicates == ((original, again),)
     assert found.near_duplicates == ((near, original, again),)
 
 
-def test_mirrored_and_cropped_pictures_are_not_found(folder: Path) -> None:
+def test_mirrored_and_cropped_images_are_not_found(folder: Path) -> None:
     ImageOps.mirror(photo()).save(folder / "train" / "cat" / "mirrored.png")
     photo().crop((12, 8, 96, 64)).save(folder / "train" / "cat" / "cropped.png")
     assert look_at(folder).near_duplicates == ()
 
 
-def test_blank_pictures_are_equal_or_nothing(folder: Path) -> None:
+def test_blank_images_are_equal_or_nothing(folder: Path) -> None:
     for number, level in enumerate((0, 0, 90, 255)):
         Image.new("RGB", (20, 20), (level,) * 3).save(folder / "train" / "cat" / f"blank_{number}.png")
     found = look_at(folder)
@@ -268,7 +268,7 @@ def test_blank_pictures_are_equal_or_nothing(folder: Path) -> None:
     assert found.near_duplicates == ()
 
 
-def test_pictures_of_other_shape_are_not_equal(folder: Path) -> None:
+def test_images_of_other_shape_are_not_equal(folder: Path) -> None:
     for width, height in ((10, 40), (40, 10)):
         Image.new("RGB", (width, height)).save(folder / "train" / "cat" / f"blank_{width}.png")
     assert look_at(folder).duplicates == ()
@@ -293,7 +293,7 @@ def test_a_file_that_cannot_be_opened_is_unreadable(folder: Path) -> None:
     assert file == Unreadable("train", str(path), f"[Errno 2] No such file or directory: {str(path)!r}")
 
 
-def test_pictures_turned_by_exif_are_a_fault_where_the_data_set_ignores_it(folder: Path) -> None:
+def test_images_turned_by_exif_are_a_fault_where_the_dataset_ignores_it(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo(seed=2).save(folder / "train" / "cat" / "turned.jpg", exif=exif)
@@ -306,7 +306,7 @@ def test_pictures_turned_by_exif_are_a_fault_where_the_data_set_ignores_it(folde
     assert sentence.startswith("train: 1 image lie")
 
 
-def test_wide_pictures_are_a_fault_where_the_data_set_clips_them(folder: Path) -> None:
+def test_wide_images_are_a_fault_where_the_dataset_clips_them(folder: Path) -> None:
     pixels = np.random.default_rng(3).integers(300, 65536, (16, 16)).astype(np.uint16)
     Image.fromarray(pixels).save(folder / "train" / "cat" / "wide.png")
     Image.fromarray(pixels[::-1]).save(folder / "train" / "cat" / "other.png")  # white both, for timm
@@ -328,7 +328,7 @@ def test_every_mode_is_counted(folder: Path) -> None:
     assert found.problems() == []
 
 
-def test_colours_are_compared_with_the_models(folder: Path) -> None:
+def test_colors_are_compared_with_the_models(folder: Path) -> None:
     split = look_at(folder).splits["train"]
     same = {"mean": split.mean, "std": split.std}
     assert look_at(folder, model_config=same).problems() == []
@@ -390,7 +390,7 @@ def test_workers_open_tar_files_themselves(folder: Path, tmp_path: Path) -> None
 
 
 class InMemory(Reader):
-    """Bytes instead of files, each with several labels or none."""
+    """Bytes instead of files, each multi-label, with or without a label."""
 
     class_to_idx = {"cat": 0, "dog": 1, "owl": 2}  # noqa: RUF012
 
@@ -406,7 +406,7 @@ class InMemory(Reader):
         return str(index)
 
 
-def test_a_picture_of_several_classes_counts_in_each() -> None:
+def test_an_image_of_several_classes_counts_in_each() -> None:
     found = look_at({"all": ImageDataset("", reader=InMemory())})
     assert found.splits["all"].class_sizes == {"cat": 20, "dog": 20, "owl": 0}
     assert found.problems() == ["all: owl holds no readable image."]
@@ -426,7 +426,7 @@ def test_buckets_find_what_all_pairs_find(pairs_at_a_time: int, monkeypatch: pyt
     assert near_groups(codes, [random.bytes(256) for _ in codes], []) == []
 
 
-def test_pictures_that_pillow_warns_of_are_readable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_pillow_warns_of_are_readable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # the photo has 6,144: a DecompressionBombWarning
     assert look_at(folder).unreadable == ()
 
@@ -446,9 +446,9 @@ def test_bad_input_has_its_sentence(folder: Path, tmp_path: Path) -> None:
         look_at(tmp_path / "nowhere")
     with refused(FileNotFoundError, "one folder of images for each class", "empty", "no images"):
         look_at(tmp_path / "empty")
-    with refused(ValueError, "Expected data to hold a data set", "none"):
+    with refused(ValueError, "Expected data to hold a dataset", "none"):
         look_at({})
-    with refused(TypeError, "Expected data to be a folder, or data sets", "TensorDataset", "'train'"):
+    with refused(TypeError, "Expected data to be a folder, or datasets", "TensorDataset", "'train'"):
         look_at(tiny_data())
     with refused(TypeError, "a reader of files", "'val', a TensorDataset"):
         look_at({"train": ImageFolderDataset(folder / "train"), "val": tiny_data()})
@@ -460,12 +460,12 @@ def test_bad_input_has_its_sentence(folder: Path, tmp_path: Path) -> None:
             look_at(folder, model_config=model_config)
 
 
-def test_an_empty_data_set_is_refused() -> None:
+def test_an_empty_dataset_is_refused() -> None:
     class Empty(InMemory):
         def __len__(self) -> int:
             return 0
 
-    with refused(ValueError, "Expected every data set to hold images", "'val'"):
+    with refused(ValueError, "Expected every dataset to hold images", "'val'"):
         look_at({"val": ImageDataset("", reader=Empty())})
 
 

@@ -59,7 +59,7 @@ def kept(folder: Path) -> tuple[int, float]:
         ([inf, 0.1, nan], True, 2),
     ],
 )
-def test_the_best_epoch_is_kept(values: list[float], greater: bool, epoch: int, tmp_path: Path) -> None:
+def test_the_best_epoch_is_saved(values: list[float], greater: bool, epoch: int, tmp_path: Path) -> None:
     best = SaveBestCallback("score", greater_is_better=greater)
     trainer = make_trainer(with_metric(values), callbacks=[best], run_dir=tmp_path, ema_decay=0.5)
     fit(trainer, num_epochs=3)
@@ -67,7 +67,7 @@ def test_the_best_epoch_is_kept(values: list[float], greater: bool, epoch: int, 
     assert not (tmp_path / "best_ema").exists()  # its metric was never recorded
 
 
-def test_model_and_average_are_kept_apart(tmp_path: Path) -> None:
+def test_model_and_ema_model_are_saved_apart(tmp_path: Path) -> None:
     trainer = make_trainer(
         with_metric([0.1, 0.3, 0.2], [0.3, 0.2, 0.1]),
         callbacks=[SaveBestCallback("score")],
@@ -80,14 +80,14 @@ def test_model_and_average_are_kept_apart(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_metric_that_is_never_finite_keeps_nothing(tmp_path: Path) -> None:
+def test_a_metric_that_is_never_finite_saves_nothing(tmp_path: Path) -> None:
     trainer = make_trainer(with_metric([nan, nan]), callbacks=[SaveBestCallback("score")], run_dir=tmp_path)
     with pytest.warns(UserWarning, match="ema_decay"):
         fit(trainer)
     assert not (tmp_path / "best").exists()
 
 
-def test_timm_alone_gives_the_same_logits_for_model_and_average(tmp_path: Path) -> None:
+def test_timm_alone_gives_the_same_logits_for_model_and_ema_model(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=3, in_chans=3)
     trainer = make_trainer(
         TimmMixupTrainer,
@@ -164,7 +164,7 @@ def test_callbacks_change_no_weights(tmp_path: Path) -> None:
     assert same_weights(plain.model, fit(watched, eval_dataset=tiny_data(6)).model)
 
 
-def test_one_line_an_epoch_shows_model_and_average(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_per_epoch_shows_model_and_ema_model(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(
         TimmMixupTrainer,
         num_class=3,

@@ -22,7 +22,7 @@ def test_both_splits_have_images_of_the_size_and_classes_in_natural_order(image_
         assert label == 2
 
 
-def test_evaluation_images_are_normalised_and_fixed(image_folder: Path) -> None:
+def test_evaluation_images_are_normalized_and_fixed(image_folder: Path) -> None:
     datasets = [
         create_datasets(16, mean, STD, image_folder / "train", image_folder / "val", crop_pct=1.0)[1]
         for mean in (MEAN, (0.0, 0.0, 0.0))

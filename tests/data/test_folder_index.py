@@ -184,7 +184,7 @@ def test_indices_are_those_of_a_list(tree: Path, tmp_path: Path) -> None:
             reader.path(index)
 
 
-def test_timms_data_set_reads_through_it_with_and_without_workers(tmp_path: Path) -> None:
+def test_timms_dataset_reads_through_it_with_and_without_workers(tmp_path: Path) -> None:
     root = write_images(tmp_path / "tree", {"cat": 4, "dog": 3, "owl": 2})
     reader = FolderReader(root, tmp_path / "cache")
     file, label = reader[5]
@@ -271,7 +271,7 @@ CHANGES = {
         (root / "linked").symlink_to(root.parent / "other"),
     ],
     "a link broken": lambda root: (root.parent / "outside").rename(root.parent / "gone"),
-    "a broken link mended": lambda root: touch(root.parent / "missing" / "1.jpg"),
+    "a broken link fixed": lambda root: touch(root.parent / "missing" / "1.jpg"),
     "the root replaced": lambda root: [shutil.move(root, root.parent / "old"), touch(root / "b" / "1.jpg")],
 }
 
@@ -349,7 +349,7 @@ def test_a_change_while_the_tree_is_listed_is_noticed_at_the_next_start(tree: Pa
     assert agrees_with_timm(second)
 
 
-def test_another_set_of_extensions_makes_the_index_anew(tree: Path, tmp_path: Path, soon: None) -> None:
+def test_another_set_of_extensions_rebuilds_the_index(tree: Path, tmp_path: Path, soon: None) -> None:
     touch(tree / "cat" / "1.webp")
     settle()
     assert len(FolderReader(tree, tmp_path / "cache")) == 12
@@ -361,7 +361,7 @@ def test_another_set_of_extensions_makes_the_index_anew(tree: Path, tmp_path: Pa
     assert len(FolderReader(tree, tmp_path / "cache")) == 12
 
 
-def test_a_cache_file_that_is_damaged_anywhere_is_made_anew(
+def test_a_cache_file_that_is_damaged_anywhere_is_rebuilt(
     tree: Path, tmp_path: Path, soon: None, listed: list[str]
 ) -> None:
     expected = samples(FolderReader(tree, tmp_path / "cache"))

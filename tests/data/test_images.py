@@ -1,4 +1,4 @@
-"""Every kind of picture becomes what the model expects."""
+"""Every kind of image becomes what the model expects."""
 
 import io
 from pathlib import Path
@@ -24,13 +24,13 @@ def read(data: bytes, **options) -> np.ndarray:
     return np.asarray(read_image(data, PrepareImage(**options)))
 
 
-def test_colours_stay_as_timm_decodes_them() -> None:
+def test_colors_stay_as_timm_decodes_them() -> None:
     for data in (encoded(Image.fromarray(COLOURS)), encoded(Image.fromarray(COLOURS), "JPEG")):
         assert np.array_equal(read(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "LA"])
-def test_other_modes_become_rgb_or_grey_as_pillow_converts_them(mode: str) -> None:
+def test_other_modes_become_rgb_or_gray_as_pillow_converts_them(mode: str) -> None:
     image = Image.fromarray(COLOURS).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
     assert np.array_equal(read(data), np.asarray(image.convert("RGB")))
@@ -62,7 +62,7 @@ def test_floats_are_scaled_by_their_range(top: float, full: float) -> None:
     assert np.abs(found - pixels * 255 / full).max() <= 0.51
 
 
-def test_32_bit_whole_numbers_are_scaled() -> None:
+def test_32_bit_integers_are_scaled() -> None:
     small = np.array([[0, 65535]], dtype=np.int32)
     large = np.array([[0, 2**31 - 1]], dtype=np.int32)
     for pixels in (small, large):
@@ -70,7 +70,7 @@ def test_32_bit_whole_numbers_are_scaled() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_rotated_picture_is_turned_upright(orientation: int) -> None:
+def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = read(encoded(Image.fromarray(COLOURS), exif=exif))
@@ -87,7 +87,7 @@ def test_a_rotated_picture_is_turned_upright(orientation: int) -> None:
     assert np.array_equal(turned, flips[orientation])
 
 
-def test_it_serves_timms_own_data_set(tmp_path: Path) -> None:
+def test_it_serves_timms_dataset(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "cat" / "grey.png")
     transform = create_transform(8, mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0)
@@ -103,5 +103,5 @@ def test_what_cannot_be_decoded_is_one_kind_of_error(data: bytes) -> None:
 
 
 def test_other_numbers_of_channels_are_refused() -> None:
-    with refused(ValueError, "channels", "1 or 3", "got 4", "Grey is 1"):
+    with refused(ValueError, "channels", "1 or 3", "got 4", "1 is grayscale"):
         PrepareImage(4)

@@ -23,7 +23,7 @@ from torch import nn
 from timm_accel import create_datasets
 from timm_accel.data import Source
 from timm_accel.data.readers.memory_cache import MemoryCache
-from timm_accel.data.seeding import SampleKey, SeededDataset, seed_feed
+from timm_accel.data.seeding import SampleKey, SeededDataset, seed_prefetch
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import DraftedCrop
 from timm_accel.data.transforms.prepare_image import PrepareImage
@@ -59,7 +59,7 @@ def trained(folder: Path, run_dir: Path | None = None, kind: type = Seen, num_wo
     return fit(trainer, sets(folder, **loading)[0], train_dataloader_kwargs={"num_workers": num_workers}, **run)
 
 
-# Normalised and erased on the device
+# Normalization and random erasing on the device
 
 
 def test_who_reads_the_set_gets_the_floats_of_timms_transform(image_folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_loader_carries_bytes_and_the_trainer_sees_the_same_floats(image_folde
 
 
 class _FloatsOnly(torch.utils.data.Dataset):
-    """The set as any other data set, without the trainer's knowing of its end."""
+    """The dataset without a `device_transform` that the trainer knows."""
 
     def __init__(self, dataset: Any) -> None:
         self.data = dataset
@@ -109,7 +109,7 @@ def test_a_set_can_be_walked_through_and_ends(image_folder: Path) -> None:
         train_set[-1]
 
 
-def test_only_whole_numbers_are_normalised() -> None:
+def test_only_integers_are_normalized() -> None:
     transform, floats = DeviceTransform(MEAN, STD), torch.rand(2, 3, 4, 4)
     assert transform(floats) is floats
     picture = Image.new("RGB", (4, 4))
@@ -128,7 +128,7 @@ def test_erasing_draws_from_seed_epoch_batch_and_rank(mode: str, image_folder: P
     erased = trained(image_folder, re_prob=1.0, re_mode=mode).images
     for number, (image, before) in enumerate(zip(erased, whole, strict=True)):
         epoch, batch = divmod(number, 5)
-        seed_feed(42, epoch, batch, 0, CPU)
+        seed_prefetch(42, epoch, batch, 0, CPU)
         expected = RandomErasing(1.0, mode=mode, device="cpu")(before.clone())
         assert torch.equal(image, expected)
         assert not torch.equal(image, before)
@@ -139,7 +139,7 @@ def test_several_parts_are_erased_if_asked() -> None:
     white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
 
     def edges(count: int) -> float:
-        seed_feed(0, 0, 0, 0, CPU)
+        seed_prefetch(0, 0, 0, 0, CPU)
         erased = DeviceTransform((0.0,) * 3, (1.0,) * 3, re_prob=1.0, re_count=count)(white)
         return float((erased.diff(dim=3) != 0).sum())
 
@@ -167,7 +167,7 @@ def test_erasing_is_off_in_evaluation(image_folder: Path) -> None:
     assert torch.equal(val[0][0], sets(image_folder)[1][0][0])
 
 
-def test_a_feed_keeps_order_and_makes_every_batch_ready_once() -> None:
+def test_prefetch_keeps_order_and_transforms_every_batch_once() -> None:
     made: list[int] = []
     assert list(prefetch(range(5), lambda number: made.append(number) or number * 10, CPU)) == [0, 10, 20, 30, 40]
     assert made == [0, 1, 2, 3, 4]
@@ -226,7 +226,7 @@ def test_a_cache_gives_the_same_images_and_opens_no_file_again(image_folder: Pat
     assert train_set.filename(0, absolute=True).endswith("cat/000.png")
 
 
-def test_a_cached_picture_is_upright_and_grey_if_asked(tmp_path: Path) -> None:
+def test_a_cached_image_is_upright_and_gray_if_asked(tmp_path: Path) -> None:
     pixels = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -244,7 +244,7 @@ def test_a_cached_picture_is_upright_and_grey_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_cache_skips_or_raises_as_files_do(image_folder: Path) -> None:
-    (image_folder / "train" / "cat" / "003.png").write_bytes(b"no picture")
+    (image_folder / "train" / "cat" / "003.png").write_bytes(b"no image")
     whole = (image_folder / "train" / "dog" / "002.png").read_bytes()
     (image_folder / "train" / "dog" / "002.png").write_bytes(whole[: len(whole) // 2])
     train_set, _ = sets(image_folder, cache="memory")
@@ -270,7 +270,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=30_000))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(MemoryError, match=r"19 pictures that take 0\.0 MB in each of 2 processes.*cache=None"):
+    with pytest.raises(MemoryError, match=r"19 images that take 0\.0 MB in each of 2 processes.*cache=None"):
         sets(image_folder, cache="memory")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     sets(image_folder, cache="memory")
@@ -303,9 +303,9 @@ def test_a_drafted_crop_is_timms_crop_but_for_small_differences(orientation: int
     differences = []
     for seed in range(10):
         images = [Image.open(io.BytesIO(data)) for _ in range(2)]
-        seed_feed(seed, 0, 0, 0, CPU)
+        seed_prefetch(seed, 0, 0, 0, CPU)
         expected = crop(prepare(images[0]))
-        seed_feed(seed, 0, 0, 0, CPU)
+        seed_prefetch(seed, 0, 0, 0, CPU)
         drafted = DraftedCrop(crop, prepare)(images[1])
         assert drafted.size == (32, 32)
         differences.append(np.abs(pixels(drafted) - pixels(expected)).mean())
@@ -319,9 +319,9 @@ def test_other_formats_and_small_crops_are_cropped_exactly_as_timm_does() -> Non
     for data in (png.getvalue(), small):
         for seed in range(5):
             crop = crop_of()
-            seed_feed(seed, 0, 0, 0, CPU)
+            seed_prefetch(seed, 0, 0, 0, CPU)
             expected = crop(prepare(Image.open(io.BytesIO(data))))
-            seed_feed(seed, 0, 0, 0, CPU)
+            seed_prefetch(seed, 0, 0, 0, CPU)
             assert np.array_equal(DraftedCrop(crop, prepare)(Image.open(io.BytesIO(data))), expected)
 
 
@@ -351,10 +351,10 @@ def test_draft_is_for_training_alone_and_not_beside_a_cache(image_folder: Path) 
         sets(image_folder, draft=True, train_crop_mode="rkrr")
 
 
-# Several labels
+# Multi-label
 
 
-def test_several_labels_become_targets_of_zeros_and_ones(tmp_path: Path) -> None:
+def test_multi_label_targets_are_zeros_and_ones(tmp_path: Path) -> None:
     write_images(tmp_path, {"x": 6})
     rows = ["path,label", *(f"x/{n:03d}.png,{'cat;dog' if n % 2 else 'owl'}" for n in range(6))]
     (tmp_path / "set.csv").write_text("\n".join(rows))
@@ -401,7 +401,9 @@ def test_constant_sizes_come_equally_often(image_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_scheduled_sizes_go_on_bit_equal_within_an_epoch(num_workers: int, image_folder: Path, tmp_path: Path) -> None:
+def test_scheduled_sizes_continue_bit_equal_within_an_epoch(
+    num_workers: int, image_folder: Path, tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"kind": Scheduled, "resolutions": [8, 16], "re_prob": 0.5, "re_mode": "pixel"}
     whole = trained(image_folder, tmp_path / "whole", **options)
     cut_off = cut(tmp_path / "whole", 5, tmp_path / "cut")
@@ -412,7 +414,7 @@ def test_scheduled_sizes_go_on_bit_equal_within_an_epoch(num_workers: int, image
 
 
 @pytest.mark.parametrize("cache", ["memory", None])
-def test_cached_and_erased_images_go_on_bit_equal_within_an_epoch(
+def test_cached_and_erased_images_continue_bit_equal_within_an_epoch(
     cache: str | None, image_folder: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"cache": cache, "re_prob": 0.5, "re_mode": "pixel"}
@@ -443,7 +445,7 @@ def test_wrong_schedules_are_refused(image_folder: Path) -> None:
     with refused(TypeError, "images of other sizes", "TensorDataset"):
         fit(make_trainer(ScheduledResolutionMixin, resolutions=[8, 16]))
     drafted, _ = sets(image_folder, draft=True)
-    with refused(TypeError, "without draft", "LabelledImages"):
+    with refused(TypeError, "without draft", "LabeledImages"):
         fit(make_trainer(ScheduledResolutionMixin, Pooled(), resolutions=[8, 16]), drafted)
 
 

@@ -169,7 +169,7 @@ def test_the_wrapper_forwards_attributes_but_not_batched_fetching() -> None:
     assert seeded(dataset, 1).dataset is subset
 
 
-def test_an_iterable_data_set_is_left_alone() -> None:
+def test_an_iterable_dataset_is_left_alone() -> None:
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(tiny_data(8))

@@ -47,7 +47,7 @@ def write_parquet(file: Path, /, **columns: list[Any]) -> Path:
 
 
 def content(reader: Any) -> list[tuple[int, Any]]:
-    """The brightness and the target of each image, as timm's own data set gives them."""
+    """The brightness and the target of each image, as timm's dataset gives them."""
     return [(int(np.asarray(image)[0, 0, 0]), target) for image, target in ImageDataset("", reader=reader)]
 
 
@@ -280,7 +280,7 @@ def test_paths_start_from_root_or_are_absolute(folder: Path, monkeypatch: pytest
     assert content(ManifestReader("labels.csv")) == [(1, 0), (0, 1)]
 
 
-def test_several_labels_make_a_list_of_every_target(folder: Path) -> None:
+def test_a_row_with_two_labels_makes_a_list_of_every_target(folder: Path) -> None:
     rows = [("a.png", "dog; cat"), ("b.png", "owl"), ("sub/c.png", "cat;dog;owl")]
     reader = ManifestReader(write_csv(folder / "m.csv", ("path", "label"), *rows))
     assert reader.class_to_idx == {"cat": 0, "dog": 1, "owl": 2}

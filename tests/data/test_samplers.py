@@ -75,7 +75,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_goes_on_with_the_same_draws(name: str, workers: int, tmp_path: Path) -> None:
+def test_a_run_continues_with_the_same_draws(name: str, workers: int, tmp_path: Path) -> None:
     def run(run_dir: Path, num_workers: int = 0, **options: Any) -> Any:
         loader = {"num_workers": num_workers, "sampler": SAMPLERS[name]()}
         trainer = make_trainer(Seen, run_dir=run_dir, callbacks=[every_update()])

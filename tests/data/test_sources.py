@@ -1,4 +1,4 @@
-"""Any image set in: each kind of source gives the right images with the right labels, and trains."""
+"""Each kind of source gives the right images with the right labels, and trains."""
 
 import csv
 import tarfile
@@ -29,8 +29,8 @@ def read(data: Any, **options: Any) -> Any:
     return create_datasets(8, HALF, HALF, data=data, auto_augment=None, **options)
 
 
-def colours_fit(dataset: Any) -> bool:
-    """Whether each image's strongest colour is that of its label, as `write_images` paints them."""
+def colors_fit(dataset: Any) -> bool:
+    """Whether each image's strongest color is that of its label, as `write_images` paints them."""
     dataset.transform = None
     return all(
         int(np.asarray(image).mean((0, 1)).argmax()) == label
@@ -120,29 +120,29 @@ def undivided_manifest(root: Path) -> Any:
 
 
 class Pictures(Dataset):
-    """A user's own data set of pictures."""
+    """A custom dataset of PIL images."""
 
     def __init__(self, count: int) -> None:
         draws = np.random.default_rng(0)
         self.targets = [number % 3 for number in range(count)]
-        self.pictures = []
+        self.images = []
         for label in self.targets:
             pixels = draws.integers(0, 100, (16, 16, 3))
             pixels[..., label] += 150
-            self.pictures.append(Image.fromarray(pixels.astype("uint8")))
+            self.images.append(Image.fromarray(pixels.astype("uint8")))
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.pictures[index], self.targets[index]
+        return self.images[index], self.targets[index]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
-def own_data_sets(root: Path) -> Any:
+def custom_datasets(root: Path) -> Any:
     return {"train": Pictures(24), "validation": Pictures(6)}
 
 
-def own_undivided_data_set(root: Path) -> Any:
+def custom_dataset_without_splits(root: Path) -> Any:
     return Pictures(30)
 
 
@@ -162,8 +162,8 @@ KINDS = [
     folders_of_tars,
     manifest,
     undivided_manifest,
-    own_data_sets,
-    own_undivided_data_set,
+    custom_datasets,
+    custom_dataset_without_splits,
     own_readers,
 ]
 
@@ -172,13 +172,13 @@ KINDS = [
 def test_every_source_trains_with_the_right_labels(make: Any, tmp_path: Path) -> None:
     train_set, val_set = read(make(tmp_path))
     assert (len(train_set), len(val_set)) == (24, 6)
-    names = ["0", "1", "2"] if make in (own_data_sets, own_undivided_data_set) else list(COUNTS)
+    names = ["0", "1", "2"] if make in (custom_datasets, custom_dataset_without_splits) else list(COUNTS)
     assert train_set.class_names == val_set.class_names == names
     assert train_set.class_sizes == dict.fromkeys(names, 8)
     trainer = trains(train_set, val_set)
     assert trainer.num_updates == 12
-    assert colours_fit(train_set)
-    assert colours_fit(val_set)
+    assert colors_fit(train_set)
+    assert colors_fit(val_set)
 
 
 def idx(path: Path, array: np.ndarray) -> None:
@@ -196,7 +196,7 @@ def test_torchvisions_sets_are_read_from_their_files(tmp_path: Path) -> None:
     train_set, val_set = read(Source("torch/mnist", root=tmp_path))
     assert (len(train_set), len(val_set)) == (20, 10)
     assert train_set.class_names[3] == "3 - three"
-    assert train_set[3][0].shape == (3, 8, 8)  # grey pictures become what the model expects
+    assert train_set[3][0].shape == (3, 8, 8)  # gray images become what the model expects
     assert train_set[3][1] == 3
 
 
@@ -244,7 +244,7 @@ def test_hugging_face_sets_are_read_from_folders_and_from_parquet(
         assert train_set.class_names == list(COUNTS)
         assert train_set.class_sizes == dict.fromkeys(COUNTS, 8)
         trains(train_set, val_set)
-        assert colours_fit(train_set)
+        assert colors_fit(train_set)
     with refused(ValueError, "a split 'test'", "['train', 'validation'] alone"):
         read(Source(f"hfds/{images}", root=cache), eval_split="test")
 
@@ -252,7 +252,7 @@ def test_hugging_face_sets_are_read_from_folders_and_from_parquet(
 # Division
 
 
-def test_a_division_is_written_and_taken_up_again(tmp_path: Path) -> None:
+def test_a_split_is_written_and_reused(tmp_path: Path) -> None:
     images = write_images(tmp_path / "set", {"cat": 20, "dog": 10, "owl": 10})
     file = tmp_path / "run" / "split.csv"
     first = read(Source(images, val_fraction=0.25, split_seed=1, split_file=file))
@@ -286,7 +286,7 @@ def test_a_class_with_one_image_cannot_be_divided(tmp_path: Path) -> None:
 
 
 def test_a_tar_read_before_workers_start_is_read_rightly(tmp_path: Path) -> None:
-    """timm's own reader shares its open file with forked workers (1.0.31)."""
+    """timm's reader shares its open file with forked workers (1.0.31)."""
     images = write_images(tmp_path / "a", {"cat": 60, "dog": 60, "owl": 60}, size=32)
     reader = TarReader(str(add_tar(tmp_path / "set.tar", images)))
     part = ReaderPart(reader, np.arange(180))
@@ -342,7 +342,7 @@ def test_an_unlabelled_test_row_does_not_stop_training(tmp_path: Path) -> None:
     assert [len(part) for part in read(path)] == [24, 6]
 
 
-def test_a_picture_beside_the_folders_of_classes_is_refused(tmp_path: Path) -> None:
+def test_an_image_beside_the_folders_of_classes_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path)
     write_images(root / "train", {".": 1})
     with refused(ValueError, "one folder of images for each class", "train/000.png", "Move it"):

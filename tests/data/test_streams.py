@@ -236,7 +236,7 @@ def test_more_workers_than_shards_are_refused_on_two_processes(two: list[dict[st
         assert WITHOUT_TENSORFLOW or "num_workers to be at least 1" in rank["refused/tfds"]
 
 
-# Pictures
+# Images
 
 
 def encoded(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
@@ -251,7 +251,7 @@ def shards_of(root: Path, train: list[bytes], val: list[bytes]) -> str:
     return f"wds/{root}"
 
 
-def test_pictures_are_prepared_as_those_of_folders(tmp_path: Path) -> None:
+def test_images_are_prepared_as_those_of_folders(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 256).reshape(16, 16)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -277,7 +277,7 @@ GOOD = encoded(Image.new("RGB", (16, 16), "red"))
 BAD = GOOD[:40]
 
 
-def test_an_unreadable_picture_stops_or_is_skipped(tmp_path: Path) -> None:
+def test_an_unreadable_image_stops_or_is_skipped(tmp_path: Path) -> None:
     source = shards_of(tmp_path, [GOOD, BAD, *[GOOD] * 6], [GOOD, BAD, GOOD])
     train_set, val_set = read(source)
     [epoch] = batches(train_set)
@@ -290,7 +290,7 @@ def test_an_unreadable_picture_stops_or_is_skipped(tmp_path: Path) -> None:
         list(read(source, on_error="raise")[0])
 
 
-def test_too_many_unreadable_pictures_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_unreadable_images_stop_the_run(tmp_path: Path) -> None:
     source = shards_of(tmp_path / "many", [GOOD] + [BAD] * 11, [GOOD] * 2)
     with refused(OSError, "at most 10 unreadable images", "max_bad_fraction=0.01", "but got 11"):
         batches(read(source)[0])
@@ -303,7 +303,7 @@ def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
     source = shards_of(tmp_path, [GOOD] * 8, [GOOD] * 2)
     shard = tmp_path / "train-0.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
-    with refused(ValueError, "a whole webdataset shard", str(shard), "Write it anew"):
+    with refused(ValueError, "a complete webdataset shard", str(shard), "Write it again"):
         read(source)
 
 
@@ -414,8 +414,8 @@ def test_samples_without_label_or_columns_are_named(tmp_path: Path) -> None:
 
     (tmp_path / "p").mkdir()
     for split in ("train", "validation"):
-        Dataset.from_dict({"picture": [1]}).to_parquet(tmp_path / "p" / f"{split}.parquet")
-    with refused(ValueError, "the columns 'image' and 'label'", "['picture']"):
+        Dataset.from_dict({"photo": [1]}).to_parquet(tmp_path / "p" / f"{split}.parquet")
+    with refused(ValueError, "the columns 'image' and 'label'", "['photo']"):
         read(f"hfids/{tmp_path / 'p'}")
 
 

@@ -1,4 +1,4 @@
-"""timm's policies run on colour and grey, and a wrong part of one is named."""
+"""timm's policies run on color and gray images, and a wrong part of one is named."""
 
 import random
 from pathlib import Path
@@ -13,7 +13,13 @@ from refusal import refused
 from timm.data.auto_augment import rand_augment_choices
 
 from timm_accel import create_classifier, create_datasets
-from timm_accel.data.transforms.create import _SETS, _operations, check_policy, create_training_transform, posterize_any
+from timm_accel.data.transforms.create import (
+    _OPERATION_SETS,
+    _operations,
+    check_policy,
+    create_training_transform,
+    posterize_any,
+)
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
 POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m10-n4-p1.0-mmax10", "rand-m5-tweights", "rand-m5-t3a", "augmix-m3-w3-d2-b1",
@@ -22,7 +28,7 @@ POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m10-n4-p1.0-mmax10", "rand-m5-tweights
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_policy_runs_on_colour_and_grey(policy: str, channels: int) -> None:
+def test_every_policy_runs_on_color_and_gray(policy: str, channels: int) -> None:
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     options = {"input_size": (channels, 16, 16), "mean": (0.5,) * channels, "std": (0.5,) * channels}
     transform = create_training_transform(policy, **options)
@@ -43,7 +49,7 @@ def test_the_strongest_posterize_is_black_as_before_pillow_13() -> None:
 
 
 def test_the_named_sets_of_operations_are_timms() -> None:
-    for name in _SETS:
+    for name in _OPERATION_SETS:
         assert rand_augment_choices(name)
 
 
@@ -66,7 +72,7 @@ def test_the_part_of_a_policy_that_is_wrong_is_named(policy: str, words: tuple[s
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_grey_models_are_fed_with_one_channel(tmp_path: Path) -> None:
+def test_gray_models_get_one_channel(tmp_path: Path) -> None:
     write_images(tmp_path / "train", {"cat": 2, "dog": 2})
     write_images(tmp_path / "val", {"cat": 2, "dog": 2})
     model, config = create_classifier("test_resnet", 2, image_size=32, in_chans=1)

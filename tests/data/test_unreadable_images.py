@@ -144,7 +144,7 @@ def test_too_many_stop_within_an_epoch(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="at most 10 unreadable images among 200"):
         train(tmp_path, max_bad_fraction=0.0, callbacks=[UnreadableImagesCallback, Counting])
-    assert updates[-1] == 10  # the first agreement, not the end of the epoch
+    assert updates[-1] == 10  # the first sync point, not the end of the epoch
 
 
 def test_none_readable_at_all_is_an_error(tmp_path: Path) -> None:

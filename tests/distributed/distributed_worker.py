@@ -8,14 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "mixins"))
 
 import torch
 from accelerate import Accelerator, PartialState
 from conftest import write_images
 from resumed_runs import Noting, every_update
-from test_schedules import EPOCHS, SETTINGS
-from test_schedules import Noting as NotingRates
+from test_scheduler import EPOCHS, SETTINGS
+from test_scheduler import Noting as NotingRates
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -26,7 +27,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, UnreadableImagesCallback
-from timm_accel.data import LabelledImages
+from timm_accel.data import LabeledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
 from timm_accel.states.folder import open_state, state_folders
@@ -85,7 +86,7 @@ def check_same_weights() -> None:
 
 
 def check_evaluation_sets() -> None:
-    """Evaluation sets that do not divide, down to a process without an image."""
+    """Evaluation sets that do not divide, down to an empty rank."""
     for count in (1, 7, 31):
         trainer = make_trainer(TimmTrainer, num_classes=3)
         options = {"per_device_batch_size": share(), "dataloader_kwargs": NO_WORKERS}
@@ -125,12 +126,12 @@ def check_batch_norm() -> None:
 
 
 def check_unreadable_images() -> None:
-    """Training batches stay full, evaluation counts what it saw, and the first process lists all."""
+    """Training batches stay full, evaluation counts what it saw, and rank 0 lists all."""
     root = Path(sys.argv[1]) / f"images_{PartialState().num_processes}"
     if PartialState().is_main_process:
         for split, count in (("train", 20), ("val", 8)):
             write_images(root / split, {"cat": count, "dog": count})
-            for number in range(4):  # in evaluation a whole batch of the first process
+            for number in range(4):  # in evaluation a full batch of rank 0
                 path = root / split / "cat" / f"{number:03d}.png"
                 path.write_bytes(path.read_bytes()[:60])
     PartialState().wait_for_everyone()
@@ -180,7 +181,7 @@ def check_samplers() -> None:
         RESULTS[f"sampler/{name}"] = drawn
 
 
-class Indexed(LabelledImages):
+class Indexed(LabeledImages):
     """Notes which images are loaded."""
 
     indices: ClassVar[list[int]] = []
@@ -313,7 +314,7 @@ def check_collectives() -> None:
 
 
 def check_compiled() -> None:
-    """``torch.compile`` under DDP: the average moves, names are clean, gradients are still synchronised."""
+    """``torch.compile`` under DDP: the EMA weights move, names are clean, DDP still synchronizes gradients."""
 
     class Watching(ModelEmaMixin):
         def after_update(self) -> None:
@@ -392,7 +393,7 @@ def check_schedules() -> None:
 
 
 def check_every_schedule() -> None:
-    """The rate of each update, for every scheduler of timm, by epochs and by updates."""
+    """The learning rate of each update, for every scheduler of timm, by epochs and by updates."""
     for name, settings in SETTINGS.items():
         for on_updates in (False, True)[: 1 if settings["sched"] == "plateau" else 2]:
             model = plain_model()

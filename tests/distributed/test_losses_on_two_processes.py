@@ -1,4 +1,4 @@
-"""Several labels an image, distillation, and the learning-rate finder, on two processes against one."""
+"""Multi-label metrics, distillation, and the learning-rate finder: two processes against one."""
 
 import os
 import subprocess
@@ -31,8 +31,8 @@ def one() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("count", ["7", "1"])
-def test_metrics_of_several_labels_are_those_of_one_process(one: Any, two: Any, count: str) -> None:
-    alone, ranks = one["several"][count], [rank["several"][count] for rank in two]
+def test_multi_label_metrics_are_those_of_one_process(one: Any, two: Any, count: str) -> None:
+    alone, ranks = one["multi_label"][count], [rank["multi_label"][count] for rank in two]
     assert ranks[0] == ranks[1]
     assert ranks[0].keys() == alone.keys() > {"map", "f1_macro", "exact_match", "ema_model_map"}
     for name, values in alone.items():
@@ -53,10 +53,10 @@ def test_distillation_gives_the_weights_of_one_process(one: Any, two: Any, kind:
         assert torch.allclose(two[0][kind][name], value, atol=1e-5), name
 
 
-def test_a_sweep_over_rates_is_that_of_one_process_ends_on_both_and_leaves_the_model(one: Any, two: Any) -> None:
-    first, second = (rank["sweep"] for rank in two)
+def test_a_range_test_is_that_of_one_process_ends_on_both_and_leaves_the_model(one: Any, two: Any) -> None:
+    first, second = (rank["range_test"] for rank in two)
     assert first == second
     assert 3 < len(first["losses"]) < 20  # diverged, and both left
-    assert first["losses"] == pytest.approx(one["sweep"]["losses"], rel=1e-4)
-    assert first["rates"] == one["sweep"]["rates"]
-    assert first["change"] == one["sweep"]["change"] == 0
+    assert first["losses"] == pytest.approx(one["range_test"]["losses"], rel=1e-4)
+    assert first["rates"] == one["range_test"]["rates"]
+    assert first["change"] == one["range_test"]["change"] == 0

@@ -80,7 +80,7 @@ def test_the_ranks_mix_differently(two: Any) -> None:
     assert not torch.allclose(*shares)
 
 
-@pytest.mark.parametrize("module", [0, 1], ids=["model", "average"])
+@pytest.mark.parametrize("module", [0, 1], ids=["model", "ema"])
 def test_batch_norm_statistics_are_reduced_or_broadcast(two: Any, module: int) -> None:
     statistics = ("1.running_mean", "1.running_var")
     for name in statistics:
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(two: Any) -> None:
     for rank in two:
         sentence, updates = rank["not_finite"]
         assert sentence.startswith("Expected the training loss to be finite, but it is not in epoch 1")
-        assert updates == 5  # met at update 4, the next agreement is at 5
+        assert updates == 5  # met at update 4, the next sync point is at 5
 
 
 def test_a_stop_that_one_rank_asks_for_stops_both(two: Any) -> None:

@@ -97,8 +97,8 @@ def main(data_path):
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("article")
-    write_images(folder / "data" / "train", {"dark": 22, "grey": 22, "light": 21})  # the last batch has 1 image
-    write_images(folder / "data" / "val", {"dark": 5, "grey": 5, "light": 5})
+    write_images(folder / "data" / "train", {"dark": 22, "gray": 22, "light": 21})  # the last batch has 1 image
+    write_images(folder / "data" / "val", {"dark": 5, "gray": 5, "light": 5})
     before = os.getcwd()
     os.chdir(folder)  # upstream's callback writes best_model.pt where it stands
     try:

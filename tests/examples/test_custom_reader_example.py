@@ -1,4 +1,4 @@
-"""The example of a reader of one's own."""
+"""The example of a custom reader."""
 
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ def test_it_learns_in_one_epoch(example: ModuleType, capsys: pytest.CaptureFixtu
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (1347, 450)
 
 
-def test_its_reader_gives_back_what_was_written(example: ModuleType, tmp_path: Path) -> None:
+def test_its_reader_returns_what_was_written(example: ModuleType, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     example.write_idx(tmp_path, "train", images, np.array([2, 0, 1, 2]))
     reader = example.IdxReader(tmp_path, "train")

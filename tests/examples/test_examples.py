@@ -22,7 +22,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory):
-    """The README's command, without options: the digits, in a cache of their own."""
+    """The README's command, without options: the digits, in a separate cache."""
     folder = tmp_path_factory.mktemp("launched")
     command = ["accelerate", "launch", "--config_file", str(ROOT / "accelerate_config.yaml"), str(TRAIN)]
     accelerate = Path(sys.executable).with_name("accelerate")
@@ -57,7 +57,7 @@ def test_the_first_command_shows_metrics_bars_and_where_the_weights_lie(launched
     assert "train 1/8: " in result.stderr
 
 
-def test_timm_alone_loads_what_the_first_command_kept(launched) -> None:
+def test_timm_alone_loads_what_the_first_command_saved(launched) -> None:
     folder, _ = launched
     model = timm.create_model(f"local-dir:{folder}/runs/digits/best_ema", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from refusal import refused
 from tiny_runs import load_example
-from trained_runs import Trained, picture, trained_run
+from trained_runs import Trained, draw_image, trained_run
 
 from timm_accel import load_classifier
 
@@ -20,11 +20,11 @@ def trained() -> Trained:
     return trained_run()
 
 
-def test_the_example_prints_and_writes_a_line_for_each_picture(
+def test_the_example_prints_and_writes_a_line_for_each_image(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(0, 9).save(tmp_path / "a.png")
-    picture(1, 9).save(tmp_path / "b.png")
+    draw_image(0, 9).save(tmp_path / "a.png")
+    draw_image(1, 9).save(tmp_path / "b.png")
     out = tmp_path / "out.csv"
     assert load_example(EXAMPLE).main([str(trained.run), str(tmp_path), "--top_k", "2", "--out", str(out)]) == 0
     expected = load_classifier(trained.run).predict(tmp_path, top_k=2)
@@ -35,10 +35,10 @@ def test_the_example_prints_and_writes_a_line_for_each_picture(
     assert len(out.read_text().splitlines()) == 3
 
 
-def test_the_exit_code_says_that_a_picture_could_not_be_read(
+def test_the_exit_code_says_that_an_image_could_not_be_read(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(0, 9).save(tmp_path / "a.png")
+    draw_image(0, 9).save(tmp_path / "a.png")
     assert load_example(EXAMPLE).main([str(trained.run), str(tmp_path / "a.png"), str(tmp_path / "no.png")]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{tmp_path / 'a.png'} ")

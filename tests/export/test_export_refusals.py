@@ -160,7 +160,7 @@ def test_files_that_are_missing_or_of_others(tmp_path: Path) -> None:
 def test_images_that_a_file_does_not_take(tmp_path: Path) -> None:
     plain = open_exported(export_torchscript(Small(), tmp_path / "plain.pt").path)
     pixels = open_exported(export_torchscript(Small(), tmp_path / "pixels.pt", normalize=True).path)
-    with refused(TypeError, "images to be torch.float32, since the file takes normalised", "torch.uint8"):
+    with refused(TypeError, "images to be torch.float32, since the file takes normalized", "torch.uint8"):
         plain(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with refused(TypeError, "images to be torch.uint8, since the file normalises itself", "torch.float32"):
         pixels(torch.zeros(1, 3, 8, 8))
@@ -176,7 +176,7 @@ def test_a_temperature_that_is_none(temperature: float, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_softmax_over_several_labels(tmp_path: Path) -> None:
-    with refused(ValueError, "Expected softmax to be False", "several labels", "Leave it out"):
+def test_a_softmax_over_multi_label_outputs(tmp_path: Path) -> None:
+    with refused(ValueError, "Expected softmax to be False", "multi-label", "Leave it out"):
         export_torchscript(Small(), tmp_path / "model.pt", softmax=True, multi_label=True)
     assert not list(tmp_path.iterdir())

@@ -125,7 +125,7 @@ def test_metadata_survives_its_json() -> None:
     assert nameless.class_names is None
 
 
-def test_class_names_come_from_the_config_from_a_data_set_or_from_nowhere(tmp_path: Path) -> None:
+def test_class_names_come_from_the_config_from_a_dataset_or_from_nowhere(tmp_path: Path) -> None:
     data = TensorDataset(torch.zeros(1))
     data.classes = ["x", "y", "z"]
     named = Small(label_names=["a", "b", "c"])

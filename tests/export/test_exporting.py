@@ -51,7 +51,7 @@ def test_the_file_gives_the_logits_of_the_model_at_any_batch_size(name: str, kin
     assert 0 <= exported.max_difference <= exported.tolerance == 1e-4
 
 
-def test_normalisation_and_softmax_inside_give_what_they_give_outside(probabilities: Exported) -> None:
+def test_normalization_and_softmax_inside_give_what_they_give_outside(probabilities: Exported) -> None:
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     images = normalize(pixels / 255, CONFIG["mean"], CONFIG["std"])
     expected = logits_of(classifier("test_efficientnet"), images).softmax(dim=-1)
@@ -160,16 +160,16 @@ def test_outputs_that_are_not_finite_do_not_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # torch's BatchNorm, and timm's with activation
-def test_synchronised_batch_norm_becomes_plain_again(name: str, tmp_path: Path) -> None:
+def test_sync_batch_norm_becomes_plain_again(name: str, tmp_path: Path) -> None:
     model = classifier(name)
     expected = logits_of(model, images := torch.randn(3, 3, 64, 64))
-    synchronised = convert_sync_batchnorm(copy.deepcopy(model))
-    exported = export_torchscript(synchronised, tmp_path / "model.pt")
+    sync_bn_model = convert_sync_batchnorm(copy.deepcopy(model))
+    exported = export_torchscript(sync_bn_model, tmp_path / "model.pt")
     torch.testing.assert_close(run_file(exported.path, images), expected)
-    assert any(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules())
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in sync_bn_model.modules())
 
 
-def test_synchronised_batch_norm_of_a_head_becomes_plain_again(tmp_path: Path) -> None:
+def test_sync_batch_norm_of_a_head_becomes_plain_again(tmp_path: Path) -> None:
     plain = Small(nn.BatchNorm1d(3, affine=False))
     plain.after.running_mean.fill_(0.3)
     expected = logits_of(plain, images := torch.randn(3, 3, 8, 8))
@@ -294,7 +294,7 @@ def test_one_mean_stands_for_all_channels(tmp_path: Path) -> None:
     assert (metadata.mean, metadata.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
-def test_grey_pictures_have_one_channel(tmp_path: Path) -> None:
+def test_gray_images_have_one_channel(tmp_path: Path) -> None:
     model = classifier("test_resnet", in_chans=1)
     model.pretrained_cfg.update(mean=(0.5,), std=(0.25,))
     exported = export_torchscript(model, tmp_path / "model.pt", normalize=True)

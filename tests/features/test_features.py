@@ -1,4 +1,4 @@
-"""Feature extractors, their description and figure, and the embeddings of a data set."""
+"""Feature extractors, their description and figure, and the embeddings of a dataset."""
 
 import os
 import subprocess
@@ -260,7 +260,7 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "path", "kind", "words"),
     [
-        (Stream(), None, TypeError, ["data to be a map-style data set", "Stream"]),
+        (Stream(), None, TypeError, ["data to be a map-style dataset", "Stream"]),
         ([], None, ValueError, ["data to have at least one image"]),
         (data(1), "a.csv", ValueError, ["path to end in .parquet or .npz", "'a.csv'"]),
     ],
@@ -271,7 +271,7 @@ def test_what_cannot_be_embedded_is_refused(dataset: Any, path: Any, kind: type[
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_picture_that_cannot_be_read_is_neither_replaced_nor_left_out(split: str, image_folder: Path) -> None:
+def test_an_image_that_cannot_be_read_is_neither_replaced_nor_left_out(split: str, image_folder: Path) -> None:
     model, _ = create_classifier("test_resnet", 3, image_size=32)
     options = {"auto_augment": None, "on_error": None if split == "train" else "skip"}
     sets = create_datasets(32, (0.5,) * 3, (0.5,) * 3, data=image_folder, **options)

@@ -101,7 +101,7 @@ class Run:
 
 
 class Launch:
-    """The processes of one start of a run, in sessions of their own; at the end those that still run are killed."""
+    """The processes of one start of a run, in separate sessions; at the end those that still run are killed."""
 
     def __init__(self, run: Run, resume: bool = True) -> None:
         self.run = run
@@ -135,7 +135,7 @@ class Launch:
         return self._updates.stat().st_size if self._updates.exists() else 0
 
     def locked(self) -> bool:
-        """Whether it has begun to train: to make its loaders, and to take up a state."""
+        """Whether it has begun to train: to create its loaders, and to load a state."""
         return self._read_lock() not in ("", self._lock)
 
     def writing(self) -> list[Path]:
@@ -204,7 +204,7 @@ class Kill(NamedTuple):
     Args:
         kind: What was meant, one of `MOMENTS`.
         updates: Updates since its start.
-        newest: The newest whole state that it left.
+        newest: The newest complete state that it left.
         left: What it was about: ``inside a write`` or ``inside a deletion`` of a state, ``inside the best weights``,
             or nothing.
     """

@@ -40,7 +40,7 @@ class CountUpdates(Callback):
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, or go on with what was begun."""
+    """Train, or resume what was begun."""
     torch.manual_seed(0)
     model, config = create_classifier("test_resnet", 3, image_size=SIZE, drop_rate=0.1, drop_path_rate=0.1)
     train_set, val_set = create_datasets(

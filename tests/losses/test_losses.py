@@ -26,7 +26,7 @@ SEVERAL = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
 
 
 class Counted:
-    """What a loss looks at in a data set: 10 images, 6 cats, 3 dogs and 1 owl."""
+    """What a loss reads from a dataset: 10 images, 6 cats, 3 dogs and 1 owl."""
 
     class_names = ("cat", "dog", "owl")
     class_sizes = {"cat": 6, "dog": 3, "owl": 1}  # noqa: RUF012
@@ -45,7 +45,9 @@ class SeveralLabels(Counted):
 def test_every_kind_trains_and_evaluates_where_it_may(kind: str, dataset: Any) -> None:
     several = isinstance(dataset, SeveralLabels)
     if kind in (("ce",) if several else ("twoway", "zlpr", "db")):
-        with refused(ValueError, "kind to be one of", "several labels" if several else "one label", repr(kind)):
+        with refused(
+            ValueError, "kind to be one of", "the dataset is multi-label" if several else "one label", repr(kind)
+        ):
             create_loss(kind, dataset=dataset)
         return
     train_loss, eval_loss = create_loss(kind, dataset=dataset)
@@ -58,7 +60,7 @@ def test_every_kind_trains_and_evaluates_where_it_may(kind: str, dataset: Any) -
         assert eval_loss(LOGITS, LABELS) == cross_entropy(LOGITS, LABELS)
 
 
-def test_the_default_is_cross_entropy_and_binary_cross_entropy_for_several_labels() -> None:
+def test_the_default_is_cross_entropy_and_binary_cross_entropy_for_multi_label() -> None:
     assert torch.equal(create_loss()[0](LOGITS, LABELS), cross_entropy(LOGITS, LABELS))
     loss, _ = create_loss(multi_label=True, smoothing=0.2)
     assert torch.equal(loss(LOGITS, SEVERAL), binary_cross_entropy_with_logits(LOGITS, SEVERAL * 0.8 + 0.1))
@@ -78,7 +80,7 @@ def test_options_of_the_kind_reach_timm() -> None:
     assert not torch.equal(loss(LOGITS, LABELS), PolyCrossEntropy(epsilon=2.0)(LOGITS, LABELS))
 
 
-def test_distribution_balanced_loss_counts_the_data_set() -> None:
+def test_distribution_balanced_loss_counts_the_dataset() -> None:
     loss, _ = create_loss("db", dataset=SeveralLabels())
     assert torch.equal(loss(LOGITS, SEVERAL), DistributionBalancedLoss([6, 3, 1], 10)(LOGITS, SEVERAL))
     given, _ = create_loss("db", multi_label=True, class_counts=[5, 5, 5], num_samples=10)
@@ -115,13 +117,13 @@ def test_torch_has_two_formulas_for_the_same_hard_and_one_hot_label() -> None:
     assert loss(logits, one_hot(label, 2).float()).item() == pytest.approx(2.303, abs=5e-4)
 
 
-def test_a_loss_over_a_softmax_is_refused_for_several_labels_alone() -> None:
+def test_a_loss_over_a_softmax_is_refused_for_multi_label_alone() -> None:
     refuse_softmax_loss("loss_func", nn.CrossEntropyLoss(), Counted(), None)
     refuse_softmax_loss("loss_func", create_loss("bce")[0], SeveralLabels())
     plain, weighted = create_loss("ce")[0], create_loss("ce", class_weights=[1, 2])[0]
     smooth, soft = create_loss("ce", smoothing=0.1)[0], create_loss("ce", soft_targets=True)[0]
     for loss in (plain, weighted, smooth, soft, create_loss("poly")[0], create_loss("asl")[0], JsdCrossEntropy()):
-        with refused(ValueError, "loss_func", "each label by itself", type(loss).__name__, "create_loss"):
+        with refused(ValueError, "loss_func", "each class by itself", type(loss).__name__, "create_loss"):
             refuse_softmax_loss("loss_func", loss, Counted(), SeveralLabels())
 
 
@@ -199,7 +201,7 @@ def test_bad_options_are_named(options: dict[str, Any], words: tuple[str, ...]) 
         create_loss(**({"dataset": Counted()} | options))
 
 
-def test_what_is_counted_or_named_needs_a_data_set_that_can() -> None:
+def test_what_is_counted_or_named_needs_a_dataset_that_can() -> None:
     with refused(TypeError, "class_sizes", "class_weights='auto'", "NoneType"):
         create_loss(class_weights="auto")
     with refused(TypeError, "name its classes", "class_weights", "cat"):

@@ -1,4 +1,4 @@
-"""The statistics of BatchNorm on several processes, with a stand-in for three that hold the same numbers."""
+"""The statistics of BatchNorm in distributed training, with a stand-in for three ranks that hold the same numbers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +38,7 @@ def test_frozen_statistics_keep_every_bit_on_three_processes(frozen: bool) -> No
     model[1].running_mean.fill_(VALUE)
     trainer = make_trainer(OfThree, model, ema_decay=0.1, freeze_schedule={0: 2} if frozen else None)
     fit(trainer, num_epochs=1)
-    assert trainer.reduced == (0 if frozen else 4)  # mean and variance, of model and average
+    assert trainer.reduced == (0 if frozen else 4)  # mean and variance, of model and EMA model
     for module in (model, trainer.ema_model.module):
         assert torch.equal(module[1].running_mean, torch.full((4,), VALUE)) is frozen
 

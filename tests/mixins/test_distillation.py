@@ -60,13 +60,13 @@ def first_loss(student: nn.Module, data: TensorDataset, **options: Any) -> Any:
     return fit(trainer, data, num_epochs=1, per_device_batch_size=8)
 
 
-def as_seen_by(teacher: Any, pictures: torch.Tensor, student: Any) -> torch.Tensor:
-    """Images normalised as the teacher wants them, from those of the student."""
+def as_seen_by(teacher: Any, batch_images: torch.Tensor, student: Any) -> torch.Tensor:
+    """Images normalized as the teacher wants them, from those of the student."""
     (mean, std), (own_mean, own_std) = (
         [torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std")]
         for model in (student, teacher)
     )
-    return (pictures * std + mean - own_mean) / own_std
+    return (batch_images * std + mean - own_mean) / own_std
 
 
 def kullback_leibler(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -76,10 +76,10 @@ def kullback_leibler(student: torch.Tensor, teacher: torch.Tensor, temperature: 
 
 def test_the_logit_loss_is_that_of_a_hand_written_loop() -> None:
     data, teacher, twin = images(), create("test_resnet", 1).eval(), create("test_efficientnet")
-    pictures, labels = data.tensors
+    batch_images, labels = data.tensors
     with torch.no_grad():
-        taught = teacher(as_seen_by(teacher, pictures, twin))
-        logits = twin.train()(pictures)
+        taught = teacher(as_seen_by(teacher, batch_images, twin))
+        logits = twin.train()(batch_images)
     trainer = first_loss(
         create("test_efficientnet"), data, distill_teacher=teacher.train(), distill_alpha=0.3, distill_temperature=2.0
     )
@@ -92,11 +92,11 @@ def test_the_logit_loss_is_that_of_a_hand_written_loop() -> None:
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_token_loss_is_of_the_distillation_head(hard: bool) -> None:
     data, teacher, twin = images(), create("test_resnet", 1).eval(), token_student()
-    pictures, labels = data.tensors
+    batch_images, labels = data.tensors
     twin.set_distilled_training(True)
     with torch.no_grad():
-        taught = teacher(as_seen_by(teacher, pictures, twin))
-        logits, token = twin.train()(pictures)
+        taught = teacher(as_seen_by(teacher, batch_images, twin))
+        logits, token = twin.train()(batch_images)
     student = token_student()
     trainer = make_trainer(Losses, student, distill_teacher=teacher, distill_kind="token", distill_hard=hard)
     assert not student.distilled_training
@@ -104,7 +104,7 @@ def test_the_token_loss_is_of_the_distillation_head(hard: bool) -> None:
     distance = cross_entropy(token, taught.argmax(1)) if hard else kullback_leibler(token, taught, 1.0)
     expected = 0.5 * cross_entropy(logits, labels) + 0.5 * distance
     assert trainer.losses[0] == pytest.approx(expected.item(), rel=1e-5)
-    assert isinstance(student.train()(pictures), torch.Tensor)  # as before the run
+    assert isinstance(student.train()(batch_images), torch.Tensor)  # as before the run
 
 
 def feature_options(**options: Any) -> dict[str, Any]:
@@ -118,12 +118,12 @@ def test_the_feature_loss_is_of_projected_features() -> None:
     trainer = make_trainer(Losses, student, **options)
     projection = trainer.components()["distill_projection"]
     weight, bias = (parameter.detach().clone() for parameter in projection.parameters())
-    pictures, labels = data.tensors
+    batch_images, labels = data.tensors
     twin = create("test_efficientnet").train()
     with torch.no_grad():
-        seen = as_seen_by(teacher, pictures, twin)
+        seen = as_seen_by(teacher, batch_images, twin)
         taught = teacher.forward_head(teacher.forward_features(seen), pre_logits=True)
-        maps = twin.forward_features(pictures)
+        maps = twin.forward_features(batch_images)
         logits, features = twin.forward_head(maps), twin.forward_head(maps, pre_logits=True)
     fit(trainer, data, num_epochs=1, per_device_batch_size=8)
     expected = 0.6 * cross_entropy(logits, labels) + 0.4 * mse_loss(features @ weight.T + bias, taught)
@@ -208,10 +208,10 @@ def test_a_teacher_of_the_users_own_sees_the_students_images() -> None:
     data, student = images(), create("vit_tiny_patch16_224", img_size=SIZE, embed_dim=24, depth=1, num_heads=2)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3))
     trainer = first_loss(student, data, distill_teacher=teacher, distill_alpha=1.0)
-    pictures, _ = data.tensors
+    batch_images, _ = data.tensors
     with torch.no_grad():
         twin = create("vit_tiny_patch16_224", img_size=SIZE, embed_dim=24, depth=1, num_heads=2).train()
-        teacher_logs, student_logs = log_softmax(teacher(pictures), 1), log_softmax(twin(pictures), 1)
+        teacher_logs, student_logs = log_softmax(teacher(batch_images), 1), log_softmax(twin(batch_images), 1)
     expected = kl_div(student_logs, teacher_logs, reduction="batchmean", log_target=True)
     assert trainer.losses[0] == pytest.approx(expected.item(), rel=1e-5)
 
@@ -254,7 +254,7 @@ def test_student_and_teacher_see_the_same_mixed_images_in_any_order(order: tuple
     )
     fit(trainer, images(), num_epochs=1, per_device_batch_size=8)
     assert torch.equal(seen["teacher"], seen["student"])
-    assert not any(torch.equal(seen["student"][0], picture) for picture, _ in images())
+    assert not any(torch.equal(seen["student"][0], image) for image, _ in images())
 
 
 def test_a_folder_of_weights_teaches(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_module_with_other_outputs_is_refused_before_training(outputs: tuple[i
     assert trainer.num_updates == 0
 
 
-def test_several_labels_are_distilled_by_features_alone() -> None:
+def test_multi_label_students_are_distilled_by_features_alone() -> None:
     data = images()
     data.target_transform = MultiLabelTarget(3)  # type: ignore[attr-defined]
     trainer = make_trainer(DistillationMixin, create("test_resnet"), distill_teacher=create("test_resnet", 1))

@@ -1,4 +1,4 @@
-"""Freezing: what is frozen keeps its bits, what is not moves, and a resumed run goes on by the schedule."""
+"""Freezing: what is frozen keeps its bits, what is not moves, and a resumed run continues with the schedule."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_a_run_without_a_schedule_is_the_same_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("after", [2, 6])
-def test_a_resumed_run_goes_on_by_the_schedule(after: int, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_by_the_schedule(after: int, tmp_path: Path) -> None:
     def run(run_dir: Path, **options: Any) -> Any:
         trainer = frozen_run({0: 2, 1: 0, 2: 1}, run_dir=run_dir, callbacks=[every_update()],
                              train_dataset=Augmented(16), **options)  # fmt: skip
@@ -133,16 +133,16 @@ def test_a_resumed_run_goes_on_by_the_schedule(after: int, tmp_path: Path) -> No
     assert moved(resumed)[-1] == moved(whole)[-1] == {*BODY, *HEAD} - {"0.weight"}
 
 
-def test_the_average_of_what_is_frozen_stays_too() -> None:
+def test_the_ema_weights_of_what_is_frozen_stay_too() -> None:
     from timm_accel import TimmMixupTrainer
 
     model = tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer = make_trainer(TimmMixupTrainer, model, freeze_schedule={0: 2}, num_class=3, ema_decay=0.3)
     fit(trainer, train_dataloader_kwargs=NO_WORKERS)
-    average = trainer.ema_model.module.state_dict()
-    assert all(torch.equal(average[name], before[name]) for name in BODY)
-    assert not any(torch.equal(average[name], before[name]) for name in HEAD)
+    ema_weights = trainer.ema_model.module.state_dict()
+    assert all(torch.equal(ema_weights[name], before[name]) for name in BODY)
+    assert not any(torch.equal(ema_weights[name], before[name]) for name in HEAD)
 
 
 def test_bad_schedules_are_refused_before_training() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS
-from timm_accel.data.seeding import seed_feed
+from timm_accel.data.seeding import seed_prefetch
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.mixins import ModelEmaMixin
 from timm_accel.training.prefetch import prefetch
@@ -53,7 +53,7 @@ def test_a_run_cut_anywhere_and_resumed_ends_in_the_same_bits(precision: str, tm
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_erased_images_of_a_real_model_go_on_with_the_same_bits(num_workers: int, tmp_path: Path) -> None:
+def test_erased_images_of_a_real_model_continue_with_the_same_bits(num_workers: int, tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train", {"cat": 8, "dog": 8, "owl": 8}, size=40)
     write_images(tmp_path / "data" / "val", {"cat": 2, "dog": 2, "owl": 2}, size=40)
 
@@ -123,7 +123,7 @@ def test_a_compiled_model_trains_evaluates_and_resumes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("precision", ["bf16"], indirect=True)
-def test_bf16_trains_and_the_average_stays_in_float32(precision: str) -> None:
+def test_bf16_trains_and_the_ema_weights_stay_in_float32(precision: str) -> None:
     class Keeping(ModelEmaMixin):
         def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
             self.images, self.output = batch[0], super().calculate_eval_batch_loss(batch)
@@ -215,7 +215,7 @@ def test_one_that_waits_is_found(tmp_path: Path) -> None:
         watch(Waiting, tmp_path)
 
 
-# What feeds it
+# Prefetch
 
 
 def test_batches_made_ready_ahead_are_those_made_ready_in_turn() -> None:
@@ -230,7 +230,7 @@ def test_batches_made_ready_ahead_are_those_made_ready_in_turn() -> None:
         numbers = iter(range(len(hosts)))
 
         def make_ready(batch: Any) -> Any:
-            seed_feed(0, 0, next(numbers), 0, GPU)
+            seed_prefetch(0, 0, next(numbers), 0, GPU)
             return [transform(batch[0]), batch[1]]
 
         return make_ready
@@ -240,7 +240,7 @@ def test_batches_made_ready_ahead_are_those_made_ready_in_turn() -> None:
     for images, labels in prefetch(batches(), ready(), GPU):
         torch.cuda._sleep(5_000_000)  # the step is still at work when the batch after it is made ready
         seen.append([images * 1, labels * 1])
-        del images, labels  # and what it used is given back
+        del images, labels  # and what it used is freed
     assert len(seen) == len(hosts)
     for batch, expected in zip(seen, in_turn, strict=True):
         assert all(torch.equal(tensor.cpu(), before) for tensor, before in zip(batch, expected, strict=True))
@@ -276,7 +276,7 @@ def test_a_mixin_works_alone_on_a_gpu(mixin: type) -> None:
 
 
 @pytest.mark.usefixtures("capsys")
-def test_a_state_of_a_gpu_goes_on_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_a_gpu_continues_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"callbacks": [every_update()]}
     whole = train(make_run(tmp_path / "whole", Noting, **options))
     folder = cut(tmp_path / "whole", 5, tmp_path / "cut")

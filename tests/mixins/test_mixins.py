@@ -26,7 +26,7 @@ class Weights(Callback):
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, range(1, 9)), (3, (3, 6)), ("epoch", (4, 8))])
-def test_the_average_steps_when_it_should_and_by_the_number_of_updates(every: Any, steps: Any) -> None:
+def test_ema_weights_are_updated_when_they_should_and_by_the_number_of_updates(every: Any, steps: Any) -> None:
     weights = Weights()
     options = {"ema_decay": 0.3, "ema_update_every": every, "callbacks": [weights]}
     with warnings.catch_warnings():
@@ -39,7 +39,7 @@ def test_the_average_steps_when_it_should_and_by_the_number_of_updates(every: An
     assert same_weights(trainer.ema_model.module, by_hand.module)
 
 
-def test_the_average_is_not_evaluated_before_its_first_update() -> None:
+def test_the_ema_model_is_not_evaluated_before_its_first_update() -> None:
     trainer = make_trainer(ModelEmaMixin, ema_decay=0.1, ema_update_every=6)
     with pytest.warns(UserWarning, match="averages over about 7 of the run's 8 updates"):
         fit(trainer, eval_dataset=tiny_data(5))
@@ -76,12 +76,12 @@ def test_a_decay_of_zero_is_the_model_itself() -> None:
     assert same_weights(trainer.ema_model.module, trainer.model)
 
 
-def test_an_average_keeps_integer_buffers_as_the_model_has_them() -> None:
+def test_an_ema_model_keeps_integer_buffers_as_the_model_has_them() -> None:
     trainer = fit(make_trainer(ModelEmaMixin, ema_decay=0.5))
     assert trainer.ema_model.module[1].num_batches_tracked == trainer.model[1].num_batches_tracked == 8
 
 
-def test_another_loss_evaluates_model_and_average() -> None:
+def test_another_loss_evaluates_model_and_ema_model() -> None:
     class Both(EvalLossMixin, ModelEmaMixin):
         pass
 

@@ -1,4 +1,4 @@
-"""Several labels an image, from a manifest to the best weights."""
+"""Multi-label training, from a manifest to the best weights."""
 
 import csv
 from pathlib import Path
@@ -30,7 +30,7 @@ NAMES = ("blue", "green", "red")
 
 
 def write_manifest(root: Path, count: int = 32) -> Path:
-    """Pictures with a bright square in a corner of its own for each colour that is in them, and their table."""
+    """Write images with a bright square for each color, each in its corner, and the manifest."""
     random = np.random.default_rng(0)
     root.mkdir()
     rows = [("path", "label", "split")]
@@ -54,13 +54,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     )
 
 
-def several_labels(count: int = 12, seed: int = 3) -> TensorDataset:
+def multi_label_data(count: int = 12, seed: int = 3) -> TensorDataset:
     generator = torch.Generator().manual_seed(seed)
     targets = (torch.rand(count, 3, generator=generator) > 0.5).float()
     return TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), targets)
 
 
-def test_a_manifest_of_several_labels_is_learnt_with_mixup_and_the_best_are_kept(
+def test_a_multi_label_manifest_is_learned_with_mixup_and_the_best_are_saved(
     data: tuple[Any, Any], tmp_path: Path
 ) -> None:
     train_dataset, eval_dataset = data
@@ -97,12 +97,12 @@ def test_a_manifest_of_several_labels_is_learnt_with_mixup_and_the_best_are_kept
 
 
 def test_metrics_are_torchmetrics_of_all_images_at_once() -> None:
-    evaluated = several_labels(13)
+    evaluated = multi_label_data(13)
     model = tiny_model()
     trainer = make_trainer(
         ClassificationMetricsMixin, model, loss_func=create_loss("bce")[0], num_classes=3, multi_label=True
     )
-    fit(trainer, several_labels(), evaluated)
+    fit(trainer, multi_label_data(), evaluated)
     images, targets = evaluated.tensors
     with torch.no_grad():
         probabilities = model.eval()(images).sigmoid()
@@ -134,7 +134,7 @@ def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
     assert trainer.run_history.get_latest_metric("exact_match") == 1
 
 
-def test_the_data_set_tells_that_images_have_several_labels(data: tuple[Any, Any]) -> None:
+def test_the_dataset_tells_that_it_is_multi_label(data: tuple[Any, Any]) -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     trainer = make_trainer(ClassificationMetricsMixin, model, loss_func=create_loss("bce")[0], num_classes=3)
     assert set(trainer.evaluation_metrics()) == {"eval_loss_epoch", "accuracy", "f1_macro"}
@@ -143,9 +143,9 @@ def test_the_data_set_tells_that_images_have_several_labels(data: tuple[Any, Any
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_mixup_mixes_several_labels_as_timm_does(mode: str) -> None:
+def test_mixup_mixes_multi_label_targets_as_timm_does(mode: str) -> None:
     args = {"num_classes": 3, "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "mode": mode, "label_smoothing": 0.2}
-    images, targets = several_labels(4).tensors
+    images, targets = multi_label_data(4).tensors
     seen = []
 
     class Looking(MixupMixin):
@@ -181,7 +181,7 @@ def test_cross_entropy_is_refused_before_training(data: tuple[Any, Any], argumen
 
 @pytest.mark.parametrize("multi_label", [True, False])
 def test_targets_of_the_other_kind_are_refused(multi_label: bool) -> None:
-    dataset = tiny_data() if multi_label else several_labels()
+    dataset = tiny_data() if multi_label else multi_label_data()
     trainer = make_trainer(
         ClassificationMetricsMixin, loss_func=create_loss("bce")[0], num_classes=3, multi_label=multi_label
     )

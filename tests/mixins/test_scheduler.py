@@ -1,4 +1,4 @@
-"""Every timm scheduler, and torch's: the rate of each update is that of timm's own loop."""
+"""Every timm scheduler, and torch's: the learning rate of each update is that of timm's loop."""
 
 from typing import Any
 
@@ -41,8 +41,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def timms_rates(settings: dict[str, Any], updates_per_epoch: int, on_updates: bool) -> list[float]:
-    """The rate that each update uses, and the last one set, by the order of calls in timm's ``train.py``."""
+def timms_learning_rates(settings: dict[str, Any], updates_per_epoch: int, on_updates: bool) -> list[float]:
+    """The learning rate that each update uses, and the last one set, by the order of calls in timm's ``train.py``."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
     options = {"num_epochs": EPOCHS, "step_on_epochs": not on_updates} | settings
     scheduler, _ = create_scheduler_v2(optimizer, updates_per_epoch=updates_per_epoch, **options)
@@ -59,7 +59,7 @@ def timms_rates(settings: dict[str, Any], updates_per_epoch: int, on_updates: bo
 
 
 class Noting(TimmSchedulerMixin):
-    """Notes the rate of each update, and records a metric that is known beforehand."""
+    """Notes the learning rate of each update, and records a metric that is known beforehand."""
 
     def training_run_start(self) -> None:
         self.rates: list[float] = []
@@ -75,7 +75,7 @@ class Noting(TimmSchedulerMixin):
             self.run_history.update_metric("score", METRICS[self.epoch])
 
 
-def our_rates(accumulation: int = 1, **options: Any) -> list[float]:
+def our_learning_rates(accumulation: int = 1, **options: Any) -> list[float]:
     model = tiny_model_without_noise()
     trainer = make_trainer(
         Noting, model, optimizer=torch.optim.SGD(model.parameters(), lr=LR), scheduler_metric="score", **options
@@ -91,12 +91,12 @@ def tiny_model_without_noise() -> nn.Module:
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("on_updates", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_update_has_the_rate_of_timms_loop(name: str, on_updates: bool, accumulation: int) -> None:
+def test_every_update_has_the_learning_rate_of_timms_loop(name: str, on_updates: bool, accumulation: int) -> None:
     settings = SETTINGS[name]
     if on_updates and settings["sched"] == "plateau":
         return  # it steps by epochs alone
-    ours = our_rates(accumulation, scheduler_args=settings | {"step_on_epochs": not on_updates})
-    assert ours == timms_rates(settings, 4 // accumulation, on_updates)
+    ours = our_learning_rates(accumulation, scheduler_args=settings | {"step_on_epochs": not on_updates})
+    assert ours == timms_learning_rates(settings, 4 // accumulation, on_updates)
     assert len(set(ours)) > 1 or settings["sched"] == "none"
 
 
@@ -108,14 +108,14 @@ def test_every_scheduler_of_timm_is_among_them() -> None:
     ("name", "first", "last"),
     [("cosine, warm-up", 1e-4, 0.0), ("cosine", LR, 1e-3), ("tanh", None, 1e-3), ("poly", LR, 1e-3)],
 )
-def test_the_first_and_last_rates_are_those_configured(name: str, first: float | None, last: float) -> None:
-    ours = our_rates(scheduler_args=SETTINGS[name] | {"step_on_epochs": False})
+def test_the_first_and_last_learning_rates_are_those_configured(name: str, first: float | None, last: float) -> None:
+    ours = our_learning_rates(scheduler_args=SETTINGS[name] | {"step_on_epochs": False})
     assert first is None or ours[0] == pytest.approx(first)
     assert ours[-1] == pytest.approx(last, abs=1e-9)
 
 
 def test_a_torch_scheduler_steps_with_each_update() -> None:
-    ours = our_rates(accumulation=2, callbacks=())
+    ours = our_learning_rates(accumulation=2, callbacks=())
     assert set(ours) == {LR}
 
     class Own(Noting):
@@ -157,12 +157,12 @@ def test_a_plateau_without_evaluation_data_watches_the_training_loss() -> None:
     assert trainer.learning_rate == pytest.approx(0.1 * 0.5 * 0.5)
 
 
-def test_evaluation_moves_no_rate() -> None:
+def test_evaluation_changes_no_learning_rate() -> None:
     from pytorch_accelerated.callbacks import StepBasedEvaluationCallback
 
     settings = {"scheduler_args": SETTINGS["cosine, warm-up"] | {"step_on_epochs": False}}
-    plain = our_rates(**settings)
-    assert our_rates(**settings, callbacks=[StepBasedEvaluationCallback(2)]) == plain
+    plain = our_learning_rates(**settings)
+    assert our_learning_rates(**settings, callbacks=[StepBasedEvaluationCallback(2)]) == plain
 
     trainer = make_trainer(Noting, scheduler_metric="score", **settings)
     fit(trainer, eval_dataset=tiny_data(3), num_epochs=EPOCHS)

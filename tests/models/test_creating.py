@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_accel.models import create_classifier
 from timm_accel.models.pooling import pooling_kinds
-from timm_accel.models.trial import output_shape
+from timm_accel.models.trial import create_on_meta, output_shape
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
@@ -106,6 +106,12 @@ class Auxiliary(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images if self.training else images[:, :1]
+
+
+def test_a_model_on_meta_takes_no_memory() -> None:
+    assert {parameter.device.type for parameter in create_on_meta("test_resnet", num_classes=3).parameters()} == {
+        "meta"
+    }
 
 
 def test_the_trial_is_of_evaluation() -> None:

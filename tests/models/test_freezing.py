@@ -148,7 +148,7 @@ def test_freezing_keeps_the_mode() -> None:
     assert not any(module.training for module in model.modules())
 
 
-def test_a_frozen_model_trains_with_an_average() -> None:
+def test_a_frozen_model_trains_with_ema_weights() -> None:
     model = tiny_model()
     freeze_stages(model, 2)
     before = deepcopy(model.state_dict())

@@ -1,4 +1,4 @@
-"""Heads of one's own: where they go, and what is refused."""
+"""Custom heads: where they go, and what is refused."""
 
 from pathlib import Path
 

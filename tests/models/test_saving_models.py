@@ -43,7 +43,7 @@ def test_a_model_with_a_head_of_its_own_says_that_timm_cannot_rebuild_it(tmp_pat
     assert "parts of it were replaced" in json.loads((tmp_path / "config.json").read_text())["note"]
 
 
-def test_an_interrupted_write_leaves_the_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_files_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_classifier(nn.Linear(2, 2), tmp_path, value=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

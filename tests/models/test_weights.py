@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a file, a folder, a run, a state; what was loaded is said."""
+"""Weights from elsewhere: a file, a folder, a run, a state; what was loaded is reported."""
 
 import logging
 from copy import deepcopy
@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from timm_accel.callbacks import SaveBestCallback, SaveStateCallback
 from timm_accel.mixins import ClassificationMetricsMixin, ModelEmaMixin
 from timm_accel.models import LoadReport, create_classifier, save_classifier
-from timm_accel.models.weights import Heard
+from timm_accel.models.weights import LoadRecord
 
 
 def trained(name: str = "test_resnet", num_classes: int = 3, **options: Any) -> nn.Module:
@@ -150,7 +150,7 @@ def run_folder(tmp_path: Path, **options: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:ema_decay")
-def test_a_run_gives_its_best_average_and_a_state_its_average(tmp_path: Path) -> None:
+def test_a_run_gives_its_best_ema_weights_and_a_state_its_ema_weights(tmp_path: Path) -> None:
     trainer = run_folder(tmp_path)
     average = trainer.ema_model.module
     assert not equal(average, trainer.unwrapped_model)
@@ -160,7 +160,7 @@ def test_a_run_gives_its_best_average_and_a_state_its_average(tmp_path: Path) ->
         model, report = report_of("test_resnet", 3, weights)
         assert equal(model, average), weights
         assert report.exact
-    assert str(report.source) == f"{state} (its average)"
+    assert str(report.source) == f"{state} (its EMA weights)"
     assert equal(report_of("test_resnet", 3, run / "best")[0], trainer.unwrapped_model)
     for file in (run / "best_ema").iterdir():
         file.unlink()
@@ -168,7 +168,7 @@ def test_a_run_gives_its_best_average_and_a_state_its_average(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:ema_decay")
-def test_a_state_without_a_moved_average_gives_its_model(tmp_path: Path) -> None:
+def test_a_state_without_updated_ema_weights_gives_its_model(tmp_path: Path) -> None:
     trainer = run_folder(tmp_path, ema_update_every=1000)
     model, report = report_of("test_resnet", 3, tmp_path / "run" / "state" / "latest")
     assert equal(model, trainer.unwrapped_model)
@@ -240,10 +240,10 @@ def test_fetched_weights_of_foreign_names_are_reported_as_they_fit(
 
 
 def test_what_a_filter_joins_or_cuts_was_not_offered_so() -> None:
-    heard = Heard()
-    hear = heard.filtering(lambda it: {"both": torch.cat([it["a"], it["b"]]), "b": it["b"][:2], "c": it["a"]})
+    record = LoadRecord()
+    hear = record.filtering(lambda it: {"both": torch.cat([it["a"], it["b"]]), "b": it["b"][:2], "c": it["a"]})
     assert hear({"a": torch.zeros(2), "b": torch.zeros(3)}).keys() == {"both", "b", "c"}
-    assert heard.offered == {"a": (2,), "b": (3,), "c": (2,)}
+    assert record.offered == {"a": (2,), "b": (3,), "c": (2,)}
 
 
 def test_pretrained_weights_are_timms_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from timm_accel import TimmTrainer
 from timm_accel.models.heads import attach_head
 from timm_accel.optim import EXCLUDED, create_optimizer, scale_lr
-from timm_accel.schedules import plan
+from timm_accel.schedules import simulate_schedule
 
 
 def named_groups(model: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
@@ -35,7 +35,7 @@ def test_biases_norms_and_what_the_model_names_have_no_weight_decay(name: str, l
         assert groups[parameter_name]["weight_decay"] == (0 if plain else 0.05), parameter_name
 
 
-def test_groups_of_ones_own_keep_their_rates_apart_under_a_schedule() -> None:
+def test_custom_groups_keep_separate_learning_rates_under_a_schedule() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
 
     def head_and_body(module: nn.Module) -> list[dict[str, Any]]:
@@ -44,9 +44,9 @@ def test_groups_of_ones_own_keep_their_rates_apart_under_a_schedule() -> None:
 
     optimizer = create_optimizer(model, "sgd", 0.1, param_group_fn=head_and_body)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
-    planned = plan({"sched": "cosine"}, num_epochs=4, updates_per_epoch=2, optimizer=optimizer)
-    assert planned.rates[:, 0] == pytest.approx(10 * planned.rates[:, 1])
-    assert planned.rates[-1, 0] < 0.05 < planned.rates[0, 0] == 0.1
+    simulated = simulate_schedule({"sched": "cosine"}, num_epochs=4, updates_per_epoch=2, optimizer=optimizer)
+    assert simulated.learning_rates[:, 0] == pytest.approx(10 * simulated.learning_rates[:, 1])
+    assert simulated.learning_rates[-1, 0] < 0.05 < simulated.learning_rates[0, 0] == 0.1
 
 
 def test_layer_decay_falls_from_the_head_down_to_its_minimum() -> None:
@@ -146,13 +146,15 @@ def test_adahessian_can_thaw_too() -> None:
         ("sgd", "sqrt", 0.2),
     ],
 )
-def test_the_rate_follows_the_global_batch_as_in_timms_script(opt: str, scaling: Any, expected: float) -> None:
+def test_the_learning_rate_follows_the_global_batch_size_as_in_timms_script(
+    opt: str, scaling: Any, expected: float
+) -> None:
     optimizer = create_optimizer(tiny_model(), opt, base_lr=0.1, global_batch_size=1024, lr_scaling=scaling)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
     assert scale_lr(0.1, 512, opt="sgd", base_batch_size=1024) == pytest.approx(0.05)
 
 
-def test_without_a_rate_the_optimizer_has_its_own_and_options_reach_it() -> None:
+def test_without_a_learning_rate_the_optimizer_has_its_default_and_options_reach_it() -> None:
     optimizer = create_optimizer(tiny_model(), "lookahead_adamw", betas=(0.5, 0.6))
     assert isinstance(optimizer, Lookahead)
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (1e-3, (0.5, 0.6))

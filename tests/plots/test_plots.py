@@ -56,7 +56,7 @@ def raw_images(count: int = 5, channels: int = 3, height: int = 12, width: int =
     return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8)
 
 
-def normalise(images: torch.Tensor, mean: Any = MEAN, std: Any = STD) -> torch.Tensor:
+def normalize(images: torch.Tensor, mean: Any = MEAN, std: Any = STD) -> torch.Tensor:
     return (images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
@@ -64,17 +64,17 @@ def normalise(images: torch.Tensor, mean: Any = MEAN, std: Any = STD) -> torch.T
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind", ["bytes", "unit", "normalised", "bfloat16"])
+@pytest.mark.parametrize("kind", ["bytes", "unit", "normalized", "bfloat16"])
 def test_a_batch_is_put_back_to_its_pixels(channels: int, kind: str) -> None:
     raw = raw_images(channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
     images = {
         "bytes": raw,
         "unit": raw / 255,
-        "normalised": normalise(raw, mean, std),
+        "normalized": normalize(raw, mean, std),
         "bfloat16": (raw / 255).bfloat16(),
     }[kind]
-    given = {"mean": mean, "std": std} if kind == "normalised" else {}
+    given = {"mean": mean, "std": std} if kind == "normalized" else {}
     before = images.clone()
     figure = plot_batch(images, torch.arange(5), **given)
     assert len(pixels(figure)) == 5
@@ -85,7 +85,7 @@ def test_a_batch_is_put_back_to_its_pixels(channels: int, kind: str) -> None:
     assert torch.equal(images, before)
 
 
-def test_grey_is_shown_from_black_to_white_whatever_its_range() -> None:
+def test_gray_is_shown_from_black_to_white_whatever_its_range() -> None:
     image = shown(plot_batch(torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])))[0].get_images()[0]
     assert image.get_clim() == (0, 1)
     assert image.get_cmap().name == "gray"
@@ -94,7 +94,7 @@ def test_grey_is_shown_from_black_to_white_whatever_its_range() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_noise_beyond_black_and_white_is_cut_off(channels: int) -> None:
     mean, std = MEAN[:channels], STD[:channels]
-    noise = normalise(raw_images(1, channels), mean, std) + 10
+    noise = normalize(raw_images(1, channels), mean, std) + 10
     assert pixels(plot_batch(noise, torch.tensor([0]), mean=mean, std=std))[0].eq(1).all()
 
 
@@ -191,10 +191,10 @@ def test_what_is_no_batch_is_refused(images: Any, kind: type[Exception], words: 
     ("targets", "kind", "words"),
     [
         ([0, 1], TypeError, ("targets to be a tensor", "list")),
-        (torch.tensor(0), ValueError, ("targets to be whole numbers (2,)", "()")),
-        (torch.arange(3), ValueError, ("targets to be whole numbers (2,)", "since there are 2 images", "(3,)")),
+        (torch.tensor(0), ValueError, ("targets to be integers (2,)", "()")),
+        (torch.arange(3), ValueError, ("targets to be integers (2,)", "since there are 2 images", "(3,)")),
         (torch.rand(3, 2), ValueError, ("soft labels (2, num_classes)", "(3, 2)")),
-        (torch.tensor([0.0, 1.0]), ValueError, ("targets to be whole numbers", "float32")),
+        (torch.tensor([0.0, 1.0]), ValueError, ("targets to be integers", "float32")),
         (torch.rand(2, 0), ValueError, ("soft labels (2, num_classes)", "(2, 0)")),
         (torch.tensor([0, -1]), ValueError, ("labels from 0", "-1")),
     ],
@@ -226,7 +226,7 @@ def test_too_many_class_names_for_soft_labels_are_refused() -> None:
 )
 def test_mean_and_std_come_together_and_for_every_channel(options: dict[str, Any], word: str) -> None:
     with refused(ValueError, f"Expected {word} to be one number for each channel, 3 in all", "Pass mean and std"):
-        plot_batch(normalise(raw_images(2)), torch.arange(2), **options)
+        plot_batch(normalize(raw_images(2)), torch.arange(2), **options)
 
 
 def test_no_columns_are_refused() -> None:
@@ -239,7 +239,7 @@ def test_matplotlib_is_needed_by_the_call_alone_and_the_error_names_the_extra(mo
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "timm_accel.plots")
     plots = import_module("timm_accel.plots")
-    monkeypatch.setattr("timm_accel.plots", plots)  # put back at the end
+    monkeypatch.setattr("timm_accel.plots", plots)  # restored at the end
     with refused(ModuleNotFoundError, "Expected the extra 'plots'", 'pip install "timm_accel[plots]"'):
         plots.plot_batch(raw_images(1), torch.tensor([0]))
 
@@ -275,7 +275,7 @@ def test_augmentations_repeat_by_the_seed(train_set: Any) -> None:
     assert len(shown(first)) == 9
 
 
-def test_figures_leave_the_random_state_and_the_data_set_as_they_were(train_set: Any) -> None:
+def test_figures_leave_the_random_state_and_the_dataset_as_they_were(train_set: Any) -> None:
     def state() -> tuple[Any, ...]:
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
@@ -290,7 +290,7 @@ def test_images_that_a_transform_leaves_as_pil_or_bytes_are_shown(image_folder: 
     for transform in (ColorJitter(0.0), lambda image: np.asarray(image).transpose(2, 0, 1)):
         original, *draws = pixels(plot_augmentations(ImageDataset(str(image_folder / "train"), transform=transform), 4))
         assert all(torch.equal(draw, original) for draw in draws)
-    prefetched = create_transform(8, use_prefetcher=True)  # whole numbers in an array
+    prefetched = create_transform(8, use_prefetcher=True)  # integers in an array
     figure = plot_augmentations(ImageDataset(str(image_folder / "train"), transform=prefetched), 4, count=1)
     assert [tuple(picture.shape) for picture in pixels(figure)] == [(16, 16, 3), (8, 8, 3)]
 
@@ -313,7 +313,7 @@ def test_originals_of_any_mode_are_shown(mode: str) -> None:
     assert torch.equal(original, torch.tensor(expected) / 255)
 
 
-def test_torchvisions_data_sets_and_its_second_transforms_work() -> None:
+def test_torchvisions_datasets_and_its_second_transforms_work() -> None:
     steps = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     original, draw = pixels(plot_augmentations(FakeData(3, (3, 8, 8), transform=steps), 1, count=1))
     assert (original - draw).abs().max() <= 1 / 255
@@ -330,7 +330,7 @@ def test_torchvisions_data_sets_and_its_second_transforms_work() -> None:
 
 def test_mean_and_std_of_a_transform_of_ones_own_can_be_given() -> None:
     plain = ToTensor()
-    dataset = FakeData(2, (3, 8, 8), transform=lambda image: normalise(plain(image) * 255))
+    dataset = FakeData(2, (3, 8, 8), transform=lambda image: normalize(plain(image) * 255))
     original, draw = pixels(plot_augmentations(dataset, 0, count=1, mean=MEAN, std=STD))
     assert (original - draw).abs().max() <= 1 / 255
     with refused(ValueError, "Expected images to be from 0 to 1 without mean and std"):
@@ -348,14 +348,16 @@ def test_no_draw_is_refused(train_set: Any) -> None:
         plot_augmentations(train_set, 0, count=0)
 
 
-def test_a_data_set_without_draws_is_refused(train_set: Any, image_folder: Path) -> None:
+def test_a_dataset_without_draws_is_refused(train_set: Any, image_folder: Path) -> None:
     for dataset in (FakeData(2), Subset(train_set, [0]), TensorDataset(torch.zeros(2, 3, 4, 4))):
-        with refused(TypeError, "Expected dataset to have a transform", type(dataset).__name__, "Subset its .dataset"):
+        with refused(
+            TypeError, "Expected dataset to have a transform", type(dataset).__name__, "Subset this is its .dataset"
+        ):
             plot_augmentations(dataset, 0)
     iterable = IterableImageDataset(str(image_folder / "train"), reader=train_set.reader, transform=ToTensor())
     with refused(TypeError, "Expected dataset to be map-style", "IterableImageDataset", "plot_batch"):
         plot_augmentations(iterable, 0)
-    with refused(TypeError, "Expected the data set to yield images", "str", "PIL image"):
+    with refused(TypeError, "Expected the dataset to yield images", "str", "PIL image"):
         plot_augmentations(FakeData(2, transform=Compose([str])), 0)
 
 
@@ -366,7 +368,7 @@ def test_a_data_set_without_draws_is_refused(train_set: Any, image_folder: Path)
 @pytest.mark.parametrize("which", [{"mixup_alpha": 1.0}, {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}])
 def test_mixed_images_and_labels_are_timms(mode: str, which: dict[str, float]) -> None:
     raw, labels = raw_images(6), torch.tensor([0, 1, 2, 1, 0, 0])
-    images = normalise(raw)
+    images = normalize(raw)
     before = images.clone()
     mixup = Mixup(**which, mode=mode, num_classes=3, label_smoothing=0.0)
     figure = plot_mixup(images, labels, mixup, NAMES, mean=MEAN, std=STD, seed=4)
@@ -435,7 +437,7 @@ def test_mixed_images_are_those_of_the_first_batch_of_a_run() -> None:
 
 def test_a_mixup_that_does_not_fit_the_batch_is_refused() -> None:
     images, labels, mixup = raw_images(4), torch.arange(4), Mixup(num_classes=4)
-    with refused(ValueError, "Expected images to be an even number, since Mixup pairs them up", "got 3"):
+    with refused(ValueError, "Expected images to be an even number, since Mixup needs an even batch size", "got 3"):
         plot_mixup(images[:3], labels[:3], mixup)
     with refused(TypeError, "Expected mixup to be timm's Mixup", "MixUp", "timm.data.Mixup"):
         plot_mixup(images, labels, v2.MixUp(num_classes=4))
@@ -447,7 +449,7 @@ def test_a_mixup_that_does_not_fit_the_batch_is_refused() -> None:
         plot_mixup(images, torch.eye(4), mixup)
     with refused(ValueError, "Expected class_names to name each of 4 classes", "got 3 names"):
         plot_mixup(images, labels, mixup, NAMES)
-    with refused(ValueError, "Expected targets to be whole numbers (4,)", "(2,)"):
+    with refused(ValueError, "Expected targets to be integers (4,)", "(2,)"):
         plot_mixup(images, labels[:2], mixup)
     with refused(ValueError, "Expected images to be a batch", "(3, 12, 16)"):
         plot_mixup(images[0], labels, mixup)

@@ -40,7 +40,7 @@ def test_the_temperature_is_that_of_the_least_likelihood(factor: float) -> None:
     assert factor == 1.0 or losses[1.0] < cross_entropy(logits, labels).item() - 0.01
 
 
-def test_with_several_labels_each_class_counts_by_itself() -> None:
+def test_multi_label_classes_count_separately() -> None:
     logits = torch.randn(400, 3).double()
     targets = torch.bernoulli(logits.sigmoid())
     found = best_temperature(logits * 4, targets.float())
@@ -71,7 +71,7 @@ def test_the_temperature_stays_with_the_folder_and_is_used(trained: Trained, tmp
     honest = evaluate_classifier(classifier, trained.data)
     assert honest.metrics["negative_log_likelihood"] < sure.metrics["negative_log_likelihood"]
     assert (honest.confusion_matrix, honest.temperature) == (sure.confusion_matrix, temperature)
-    assert fit_temperature(classifier, trained.data) == pytest.approx(temperature, rel=1e-3)  # not of its own outcome
+    assert fit_temperature(classifier, trained.data) == pytest.approx(temperature, rel=1e-3)  # not of its result
 
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config == {**json.loads((trained.run / "best" / "config.json").read_text()), **_only(config)}

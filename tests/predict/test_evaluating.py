@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from refusal import refused
 from torch.utils.data import Dataset
-from trained_runs import CLASSES, Trained, brightness, picture, trained_run
+from trained_runs import CLASSES, Trained, brightness, draw_image, trained_run
 
 from timm_accel import create_classifier, evaluate_classifier, load_classifier
 from timm_accel.data import ImageFolderDataset, Source
@@ -37,15 +37,15 @@ def trained() -> Trained:
     return trained_run()
 
 
-def colour(red: int, green: int, blue: int) -> Image.Image:
+def color(red: int, green: int, blue: int) -> Image.Image:
     return Image.fromarray(np.full((8, 8, 3), (red, green, blue), np.uint8))
 
 
 class Colours(Dataset):
-    """Plain pictures, in an order of classes that is not the classifier's."""
+    """Plain images, in an order of classes that is not the classifier's."""
 
     classes = ("blue", "red", "green")
-    pictures = ((colour(255, 0, 0), 1), (colour(0, 255, 0), 2), (colour(0, 200, 255), 0), (colour(0, 255, 90), 0))
+    pictures = ((color(255, 0, 0), 1), (color(0, 255, 0), 2), (color(0, 200, 255), 0), (color(0, 255, 90), 0))
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
         self.classes = self.classes if classes is None else classes
@@ -106,7 +106,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
     for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(matrix, names, most=3)
+    pairs = most_confused(matrix, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]
@@ -114,7 +114,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert matrix[names.index(first.label)][names.index(first.prediction)] == first.count
 
 
-def test_metrics_of_several_labels_are_those_of_scikit_learn() -> None:
+def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     probabilities, targets = torch.rand(40, 3).double(), torch.randint(0, 2, (40, 3)).float()
     found, called = multilabel_metrics(probabilities, targets), probabilities > 0.5
@@ -141,22 +141,22 @@ def test_a_sure_mistake_has_a_finite_likelihood() -> None:
 
 
 def manifest(folder: Path) -> Path:
-    for number, each in enumerate([colour(255, 0, 0), colour(255, 250, 0), colour(0, 0, 250)]):
+    for number, each in enumerate([color(255, 0, 0), color(255, 250, 0), color(0, 0, 250)]):
         each.save(folder / f"{number}.png")
     rows = ["path,label", "0.png,red", "1.png,green;red", "2.png,blue"]
     (folder / "set.csv").write_text("\n".join(rows))
     return folder / "set.csv"
 
 
-def test_several_labels_an_image_are_evaluated_by_a_sigmoid(tmp_path: Path) -> None:
+def test_multi_label_data_is_evaluated_by_a_sigmoid(tmp_path: Path) -> None:
     classifier = replace(brightness(multi_label=True), run=lambda x: x.float().mean(dim=(2, 3)) - 100)
     found = evaluate_classifier(classifier, manifest(tmp_path), eval_split=None)
     assert (found.metrics["exact_match"], found.metrics["map"], found.num_images) == (1.0, 1.0, 3)
     assert [each.support for each in found.classes] == [2, 1, 1]
     assert (found.confusion_matrix, found.most_confused) == (None, [])
-    with refused(ValueError, "Expected data to have one label an image", "several labels", "multi_label=True"):
+    with refused(ValueError, "Expected data to be single-label", "multi-label", "multi_label=True"):
         evaluate_classifier(brightness(), tmp_path / "set.csv", eval_split=None)
-    with refused(ValueError, "Expected data to have several labels an image", "one label", "multi_label=False"):
+    with refused(ValueError, "Expected data to be multi-label", "single-label", "multi_label=False"):
         evaluate_classifier(classifier, Colours())
     with refused(ValueError, "Expected evaluation to have a confusion matrix", "evaluation.classes"):
         plot_confusion(found)
@@ -177,7 +177,7 @@ def test_timms_own_validation_of_the_folder_finds_the_same(trained: Trained, tmp
     for label, name in enumerate(CLASSES):
         (tmp_path / name).mkdir()
         for number in range(8):
-            picture(label, 50 + number).save(tmp_path / name / f"{number}.png")
+            draw_image(label, 50 + number).save(tmp_path / name / f"{number}.png")
     model = timm.create_model(f"local-dir:{trained.run}/best", pretrained=True).eval()
     config = timm.data.resolve_data_config({}, model=model, use_test_size=True)
     dataset = timm.data.create_dataset("", root=str(tmp_path))
@@ -193,7 +193,7 @@ def test_timms_own_validation_of_the_folder_finds_the_same(trained: Trained, tmp
     assert found.metrics["accuracy"] == pytest.approx(top1.item() / 100)
 
 
-def test_data_are_a_split_the_whole_or_a_data_set_with_a_transform_of_its_own(trained: Trained) -> None:
+def test_data_are_a_split_the_whole_or_a_dataset_with_its_transform(trained: Trained) -> None:
     classifier = load_classifier(trained.run)
     expected = evaluate_classifier(classifier, trained.data)
     val = trained.data / "val"
@@ -204,7 +204,7 @@ def test_data_are_a_split_the_whole_or_a_data_set_with_a_transform_of_its_own(tr
     assert evaluate_classifier(classifier, val).num_images < 15  # a set without splits is divided
 
 
-def test_a_model_of_one_channel_gets_grey_pictures() -> None:
+def test_a_model_of_one_channel_gets_gray_images() -> None:
     config, shapes = {**brightness().data_config, "input_size": (1, 8, 8)}, []
 
     def run(images: torch.Tensor) -> torch.Tensor:
@@ -218,7 +218,7 @@ def test_a_model_of_one_channel_gets_grey_pictures() -> None:
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     for name in ("red", "green", "blue"):
         (tmp_path / name).mkdir()
-        colour(*(255 * (name == each) for each in ("red", "green", "blue"))).save(tmp_path / name / "1.png")
+        color(*(255 * (name == each) for each in ("red", "green", "blue"))).save(tmp_path / name / "1.png")
     bad = tmp_path / "green" / "0.png"
     bad.write_bytes(b"none")
     found = evaluate_classifier(brightness(), tmp_path, eval_split=None, batch_size=1, num_workers=1)
@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
-    with refused(ValueError, "Expected data to hold a picture that can be read", "cannot identify", "Repair"):
+    with refused(ValueError, "Expected data to hold an image that can be read", "cannot identify", "Repair"):
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
@@ -244,7 +244,7 @@ def test_a_stream_is_evaluated_and_stops_at_what_cannot_be_read(tmp_path: Path) 
 
     files = []
     for name, values in (("red", (255, 0, 0)), ("blue", (0, 0, 255)), ("green", (0, 255, 0))):
-        colour(*values).save(tmp_path / f"{name}.png")
+        color(*values).save(tmp_path / f"{name}.png")
         files.append((tmp_path / f"{name}.png").read_bytes())
     for num_workers in (0, 1):
         found = evaluate_classifier(brightness(), write(*files), batch_size=2, num_workers=num_workers)
@@ -295,7 +295,7 @@ def test_crops_of_a_prediction_reach_into_the_corners() -> None:
     assert found.metrics["negative_log_likelihood"] == pytest.approx(-np.log(side), abs=1e-6)
 
 
-def test_crops_are_of_the_resized_picture(trained: Trained) -> None:
+def test_crops_are_of_the_resized_image(trained: Trained) -> None:
     classifier = load_classifier(trained.run)
     side = int(32 / classifier.data_config["crop_pct"])
     square = Image.open(trained.files[-1]).crop((0, 0, 40, 40))

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from refusal import refused
 from torch import nn
-from trained_runs import CLASSES, Trained, brightness, picture, trained_run
+from trained_runs import CLASSES, Trained, brightness, draw_image, trained_run
 
 from timm_accel import create_classifier, load_classifier
 from timm_accel.export import export
 from timm_accel.models import save_classifier
 from timm_accel.predict import Classifier, Prediction, exit_code, write_predictions
-from timm_accel.predict.pictures import Pictures, find_pictures
+from timm_accel.predict.images import ImageInputs, find_images
 
 KINDS = ["run", "best", "model.onnx", "model.pt", "model.pt2"]
 
@@ -32,8 +32,8 @@ def trained() -> Trained:
 
 
 def images_of(classifier: Classifier, paths: list[str]) -> torch.Tensor:
-    pictures = Pictures(find_pictures(paths), classifier.transform, classifier.prepare)
-    images, errors = Pictures.collate_fn([pictures[number] for number in range(len(pictures))])
+    pictures = ImageInputs(find_images(paths), classifier.transform, classifier.prepare)
+    images, errors = ImageInputs.collate_fn([pictures[number] for number in range(len(pictures))])
     assert not any(errors)
     assert images is not None
     return images
@@ -53,7 +53,7 @@ def test_files_get_the_labels_and_logits_of_the_trainers_evaluation(kind: str, t
     found = torch.tensor([[dict(zip(p.labels, p.scores, strict=True))[name] for name in CLASSES] for p in predictions])
     assert torch.allclose(found.double(), expected, atol=1e-5)
     logits = classifier.logits(images_of(classifier, trained.files))
-    shift = (logits - trained.logits).mean(dim=1, keepdim=True)  # a softmax inside leaves it open
+    shift = (logits - trained.logits).mean(dim=1, keepdim=True)  # a includes a softmax leaves it open
     assert torch.allclose(logits - (shift if kind == "model.onnx" else 0), trained.logits.double(), atol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_the_package_and_a_prediction_need_no_trainer(trained: Trained) -> None:
 def test_a_folder_is_searched_in_natural_order(trained: Trained, tmp_path: Path) -> None:
     for name in ("b/2.png", "b/10.png", "a/c/1.JPG"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(0, 0).save(tmp_path / name)
+        draw_image(0, 0).save(tmp_path / name)
     (tmp_path / "a" / "notes.txt").write_text("none")
     predictions = load_classifier(trained.run).predict(tmp_path, progress=False)
     assert [each.path for each in predictions] == [
@@ -88,8 +88,8 @@ def test_a_folder_is_searched_in_natural_order(trained: Trained, tmp_path: Path)
     assert [each.path for each in both] == [str(tmp_path / name) for name in ("b/2.png", "b/10.png", "a/c/1.JPG")]
 
 
-def test_a_picture_in_memory_is_taken_as_its_file(tmp_path: Path) -> None:
-    classifier, pixels = brightness(), np.asarray(picture(1, 4))
+def test_an_image_in_memory_is_taken_as_its_file(tmp_path: Path) -> None:
+    classifier, pixels = brightness(), np.asarray(draw_image(1, 4))
     Image.fromarray(pixels).save(tmp_path / "a.png")
     (expected,) = classifier.predict(tmp_path / "a.png", progress=False)
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
@@ -114,7 +114,7 @@ def test_scores_are_the_softmax_of_the_logits_over_the_temperature() -> None:
     assert len(classifier.predict(image, top_k=9)[0].labels) == 3
 
 
-def test_with_several_labels_those_above_the_threshold_are_named() -> None:
+def test_a_multi_label_classifier_names_the_classes_above_the_threshold() -> None:
     image = np.full((8, 8, 3), (255, 0, 51), np.uint8)
     sigmoid = (1 / (1 + np.exp(-np.array([1.0, 0.2, 0.0])))).tolist()
     for threshold, names in ((0.5, ("red", "blue", "green")), (0.52, ("red", "blue")), (0.9, ())):
@@ -124,9 +124,9 @@ def test_with_several_labels_those_above_the_threshold_are_named() -> None:
     assert brightness().predict(image, threshold=0.9)[0].labels == ("red", "blue", "green")
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_and_the_rest_continues(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"none")
-    picture(0, 0).save(tmp_path / "good.png")
+    draw_image(0, 0).save(tmp_path / "good.png")
     names = ["bad.png", "good.png", "missing.png", "good.png", "bad.png"]
     for batch_size, num_workers in ((1, 0), (2, 1), (5, 0)):
         found = brightness().predict(
@@ -200,7 +200,7 @@ def fake_run(run: Path, **kept: dict[str, Any]) -> Path:
         ("accuracy", 0.1, None, "best"),
     ],
 )
-def test_the_better_of_model_and_average_is_chosen(
+def test_the_better_of_model_and_ema_model_is_chosen(
     metric: str, best: float | None, average: float | None, chosen: str, tmp_path: Path
 ) -> None:
     values = {"best": (metric, best), "best_ema": (f"ema_model_{metric}", average)}
@@ -211,7 +211,7 @@ def test_the_better_of_model_and_average_is_chosen(
         assert load_classifier(run, weights=name).class_names[0] == f"{name} a"
 
 
-def test_a_head_of_ones_own_names_and_several_labels_come_with_the_folder(tmp_path: Path) -> None:
+def test_a_custom_head_names_and_multi_label_come_with_the_folder(tmp_path: Path) -> None:
     def head(in_features: int, num_classes: int) -> nn.Module:
         return nn.Sequential(nn.ReLU(), nn.Linear(in_features, num_classes))
 
@@ -225,7 +225,7 @@ def test_a_head_of_ones_own_names_and_several_labels_come_with_the_folder(tmp_pa
     assert load_classifier(file).multi_label
     assert not load_classifier(file, multi_label=False).multi_label
     images = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
-    assert len(classifier.predict(picture(0, 0), threshold=0)[0].labels) == 2  # in grey
+    assert len(classifier.predict(draw_image(0, 0), threshold=0)[0].labels) == 2  # in gray
     mean, std = (torch.tensor(classifier.data_config[name]).view(-1, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
         expected = model.eval()((images / 255 - mean) / std)
@@ -236,7 +236,7 @@ def test_a_head_of_ones_own_names_and_several_labels_come_with_the_folder(tmp_pa
     ("images", "kind", "words"),
     [
         ("no/such", FileNotFoundError, ["'no/such'", "does not exist", "Correct the path"]),
-        (3, TypeError, ["pictures of Pillow's", "but got int"]),
+        (3, TypeError, ["PIL images", "but got int"]),
         ([None], TypeError, ["but got NoneType"]),
         (np.zeros((4, 4, 3)), TypeError, ["uint8", "but got float64"]),
         (torch.zeros(3, 4, 4), TypeError, ["uint8", "but got torch.float32"]),
@@ -246,7 +246,7 @@ def test_a_head_of_ones_own_names_and_several_labels_come_with_the_folder(tmp_pa
         (torch.zeros(4, 3, dtype=torch.uint8), ValueError, ["a tensor (4, 3)"]),
     ],
 )
-def test_what_is_no_picture_is_refused(images: Any, kind: type[Exception] | None, words: list[str]) -> None:
+def test_what_is_no_image_is_refused(images: Any, kind: type[Exception] | None, words: list[str]) -> None:
     if kind is None:
         assert len(brightness().predict(images)) == 1
         return
@@ -255,7 +255,7 @@ def test_what_is_no_picture_is_refused(images: Any, kind: type[Exception] | None
 
 
 def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
-    image = picture(0, 0)
+    image = draw_image(0, 0)
     with refused(FileNotFoundError, "holds images", str(tmp_path), "holds none"):
         brightness().predict(tmp_path)
     with refused(ValueError, "Expected top_k to be at least 1", "got 0"):
@@ -285,7 +285,7 @@ def test_paths_without_a_classifier_are_refused(trained: Trained, tmp_path: Path
         load_classifier(trained.path("model.pt"), device="gpu")
     with refused(ValueError, "Expected device to be one that this machine has", "'gpu'"):
         load_classifier(trained.run, device="gpu")
-    with refused(ValueError, "Expected multi_label", "softmax inside", "softmax=False"):
+    with refused(ValueError, "Expected multi_label", "includes a softmax", "softmax=False"):
         load_classifier(trained.path("model.onnx"), multi_label=True)
     with refused(ValueError, "Expected path to end in", "config.json"):
         load_classifier(trained.run / "best" / "config.json")

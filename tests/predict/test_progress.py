@@ -14,12 +14,12 @@ from timm_accel.features import extract_embeddings
 from timm_accel.models import create_classifier
 from timm_accel.predict import fit_temperature
 
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0))
-PICTURES = [Image.fromarray(np.full((8, 8, 3), colour, np.uint8)) for colour in COLOURS]
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0))
+IMAGES = [Image.fromarray(np.full((8, 8, 3), color, np.uint8)) for color in COLORS]
 
 
 class Labelled(Dataset):
-    """Four pictures, the last with a wrong label, so that there is a temperature to find."""
+    """Four images, the last with a wrong label, so that there is a temperature to find."""
 
     classes = ("red", "green", "blue")
     targets = (0, 1, 2, 2)
@@ -28,7 +28,7 @@ class Labelled(Dataset):
         return 4
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return PICTURES[index], self.targets[index]
+        return IMAGES[index], self.targets[index]
 
 
 def embed(**options: Any) -> Any:
@@ -39,7 +39,7 @@ def embed(**options: Any) -> Any:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda **options: brightness().predict(PICTURES, **options),
+        lambda **options: brightness().predict(IMAGES, **options),
         lambda **options: evaluate_classifier(brightness(), Labelled(), **options),
         lambda **options: fit_temperature(brightness(), Labelled(), **options),
         embed,
@@ -57,10 +57,10 @@ def test_a_bar_of_batches_is_shown_where_it_was_asked_for(call: Any, capsys: pyt
 
 
 def test_without_a_word_predictions_alone_show_a_bar_and_for_one_batch_none(capsys: pytest.CaptureFixture) -> None:
-    brightness().predict(PICTURES)
+    brightness().predict(IMAGES)
     evaluate_classifier(brightness(), Labelled(), batch_size=2)
     fit_temperature(brightness(), Labelled(), batch_size=2)
     embed(batch_size=2)
     assert capsys.readouterr().err == ""
-    brightness().predict(PICTURES, batch_size=2)
+    brightness().predict(IMAGES, batch_size=2)
     assert "2/2" in capsys.readouterr().err

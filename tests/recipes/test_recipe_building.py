@@ -155,7 +155,7 @@ HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "distill_temperature": (3.0, lambda run: run.trainer.distill_temperature),
     "distill_hard": (True, lambda run: run.trainer.distill_hard),
 }  # fmt: skip
-ELSEWHERE = {  # in tests of their own, below and in test_recipes.py
+ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_dir", "run_dir", "pretrained", "weights", "base_batch_size", "lr_scaling", "distill_teacher"),
 }
 
@@ -216,10 +216,10 @@ def test_the_weights_are_those_of_the_folder_and_else_those_of_the_seed(folder: 
 
     teacher, _ = create_classifier("test_resnet", 3, weights=folder / "teacher")
     assert torch.equal(first_layer("given", weights=str(folder / "teacher")), next(teacher.parameters()))
-    anew = first_layer("anew", seed=1)
+    first = first_layer("first", seed=1)
     torch.manual_seed(7)
-    assert torch.equal(first_layer("again", seed=1), anew)
-    assert not torch.equal(first_layer("other", seed=2), anew)
+    assert torch.equal(first_layer("again", seed=1), first)
+    assert not torch.equal(first_layer("other", seed=2), first)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -293,4 +293,4 @@ def test_every_kind_of_loss_is_built(several: bool, loss: str, kind: str, folder
     run = build(folder, tmp_path, data_dir=str(data), loss=loss, mixup=0.0, cutmix=0.0, smoothing=0.0)
     assert type(run.trainer.loss_func).__name__ == kind
     assert type(run.trainer.eval_loss_fn) is (BinaryCrossEntropy if several else nn.CrossEntropyLoss)
-    assert getattr(run.trainer.loss_func, "target_threshold", None) is None  # several labels are 0 and 1
+    assert getattr(run.trainer.loss_func, "target_threshold", None) is None  # multi-label targets are 0 and 1

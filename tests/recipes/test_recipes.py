@@ -166,7 +166,7 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
     assert Recipe(**written) == recipe
 
 
-def test_the_rate_is_scaled_from_the_batch_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_is_scaled_from_the_batch_size_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
     def optimizer(**changes: Any) -> Any:
         recipe = named_recipe("a3").recipe(
             data_dir=str(image_folder), run_dir=str(tmp_path / str(len(list(tmp_path.iterdir())))), model="test_resnet",
@@ -195,7 +195,7 @@ def test_options_reach_model_data_and_trainer(image_folder: Path, tmp_path: Path
     assert torch.allclose(trainer.loss_func.weight, weights / weights.mean())
 
 
-def test_a_manifest_with_several_labels_trains_by_a_recipe(tmp_path: Path) -> None:
+def test_a_multi_label_manifest_trains_by_a_recipe(tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"x": 12})
     rows = [f"images/x/{n:03d}.png,{'cat;dog' if n % 2 else 'owl'}" for n in range(12)]
     (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
@@ -323,6 +323,9 @@ def test_all_faults_are_listed_at_once() -> None:
     with refused(ValueError, "without faults, but got 3", "(1) Expected opt", "'adamw'", "(2) Expected lr to be",
                  "(3) Expected hflip to be between 0 and 1"):  # fmt: skip
         Recipe(opt="adamww", lr=-1, hflip=2)
+    with refused(ValueError, "but got 3", "(1) Expected model to be a name of timm", "(2) Expected lr to be",
+                 "(3) Expected auto_augment to begin with"):  # fmt: skip
+        Recipe(model="resnt50", lr=-1, auto_augment="rnd-m7")
     with refused(ValueError, "but got 6", "batch_size to be even", "warmup to be no longer than the run, 2 epochs",
                  "opt_args to be options", "pretrained or weights", "draft or cache",
                  "loss to be one of ce, bce, asl with class_weights"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""What each process does in `test_processes.py`: run, be cut, and go on, one scenario after another."""
+"""What each process does in `test_processes.py`: run, be cut, and resume, one scenario after another."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ RESULTS: dict[str, Any] = {}
 
 
 def alone(work: Any) -> None:
-    """Run something on the first process while the others wait."""
+    """Run something on rank 0 while the others wait."""
     if PartialState().is_main_process:
         work()
     if distributed.is_initialized():
@@ -61,8 +61,8 @@ class Interrupted(Noting):
         return super().calculate_train_batch_loss(batch)
 
 
-def check_wish_of_one() -> None:
-    """A state that one process asks for is written by all, at the next agreement."""
+def check_request_of_one() -> None:
+    """A state that one rank requests is written by all, at the next sync point."""
 
     class Asking(Noting):
         def after_update(self) -> None:
@@ -71,13 +71,15 @@ def check_wish_of_one() -> None:
                 self.request_save()
 
     train(
-        make_run(ROOT / "wish", Asking, callbacks=(), sync_every_n_updates=5), train_dataset=Augmented(62), num_epochs=1
+        make_run(ROOT / "request", Asking, callbacks=(), sync_every_n_updates=5),
+        train_dataset=Augmented(62),
+        num_epochs=1,
     )
-    RESULTS["wish"] = [folder.name for folder in states(ROOT / "wish")]
+    RESULTS["request"] = [folder.name for folder in states(ROOT / "request")]
 
 
 def check_lock() -> None:
-    """What the first process finds is raised on all."""
+    """What rank 0 finds is raised on all."""
     alone(lambda: (ROOT / "taken").mkdir())
     alone(lambda: (ROOT / "taken/history.csv").write_text("mine"))
     try:
@@ -87,7 +89,7 @@ def check_lock() -> None:
 
 
 def check_full_disk() -> None:
-    """A write that fails on the first process ends nobody's run."""
+    """A write that fails on rank 0 does not end the run."""
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -98,8 +100,8 @@ def check_full_disk() -> None:
     RESULTS["full"] = (trainer.num_updates, len(states(ROOT / "full")))
 
 
-def check_rehearsal() -> None:
-    """A model whose gradients make several groups: sums of three round by the grouping."""
+def check_dummy_step() -> None:
+    """A model with more than one gradient bucket: the rounding of sums over three ranks depends on the buckets."""
     if PartialState().num_processes < 3:
         return
 
@@ -115,8 +117,8 @@ def check_rehearsal() -> None:
     whole = run(ROOT / "grouped")
     alone(lambda: cut(ROOT / "grouped", 1, ROOT / "grouped_cut"))
     resumed = run(ROOT / "grouped_cut", resume_from="auto")
-    RESULTS["rehearsal"] = same_outcome(ROOT / "grouped", ROOT / "grouped_cut")
-    RESULTS["rehearsed images"] = (len(whole.images), len(resumed.images))
+    RESULTS["dummy step"] = same_outcome(ROOT / "grouped", ROOT / "grouped_cut")
+    RESULTS["images with a dummy step"] = (len(whole.images), len(resumed.images))
 
 
 def check_kept_for_others() -> None:
@@ -125,7 +127,7 @@ def check_kept_for_others() -> None:
 
 
 def check_of_others() -> None:
-    """Go on from the states of another number of processes, kept by an earlier launch."""
+    """Resume from the states of another number of processes, saved by an earlier launch."""
     for folder in sorted(Path(sys.argv[3]).iterdir()) if len(sys.argv) > 3 else ():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -70,7 +70,7 @@ def test_another_batch_of_the_same_update_keeps_images_and_schedule(tmp_path: Pa
     assert torch.equal(resumed.images[0], torch.cat(reference.images[4:6]))
 
 
-def test_another_size_of_update_goes_on_at_the_same_place_of_data_and_schedule(tmp_path: Path) -> None:
+def test_another_global_batch_size_continues_at_the_same_place_of_data_and_schedule(tmp_path: Path) -> None:
     data = {"train_dataset": Augmented(32), "num_epochs": 2}
     reference = train(make_run(tmp_path / "whole"), **data)  # 8 updates an epoch
     resumed_dir = cut(tmp_path / "whole", 4, tmp_path / "cut")  # after 20 of 32 images

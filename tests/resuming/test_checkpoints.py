@@ -1,4 +1,4 @@
-"""Upstream's own four methods of saving go on working, more than once, and keep the average."""
+"""Upstream's four methods of saving still work, more than once, and keep the EMA weights."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def trained() -> Any:
 
 
 def started() -> Any:
-    """Another trainer whose run has just begun: its weights, average and optimizer are not those of `trained`."""
+    """Another trainer whose run has just begun: its weights, EMA weights and optimizer are not those of `trained`."""
     return train(make_run(None, callbacks=(), seed=9), num_epochs=1)
 
 
@@ -31,7 +31,7 @@ def assert_alike(first: Any, second: Any) -> None:
         assert torch.equal(value, states[1][0][name])
 
 
-def test_a_checkpoint_keeps_the_average(trained: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_the_ema_weights(trained: Any, tmp_path: Path) -> None:
     trained.save_checkpoint(tmp_path / "last.pt", {"note": "mine"})
     other = started()
     assert not same_weights(other.ema_model.module, trained.ema_model.module)
@@ -41,7 +41,7 @@ def test_a_checkpoint_keeps_the_average(trained: Any, tmp_path: Path) -> None:
     assert set(torch.load(tmp_path / "last.pt", weights_only=True)) >= {"model_state_dict", "optimizer_state_dict"}
 
 
-def test_a_checkpoint_without_average_loads_into_a_trainer_with_one(tmp_path: Path) -> None:
+def test_a_checkpoint_without_ema_weights_loads_into_a_trainer_with_them(tmp_path: Path) -> None:
     plain = fit(make_trainer())
     plain.save_checkpoint(tmp_path / "plain.pt", save_optimizer=False)
     averaging = fit(make_trainer(ModelEmaMixin, ema_decay=0.1))
@@ -51,7 +51,7 @@ def test_a_checkpoint_without_average_loads_into_a_trainer_with_one(tmp_path: Pa
     assert all(torch.equal(value, before[name]) for name, value in averaging.ema_model.module.state_dict().items())
 
 
-def test_every_training_state_of_a_run_loads_and_keeps_the_average(trained: Any, tmp_path: Path) -> None:
+def test_every_training_state_of_a_run_loads_and_keeps_the_ema_weights(trained: Any, tmp_path: Path) -> None:
     for number in range(3):  # upstream registers the scheduler again each time, and cannot load the second
         trained.save_training_state(tmp_path / str(number), {"number": number})
     for number in range(3):

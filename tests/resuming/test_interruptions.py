@@ -38,7 +38,7 @@ def test_a_signal_saves_once_and_leaves_with_code_75(
     assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
 
 
-def test_signals_are_left_alone_where_no_states_are_kept(tmp_path: Path) -> None:
+def test_signals_are_left_alone_where_no_states_are_saved(tmp_path: Path) -> None:
     seen = []
 
     class Looking(Callback):

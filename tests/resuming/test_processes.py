@@ -1,4 +1,4 @@
-"""Several processes: cut and resumed to the same bits, interrupted together, continued by another number of them."""
+"""Distributed runs: cut and resumed to the same bits, interrupted together, continued by another number of ranks."""
 
 import json
 import os
@@ -56,21 +56,21 @@ def test_a_run_on_two_processes_cut_at_any_update_ends_in_the_same_bits(two, nam
     for rank in two[0]:
         differences, images, count = rank[f"cut/{name}"]
         assert differences == [None] * 4
-        assert images == [True] * 4  # each process goes on with its own, one by one
+        assert images == [True] * 4  # each rank continues with its images, one by one
         assert count == 2 * (4 + 1)
 
 
-def test_a_state_that_one_process_asks_for_is_written_at_the_next_agreement(two) -> None:
+def test_a_state_that_one_process_asks_for_is_written_at_the_next_sync_point(two) -> None:
     for rank in two[0]:
-        assert rank["wish"] == ["000001_epoch_0_batch_5"]
+        assert rank["request"] == ["000001_epoch_0_batch_5"]
 
 
-def test_what_the_first_process_refuses_ends_both(two) -> None:
+def test_what_rank_0_refuses_ends_both(two) -> None:
     for rank in two[0]:
         assert "hold no run yet" in rank["taken"]
 
 
-def test_a_full_disk_is_said_once_and_both_go_on(two) -> None:
+def test_a_full_disk_is_reported_once_and_both_continue(two) -> None:
     ranks, result = two
     assert [rank["full"] for rank in ranks] == [(7, 0), (7, 0)]
     assert result.stdout.count("No space left on device") == 8  # one line for each update and the epoch's end
@@ -110,10 +110,10 @@ def test_an_exception_on_one_process_ends_both_and_writes_nothing_more(root: Pat
 
 
 def test_sums_over_three_processes_are_rounded_as_before_the_cut(root: Path) -> None:
-    ranks, _ = launch(3, "rehearsal", root / "three")
+    ranks, _ = launch(3, "dummy_step", root / "three")
     for rank in ranks:
-        assert rank["rehearsal"] is None
-        assert rank["rehearsed images"] == (4, 2 + 1)  # one batch was rehearsed
+        assert rank["dummy step"] is None
+        assert rank["images with a dummy step"] == (4, 2 + 1)  # one batch in the dummy step
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def one(kept: Path, root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "updates"), [("within", 3), ("boundary", 8)])
-def test_one_process_goes_on_with_the_images_and_the_schedule_of_two(
+def test_one_process_continues_with_the_images_and_the_schedule_of_two(
     one: dict[str, Any], name: str, updates: int, tmp_path: Path
 ) -> None:
     reference = train(make_run(tmp_path), train_dataset=Augmented(64), num_epochs=2, per_device_batch_size=8)

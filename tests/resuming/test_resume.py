@@ -77,7 +77,7 @@ def test_the_history_file_has_no_row_twice(whole, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_workers", "persistent"), [(0, False), (1, False), (2, False), (2, True)])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_images_go_on_one_by_one_whatever_the_workers(
+def test_the_images_continue_one_by_one_whatever_the_workers(
     num_workers: int, persistent: bool, accumulation: int, tmp_path: Path
 ) -> None:
     options = {"gradient_accumulation_steps": accumulation, "num_epochs": 2}
@@ -128,7 +128,7 @@ def test_no_image_is_loaded_again_for_what_was_already_seen(number: int, tmp_pat
     assert len(dataset.loaded) == (7 - 1 - number) * BATCH_SIZE
 
 
-# Parts with a state of their own
+# Stateful parts
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine by epochs": {"sched": "cosine", "warmup_epochs": 2, "step_on_epochs": True},
@@ -149,7 +149,7 @@ class Rising(Noting):
 
 @pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_timms_schedules_go_on(name: str, tmp_path: Path) -> None:
+def test_timms_schedules_continue(name: str, tmp_path: Path) -> None:
     options = {"scheduler_args": SCHEDULES[name], "scheduler_metric": "score"}
     reference = train(make_run(tmp_path / "whole", Rising, **options), num_epochs=6)
     assert len(set(reference.rates)) > 1
@@ -176,7 +176,7 @@ TORCH_SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", TORCH_SCHEDULES)
-def test_torchs_schedules_go_on(name: str, tmp_path: Path) -> None:
+def test_torchs_schedules_continue(name: str, tmp_path: Path) -> None:
     def run(run_dir: Path, **options: Any) -> Any:
         model = tiny_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -210,7 +210,7 @@ def test_a_torch_schedule_gets_the_length_of_a_longer_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("every", [3, "epoch"])
-def test_an_average_that_moves_less_often_goes_on(every: Any, tmp_path: Path) -> None:
+def test_ema_weights_that_are_updated_less_often_continue(every: Any, tmp_path: Path) -> None:
     train(make_run(tmp_path / "whole", ema_update_every=every), num_epochs=6)
     for number in (1, 4, 8, 12, 30):
         resumed_dir = cut(tmp_path / "whole", number, tmp_path / str(number))
@@ -218,7 +218,7 @@ def test_an_average_that_moves_less_often_goes_on(every: Any, tmp_path: Path) ->
         assert same_outcome(tmp_path / "whole", resumed_dir) is None
 
 
-def test_an_average_of_bfloat16_weights_goes_on_rounding_as_before(tmp_path: Path) -> None:
+def test_ema_weights_in_bfloat16_round_after_a_resume_as_before(tmp_path: Path) -> None:
     def run(run_dir: Path, **options: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(torch.bfloat16)
@@ -253,7 +253,7 @@ class Centre(nn.Module):
         return nn.functional.cross_entropy(logits - self.mean, targets)
 
 
-def test_a_loss_with_a_state_goes_on(tmp_path: Path) -> None:
+def test_a_loss_with_a_state_continues(tmp_path: Path) -> None:
     def run(run_dir: Path, **options: Any) -> Any:
         trainer = make_trainer(LoopTrainer, loss_func=Centre(), run_dir=run_dir, callbacks=[every_update()])
         return fit(trainer, tiny_data(31), **options)
@@ -312,7 +312,7 @@ def limited(run_dir: Path, **options: Any) -> Any:
     return fit(make_trainer(Noting, run_dir=run_dir, callbacks=callbacks, ema_decay=0.2), **options)
 
 
-def test_a_limited_loader_goes_on_up_to_its_limit(tmp_path: Path) -> None:
+def test_a_limited_loader_continues_up_to_its_limit(tmp_path: Path) -> None:
     data = Augmented(30)
     reference = limited(tmp_path / "whole", train_dataset=data)
     resumed_dir = cut(tmp_path / "whole", 2, tmp_path / "cut")
@@ -360,7 +360,7 @@ class Unordered:
         return 7
 
 
-def test_a_users_own_order_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+def test_a_custom_order_continues_from_the_end_of_an_epoch(tmp_path: Path) -> None:
     def run(run_dir: Path, **options: Any) -> Any:
         loader = {"num_workers": 0, "batch_sampler": Unordered()}
         return train(
@@ -374,7 +374,7 @@ def test_a_users_own_order_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> N
     assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
 
 
-def test_what_a_user_changed_in_the_optimizer_goes_on(tmp_path: Path) -> None:
+def test_what_a_user_changed_in_the_optimizer_continues(tmp_path: Path) -> None:
     class Calmer(Callback):
         def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
             for group in trainer.optimizer.param_groups:
@@ -391,7 +391,7 @@ def test_what_a_user_changed_in_the_optimizer_goes_on(tmp_path: Path) -> None:
     assert same_outcome(tmp_path / "whole", tmp_path / "cut") is None
 
 
-def test_one_trainer_may_go_on_with_its_own_run(tmp_path: Path) -> None:
+def test_one_trainer_may_continue_with_its_own_run(tmp_path: Path) -> None:
     def linear(length: int) -> Any:
         return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7 * length)
 
@@ -406,7 +406,7 @@ def test_one_trainer_may_go_on_with_its_own_run(tmp_path: Path) -> None:
     assert trainer.rates[14:] == reference.rates[14:]
 
 
-def test_a_rate_that_is_scaled_from_the_batch_may_differ_from_the_state() -> None:
+def test_a_learning_rate_that_is_scaled_from_the_batch_size_may_differ_from_the_state() -> None:
     def described(lr: float, **recipe: Any) -> dict[str, Any]:
         model = tiny_model()
         return describe_run(model, torch.optim.SGD(model.parameters(), lr=lr), tiny_data(), 0, recipe)

@@ -1,4 +1,4 @@
-"""Who may use a run folder, and which of its states a run goes on from."""
+"""Which run may use a run folder, and from which of its states it resumes."""
 
 import json
 import os
@@ -28,12 +28,12 @@ from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, SaveState
 from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 
 
-def test_auto_starts_anew_where_there_is_nothing(tmp_path: Path) -> None:
+def test_auto_starts_from_scratch_where_there_is_nothing(tmp_path: Path) -> None:
     trainer = train(make_run(tmp_path / "new"), resume_from="auto", num_epochs=1)
     assert trainer.num_updates == 7
 
 
-def test_what_a_run_left_before_its_first_state_is_begun_anew(tmp_path: Path) -> None:
+def test_what_a_run_left_before_its_first_state_is_started_from_scratch(tmp_path: Path) -> None:
     """Its files are its own: the folder of states is made before them."""
     train(make_run(tmp_path / "whole"))
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -53,7 +53,7 @@ def test_a_run_without_states_is_never_overwritten(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_run_with_states_is_not_begun_anew_by_chance(tmp_path: Path) -> None:
+def test_a_run_with_states_is_not_started_from_scratch_by_chance(tmp_path: Path) -> None:
     train(make_run(tmp_path, callbacks=[SaveStateCallback]), num_epochs=1)
     with refused(FileExistsError, "hold no run yet", "'state'"):
         train(make_run(tmp_path))
@@ -91,7 +91,7 @@ def test_an_older_state_by_its_path_becomes_the_newest(tmp_path: Path) -> None:
     assert same_outcome(tmp_path / "run", tmp_path / "other") is None
 
 
-def test_a_state_by_its_path_goes_on_in_another_folder_or_in_none(tmp_path: Path) -> None:
+def test_a_state_by_its_path_continues_in_another_folder_or_in_none(tmp_path: Path) -> None:
     train(make_run(tmp_path / "whole"))
     state = states(tmp_path / "whole")[4]
     before = contents(tmp_path / "whole")
@@ -169,7 +169,7 @@ def test_files_elsewhere_are_not_taken_for_those_of_a_run_that_begins(tmp_path: 
     run("first")  # its own
 
 
-def test_a_resume_mends_what_a_kill_at_the_end_has_left(tmp_path: Path) -> None:
+def test_a_resume_cleans_up_what_a_kill_at_the_end_has_left(tmp_path: Path) -> None:
     train(make_run(tmp_path), num_epochs=1)
     root = tmp_path / "state"
     newest = states(tmp_path)[-1].name

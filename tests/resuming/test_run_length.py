@@ -31,7 +31,7 @@ def test_a_finished_run_that_is_resumed_has_its_weights_and_its_history(tmp_path
 
 
 @pytest.mark.parametrize("on_epochs", [True, False])
-def test_a_longer_run_goes_on_with_the_schedule_of_its_length(
+def test_a_longer_run_continues_with_the_schedule_of_its_length(
     on_epochs: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"scheduler_args": {"sched": "cosine", "warmup_epochs": 1, "step_on_epochs": on_epochs}}
@@ -78,7 +78,7 @@ def test_a_run_that_stopped_early_is_finished_and_may_be_made_longer(
     assert stopping.epochs_without == 2
     assert "Already finished: Stopped early: train_loss_epoch has not improved" in capsys.readouterr().out
     longer, stopping = run(12, patience=4, resume_from="auto")
-    assert longer.num_updates == 25  # two more without an improvement: the count went on
+    assert longer.num_updates == 25  # two more without an improvement: the count continued
     assert stopping.epochs_without == 4
 
 

@@ -107,7 +107,7 @@ def test_any_callback_may_ask_for_a_state(tmp_path: Path) -> None:
         make_trainer().request_save()
 
 
-def test_a_state_asked_for_between_training_and_evaluation_goes_on_there(tmp_path: Path) -> None:
+def test_a_state_asked_for_between_training_and_evaluation_continues_there(tmp_path: Path) -> None:
     class Asking(Callback):
         def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
             trainer.request_save()
@@ -145,7 +145,7 @@ def test_the_screen_shows_a_resumed_epoch_as_it_stands(tmp_path: Path, capfd: py
     assert second.rpartition("  ")[0] == lines[0].rpartition("  ")[0]  # all but the seconds
 
 
-def test_a_write_that_fails_is_said_and_the_run_goes_on(
+def test_a_write_that_fails_is_reported_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Disk(Callback):
@@ -233,7 +233,7 @@ def test_a_model_without_running_loss_or_buffers_is_saved_too(tmp_path: Path) ->
     assert outcome(tmp_path)["state"]["rank_0.pt"]["buffers"] == {}
 
 
-def test_models_with_extra_state_and_optimizers_without_a_rate_train(tmp_path: Path) -> None:
+def test_models_with_extra_state_and_optimizers_without_a_learning_rate_train(tmp_path: Path) -> None:
     class Extra(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:
             return {"n": 1}

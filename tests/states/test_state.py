@@ -134,7 +134,7 @@ def test_damage_is_named_and_the_state_before_it_is_used(damage, file: str, word
         open_state(folder).check()
 
 
-def test_no_whole_state_among_damaged_ones_is_an_error(tmp_path: Path) -> None:
+def test_no_complete_state_among_damaged_ones_is_an_error(tmp_path: Path) -> None:
     for epoch in range(2):
         truncate(write(tmp_path, epoch).folder / COMMON)
     with refused(DamagedStateError, "a complete state", tmp_path.name, "2 damaged ones", "Restore one"):
@@ -197,7 +197,7 @@ def big(size: int) -> dict[str, torch.Tensor]:
     return {"weights": torch.randn(size)}
 
 
-def test_a_full_disk_leaves_the_state_before_it_whole(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_state_before_it_complete(small_disk: Path) -> None:
     write(small_disk)
     with pytest.raises(OSError, match="No space left"):
         write_state(small_disk, "epoch_1_batch_0", {COMMON: big(100_000)}, {})
@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_state_before_it_whole(small_disk: Path) -> None:
     assert write(small_disk, 1).folder.name == "000002_epoch_1_batch_0"
 
 
-def test_a_folder_that_turns_read_only_leaves_the_state_before_it_whole(small_disk: Path) -> None:
+def test_a_folder_that_turns_read_only_leaves_the_state_before_it_complete(small_disk: Path) -> None:
     write(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(OSError, match="Read-only file system"):
@@ -214,7 +214,7 @@ def test_a_folder_that_turns_read_only_leaves_the_state_before_it_whole(small_di
     assert newest(small_disk) == ("000001_epoch_0_batch_0", [])
 
 
-def test_a_file_that_may_not_grow_leaves_the_state_before_it_whole(tmp_path: Path) -> None:
+def test_a_file_that_may_not_grow_leaves_the_state_before_it_complete(tmp_path: Path) -> None:
     write(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

@@ -418,14 +418,14 @@ def test_a_metric_of_evaluation_is_refused_without_evaluation(callback: type, na
     refuse_to_train(ValueError, words, TimmTrainer, trainer_options=options)
 
 
-def test_the_averages_metric_is_refused_without_an_average(tmp_path: Path) -> None:
+def test_the_metric_of_ema_weights_is_refused_without_them(tmp_path: Path) -> None:
     best = EarlyStoppingCallback("ema_model_accuracy", greater_is_better=True)
     options = {"num_classes": 3, "callbacks": [best], "run_dir": tmp_path / "run"}
     words = ("watch_metric", "got 'ema_model_accuracy'", "Did you mean 'accuracy'")
     refuse_to_train(ValueError, words, TimmTrainer, eval_dataset=tiny_data(6), trainer_options=options)
 
 
-def test_the_averages_metric_is_accepted_with_one() -> None:
+def test_the_metric_of_ema_weights_is_accepted_with_them() -> None:
     stopping = EarlyStoppingCallback("ema_model_accuracy", greater_is_better=True)
     trainer = make_trainer(TimmMixupTrainer, num_class=3, ema_decay=0.5, callbacks=[stopping])
     fit(trainer, eval_dataset=tiny_data(6))
@@ -433,7 +433,7 @@ def test_the_averages_metric_is_accepted_with_one() -> None:
 
 
 class Recording(TimmTrainer):
-    """A user's trainer that records a metric of its own."""
+    """A custom trainer that records one more metric."""
 
     def training_run_epoch_end(self) -> None:
         self.run_history.update_metric("my_score", float(self.num_updates))
@@ -544,7 +544,7 @@ class MyModelEma(ModelEmaCallback):
 
 @pytest.mark.parametrize("kind", [LoopTrainer, ModelEmaMixin, TimmMixupTrainer])
 @pytest.mark.parametrize("callback", [ConvertSyncBatchNormCallback, MySyncBatchNorm])
-def test_upstreams_synchronised_batch_norm_is_refused(kind: type, callback: type) -> None:
+def test_upstreams_sync_batch_norm_is_refused(kind: type, callback: type) -> None:
     for given in (callback, callback()):
         with refused(ValueError, "callbacks", callback.__name__, "BatchNormAct2d", "sync_bn=True"):
             make_trainer(kind, callbacks=[given])
@@ -552,7 +552,7 @@ def test_upstreams_synchronised_batch_norm_is_refused(kind: type, callback: type
 
 @pytest.mark.parametrize("kind", [ModelEmaMixin, TimmMixupTrainer])
 @pytest.mark.parametrize("callback", [ModelEmaCallback, MyModelEma])
-def test_upstreams_average_is_refused_beside_ours(kind: type, callback: type) -> None:
+def test_upstreams_ema_callback_is_refused_beside_ours(kind: type, callback: type) -> None:
     for given in (callback, callback()):
         with refused(ValueError, "callbacks", callback.__name__, "has EMA weights already", "Remove it"):
             make_trainer(kind, callbacks=[given])

@@ -12,7 +12,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, EarlyStoppingCallb
 
 
 class Verifies(LoopTrainer):
-    """Calls an event of its own before each training batch, as upstream's documentation shows."""
+    """Calls a custom event before each training batch, as upstream's documentation shows."""
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         self.callback_handler.call_event("verify_train_batch", trainer=self, batch=batch)
@@ -57,12 +57,12 @@ def test_an_event_set_on_an_instance_is_called() -> None:
 
 
 @pytest.mark.parametrize("event", ["on_train_step_end", "verify_train_batch"])
-def test_a_misspelt_attribute_inside_a_callback_raises(event: str) -> None:
-    def misspelt(self: Any, *args: Any, **kwargs: Any) -> None:
+def test_a_misspelled_attribute_inside_a_callback_raises(event: str) -> None:
+    def misspelled(self: Any, *args: Any, **kwargs: Any) -> None:
         self.acuracy.update()
 
-    callback = type("Misspelt", (Callback,), {event: misspelt})
-    with pytest.raises(AttributeError, match="'Misspelt' object has no attribute 'acuracy'"):
+    callback = type("Misspelled", (Callback,), {event: misspelled})
+    with pytest.raises(AttributeError, match="'Misspelled' object has no attribute 'acuracy'"):
         fit(make_trainer(Verifies, callbacks=[callback]))
 
 

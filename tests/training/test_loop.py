@@ -111,16 +111,16 @@ def test_it_works_without_callbacks_and_without_evaluation() -> None:
     assert trainer.run_history.current_epoch == 3
 
 
-def test_a_second_run_starts_anew_and_is_bit_equal_to_a_fresh_trainer() -> None:
+def test_a_second_run_starts_from_scratch_and_is_bit_equal_to_a_fresh_trainer() -> None:
     class Averaging(ModelEmaMixin):
         pass
 
     trainer = fit(make_trainer(Averaging, ema_decay=0.5), eval_dataset=tiny_data(5))
-    average = trainer.ema_model
+    ema_model = trainer.ema_model
     middle = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     fit(trainer)
     assert trainer.num_updates == 8
-    assert trainer.ema_model is not average
+    assert trainer.ema_model is not ema_model
     assert trainer.eval_dataloader is None
     assert trainer.run_history.get_metric_names() == {"train_loss_epoch"}
 
@@ -131,21 +131,21 @@ def test_a_second_run_starts_anew_and_is_bit_equal_to_a_fresh_trainer() -> None:
     assert same_weights(fresh.ema_model.module, trainer.ema_model.module)
 
 
-def test_evaluate_keeps_the_average_the_count_and_the_weights() -> None:
+def test_evaluate_keeps_the_ema_weights_the_count_and_the_weights() -> None:
     class Averaging(ModelEmaMixin):
         pass
 
     trainer = fit(make_trainer(Averaging, ema_decay=0.5))
-    average, weights = trainer.ema_model, {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    ema_model, weights = trainer.ema_model, {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.evaluate(tiny_data(5), per_device_batch_size=2, dataloader_kwargs={"num_workers": 0})
-    assert trainer.ema_model is average
+    assert trainer.ema_model is ema_model
     assert trainer.num_updates == 8
     assert all(torch.equal(weights[k], v) for k, v in trainer.model.state_dict().items())
     names = trainer.run_history.get_metric_names()
     assert names == {"evaluation_loss", "ema_model_evaluation_loss"}
 
 
-def test_evaluate_before_training_knows_of_no_average() -> None:
+def test_evaluate_before_training_knows_no_ema_weights() -> None:
     class Averaging(ModelEmaMixin):
         pass
 
@@ -227,7 +227,7 @@ def test_a_stop_is_acted_on_as_soon_as_the_update_is_complete() -> None:
 
     trainer = make_trainer(sync_every_n_updates=3, callbacks=[Stop])
     fit(trainer, tiny_data(40))
-    assert trainer.num_updates == 2  # several processes wait for the third: see distributed/
+    assert trainer.num_updates == 2  # distributed runs wait for the third: see distributed/
     assert trainer.run_history.get_metric_names() == set()
     trainer.request_stop("There is no run.")
 
@@ -291,14 +291,14 @@ def test_a_sampler_may_draw_more_images_than_there_are() -> None:
     assert trainer.num_updates == 4
 
 
-def test_a_refused_run_leaves_the_average_and_the_count(tmp_path: Any) -> None:
+def test_a_refused_run_leaves_the_ema_weights_and_the_count(tmp_path: Any) -> None:
     from timm_accel.callbacks import CsvHistoryCallback
 
     trainer = fit(make_trainer(ModelEmaMixin, ema_decay=0.5, callbacks=[CsvHistoryCallback], run_dir=tmp_path))
-    average = trainer.ema_model
+    ema_model = trainer.ema_model
     with pytest.raises(FileExistsError, match="never overwritten"):
         fit(trainer)
-    assert trainer.ema_model is average
+    assert trainer.ema_model is ema_model
     assert trainer.num_updates == 8
 
 

@@ -1,4 +1,4 @@
-"""The options of a trainer show themselves, and a misspelt one is named."""
+"""The options of a trainer show themselves, and a misspelled one is named."""
 
 import inspect
 import pydoc
@@ -94,7 +94,7 @@ def test_a_positional_option_with_a_default_before_the_model_still_gives_a_signa
 
 
 @pytest.mark.parametrize(
-    ("trainer", "misspelt", "nearest"),
+    ("trainer", "misspelled", "nearest"),
     [
         (TimmMixupTrainer, "ema_deacy", "'ema_decay'"),
         (TimmTrainer, "clip_gard", "'clip_grad'"),
@@ -102,9 +102,11 @@ def test_a_positional_option_with_a_default_before_the_model_still_gives_a_signa
         (TimmTrainer, "num_clases", "'num_classes'"),
     ],
 )
-def test_a_misspelt_option_is_one_sentence_with_the_nearest_name(trainer: type, misspelt: str, nearest: str) -> None:
-    with refused(TypeError, f"options of {trainer.__name__}", repr(misspelt), nearest):
-        make_trainer(trainer, **{misspelt: 1})
+def test_a_misspelled_option_is_one_sentence_with_the_nearest_name(
+    trainer: type, misspelled: str, nearest: str
+) -> None:
+    with refused(TypeError, f"options of {trainer.__name__}", repr(misspelled), nearest):
+        make_trainer(trainer, **{misspelled: 1})
 
 
 def test_an_option_of_a_mixin_that_is_not_there_is_refused() -> None:
@@ -116,8 +118,8 @@ def test_an_option_of_a_mixin_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "nearest"), [("per_device_batchsize", "'per_device_batch_size'"), ("resume", "'resume_from'")]
+    ("misspelled", "nearest"), [("per_device_batchsize", "'per_device_batch_size'"), ("resume", "'resume_from'")]
 )
-def test_a_misspelt_option_of_train_is_named_too(misspelt: str, nearest: str) -> None:
-    with refused(TypeError, "options of train()", repr(misspelt), nearest):
-        fit(make_trainer(), **{misspelt: 1})
+def test_a_misspelled_option_of_train_is_named_too(misspelled: str, nearest: str) -> None:
+    with refused(TypeError, "options of train()", repr(misspelled), nearest):
+        fit(make_trainer(), **{misspelled: 1})

@@ -1,4 +1,4 @@
-"""bf16 on the CPU; fp16, synchronised BatchNorm and fused optimizers where there is a GPU."""
+"""bf16 on the CPU; fp16, SyncBatchNorm and fused optimizers where there is a GPU."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ class Mixed(LoopTrainer):
 
 
 class Averaging(ModelEmaMixin, Mixed):
-    """Keeps what the model and its average gave in the last evaluation."""
+    """Keeps the outputs of the model and the EMA model in the last evaluation."""
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         self.output = super().calculate_eval_batch_loss(batch)
@@ -42,7 +42,7 @@ class Averaging(ModelEmaMixin, Mixed):
 
 
 def in_bf16() -> None:
-    """Run in a process of its own: accelerate fixes the precision once for a process."""
+    """Run in a separate process: accelerate fixes the precision once for a process."""
     Accelerator(mixed_precision="bf16")
     trainer = make_trainer(Averaging, tiny_model(), ema_decay=0.5)
     data = tiny_data(4, seed=9)
@@ -64,7 +64,7 @@ def in_bf16() -> None:
     assert abs(recorded - expected) < 1e-5
 
     compiled = make_trainer(Averaging, torch.compile(tiny_model(), backend="eager"), ema_decay=0.5)
-    for _ in range(3):  # each run wraps the forward pass anew
+    for _ in range(3):  # each run wraps the forward pass again
         fit(compiled, eval_dataset=data)
         assert compiled.output["model_outputs"].dtype == torch.float32
 
@@ -81,7 +81,7 @@ def in_bf16() -> None:
     assert any(not torch.equal(first[name], tensor) for name, tensor in trainer.unwrapped_model.state_dict().items())
 
 
-def test_bf16_evaluates_model_and_average_as_by_hand() -> None:
+def test_bf16_evaluates_model_and_ema_model_as_by_hand() -> None:
     script = BF16.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -94,7 +94,7 @@ def test_a_skipped_fp16_step_counts_for_nothing(fused: bool, monkeypatch: pytest
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
 
     class Half(ModelEmaMixin):
-        """Notes which updates have changed the weights or their average, and which were announced."""
+        """Notes which updates have changed the weights or the EMA weights, and which were announced."""
 
         def training_run_start(self) -> None:
             self.moved: list[bool] = []
@@ -115,8 +115,8 @@ def test_a_skipped_fp16_step_counts_for_nothing(fused: bool, monkeypatch: pytest
 
         def tensors(self) -> dict[str, Any]:
             parts = {name: dict(module.named_parameters()) for name, module in self.weights().items()}
-            average = dict(self.ema_model.module.named_parameters())
-            return deepcopy({"model": parts["model"], "average": average})
+            ema = dict(self.ema_model.module.named_parameters())
+            return deepcopy({"model": parts["model"], "ema": ema})
 
     class Announced(Callback):
         count = 0
@@ -138,7 +138,7 @@ def test_a_skipped_fp16_step_counts_for_nothing(fused: bool, monkeypatch: pytest
 
 @pytest.mark.gpu
 @needs_gpu
-def test_an_average_on_the_cpu_beside_a_gpu_model_is_kept_and_not_evaluated() -> None:
+def test_an_ema_model_on_the_cpu_beside_a_gpu_model_is_kept_and_not_evaluated() -> None:
     trainer = make_trainer(ModelEmaMixin, ema_decay=0.5, ema_device="cpu")
     with pytest.warns(UserWarning, match="not evaluated"):
         fit(trainer, eval_dataset=tiny_data(5))

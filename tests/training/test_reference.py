@@ -1,4 +1,4 @@
-"""`TimmMixupTrainer` against a loop written by hand from timm's parts, as timm's own script has them."""
+"""`TimmMixupTrainer` against a loop written by hand from timm's parts, as in timm's script."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SCHEDULE = dict(sched="cosine", warmup_epochs=1, warmup_lr=1e-4, min_lr=1e-6)
 def train_by_hand(
     accumulation: int, on_updates: bool, device: torch.device
 ) -> tuple[nn.Module, nn.Module, Any, list[float]]:
-    """Train as timm's ``train.py`` does; return the model, its average, the optimizer and the rate of each update."""
+    """Train as timm's ``train.py`` does; return model, EMA model, optimizer and the learning rate of each update."""
     model, data = tiny_model().to(device), tiny_data(IMAGES)
     optimizer = create_optimizer_v2(model, **OPTIMIZER)
     sampler = KeyedSampler(RandomSampler(data), SEED)
@@ -38,7 +38,7 @@ def train_by_hand(
         step_on_epochs=not on_updates,
         **SCHEDULE,
     )
-    average = ModelEmaV3(model, decay=0.6, use_warmup=True)
+    ema_model = ModelEmaV3(model, decay=0.6, use_warmup=True)
     mixup, loss_fn = Mixup(**MIXUP), BinaryCrossEntropy(target_threshold=0.2, smoothing=0.1)
     num_updates, rates = 0, []
     for epoch in range(EPOCHS):
@@ -56,7 +56,7 @@ def train_by_hand(
                 rates.append(optimizer.param_groups[0]["lr"])
                 optimizer.step()
                 num_updates += 1
-                average.update(model, step=num_updates)
+                ema_model.update(model, step=num_updates)
                 scheduler.step_update(num_updates)
                 optimizer.zero_grad()
         for parameter in model.parameters():
@@ -65,7 +65,7 @@ def train_by_hand(
         optimizer.zero_grad()
         model.eval()
         scheduler.step(epoch + 1)
-    return model, average.module, optimizer, rates
+    return model, ema_model.module, optimizer, rates
 
 
 def _forward_mixed(model: nn.Module, mixup: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ class Recording(TimmMixupTrainer):
 def test_trainer_is_bit_equal_to_the_loop_written_by_hand(
     accumulation: int, on_updates: bool, evaluated: bool, device: str
 ) -> None:
-    model, average, optimizer, rates = train_by_hand(accumulation, on_updates, torch.device(device))
+    model, ema_model, optimizer, rates = train_by_hand(accumulation, on_updates, torch.device(device))
 
     ours = tiny_model()
     trainer = make_trainer(
@@ -119,8 +119,8 @@ def test_trainer_is_bit_equal_to_the_loop_written_by_hand(
     assert trainer.rates == rates
     assert len(set(rates)) > 3 or not on_updates
     assert same_weights(trainer.model, model)
-    assert same_weights(trainer.ema_model.module, average)
-    assert not same_weights(trainer.model, average)
+    assert same_weights(trainer.ema_model.module, ema_model)
+    assert not same_weights(trainer.model, ema_model)
     slow, slow_by_hand = (
         [state["lookahead_slow_buff"] for state in wrapped._base_optimizer.state.values()]
         for wrapped in (trainer.unwrapped_optimizer, optimizer)

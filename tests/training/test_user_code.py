@@ -203,7 +203,7 @@ def test_a_stop_raised_by_a_callback_ends_the_run() -> None:
     assert trainer.num_updates == 4
 
 
-def test_checkpoints_of_upstream_go_on_working(tmp_path: Any) -> None:
+def test_checkpoints_of_upstream_still_work(tmp_path: Any) -> None:
     trainer = fit(make_trainer())
     trainer.save_checkpoint(tmp_path / "model.pt")
     other = make_trainer(model=tiny_model())

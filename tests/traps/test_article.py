@@ -24,7 +24,7 @@ from timm_accel.callbacks import Callback
 from timm_accel.mixins import ClassificationMetricsMixin, LookaheadMixin, ModelEmaMixin, TimmSchedulerMixin
 
 IN_ORDER = NO_WORKERS | {"shuffle": False}
-TIMM_RATES = [0.0001, 0.00173, 0.00337, 0.0025, 0.00125, 0.00034]  # trap 5: of timm's own loop
+TIMM_RATES = [0.0001, 0.00173, 0.00337, 0.0025, 0.00125, 0.00034]  # trap 5: of timm's loop
 SCRIPT_RATES = [0.0001, 0.00337, 0.0025, 0.00125, 0.00034, 1e-6]
 
 
@@ -86,7 +86,7 @@ def mixup_trainer(lr: float = 0.1, **options: Any) -> TimmMixupTrainer:
 
 
 def imbalanced_data() -> tuple[TensorDataset, torch.Tensor, torch.Tensor]:
-    """Logits ``(40, 7)`` as images, where class 0 has 34 of 40 and is recognised better than the others."""
+    """Logits ``(40, 7)`` as images, where class 0 has 34 of 40 and is recognized better than the others."""
     labels = torch.cat([torch.zeros(34, dtype=torch.int64), torch.arange(1, 7)])
     logits = torch.randn(40, 7, generator=torch.Generator().manual_seed(3))
     logits[:20, 0] += 5
@@ -214,8 +214,8 @@ def article_schedule(optimizer: Any, **options: Any) -> CosineLRScheduler:
     return CosineLRScheduler(optimizer, **(settings | options))
 
 
-def rates_of_timms_loop(epochs: int, updates_per_epoch: int, lr: float, **options: Any) -> list[float]:
-    """The rate of each update's end, by timm's rule: update count, then epoch count, both after the fact."""
+def learning_rates_of_timms_loop(epochs: int, updates_per_epoch: int, lr: float, **options: Any) -> list[float]:
+    """The learning rate at the end of each update, by timm's rule: count updates, then epochs."""
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=lr)
     scheduler = article_schedule(optimizer, **options)
     rates, num_updates = [optimizer.param_groups[0]["lr"]], 0
@@ -230,7 +230,9 @@ def rates_of_timms_loop(epochs: int, updates_per_epoch: int, lr: float, **option
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("eval_count", [0, 3])
-def test_the_articles_schedule_has_timms_rates_with_and_without_evaluation(accumulation: int, eval_count: int) -> None:
+def test_the_articles_schedule_has_timms_learning_rates_with_and_without_evaluation(
+    accumulation: int, eval_count: int
+) -> None:
     record = RecordRates()
     trainer = mixup_trainer(lr=5e-3, callbacks=[record])
     fit(
@@ -241,16 +243,16 @@ def test_the_articles_schedule_has_timms_rates_with_and_without_evaluation(accum
         create_scheduler_fn=trainer.create_scheduler,
     )
     updates_per_epoch = 4 // accumulation
-    assert record.epochs == rates_of_timms_loop(6, updates_per_epoch, 5e-3)[1::updates_per_epoch]
+    assert record.epochs == learning_rates_of_timms_loop(6, updates_per_epoch, 5e-3)[1::updates_per_epoch]
     assert record.epochs == pytest.approx(TIMM_RATES, abs=5e-6)
 
 
-def test_a_schedule_of_updates_has_timms_rates_after_every_update() -> None:
+def test_a_schedule_of_updates_has_timms_learning_rates_after_every_update() -> None:
     by_update = dict(t_initial=12, warmup_t=3, t_in_epochs=False)
     record = RecordRates()
     trainer = make_trainer(TimmSchedulerMixin, callbacks=[record])
     fit(trainer, num_epochs=3, create_scheduler_fn=partial(article_schedule, **by_update))
-    assert record.updates == rates_of_timms_loop(3, 4, 0.1, **by_update)[1:]
+    assert record.updates == learning_rates_of_timms_loop(3, 4, 0.1, **by_update)[1:]
     assert len(set(record.updates)) == 12
 
 
@@ -266,7 +268,7 @@ def test_upstreams_timm_trainer_runs_an_epoch_ahead_and_needs_an_evaluation_set(
     assert record.epochs == pytest.approx(expected, abs=5e-6)
 
 
-def test_evaluate_moves_no_rate() -> None:
+def test_evaluate_changes_no_learning_rate() -> None:
     trainer = mixup_trainer(lr=5e-3)
     fit(trainer, eval_dataset=tiny_data(3), num_epochs=3, create_scheduler_fn=article_schedule)
     rate = trainer.learning_rate
@@ -276,31 +278,31 @@ def test_evaluate_moves_no_rate() -> None:
     assert trainer.learning_rate == rate
 
 
-# 7: the average
+# 7: EMA weights
 
 
-def average_by_hand(initial: nn.Module, models: list[nn.Module], warmup: bool, step: bool) -> nn.Module:
-    average = ModelEmaV3(initial, decay=0.6, use_warmup=warmup)
+def ema_by_hand(initial: nn.Module, models: list[nn.Module], warmup: bool, step: bool) -> nn.Module:
+    ema = ModelEmaV3(initial, decay=0.6, use_warmup=warmup)
     for number, model in enumerate(models, start=1):
-        average.update(model, step=number if step else None)
-    return average.module
+        ema.update(model, step=number if step else None)
+    return ema.module
 
 
 @pytest.mark.parametrize("warmup", [False, True])
-def test_the_average_follows_every_update(warmup: bool) -> None:
+def test_ema_weights_follow_every_update(warmup: bool) -> None:
     record, initial = RecordModels(), tiny_model()
     trainer = make_trainer(ModelEmaMixin, deepcopy(initial), callbacks=[record], ema_decay=0.6, ema_warmup=warmup)
     fit(trainer, num_epochs=3)
 
     assert len(record.updates) == 12
-    assert same_weights(trainer.ema_model.module, average_by_hand(initial, record.updates, warmup, step=True))
+    assert same_weights(trainer.ema_model.module, ema_by_hand(initial, record.updates, warmup, step=True))
     once_an_epoch = record.updates[3::4]
-    assert not same_weights(trainer.ema_model.module, average_by_hand(initial, once_an_epoch, warmup, step=True))
+    assert not same_weights(trainer.ema_model.module, ema_by_hand(initial, once_an_epoch, warmup, step=True))
 
 
-def test_the_articles_trainer_averages_every_update_too() -> None:
+def test_the_articles_trainer_updates_ema_weights_after_every_update_too() -> None:
     record = RecordModels()
     trainer = mixup_trainer(callbacks=[record], ema_decay=0.6)
     initial = deepcopy(trainer.model)
     fit(trainer, eval_dataset=tiny_data(3))
-    assert same_weights(trainer.ema_model.module, average_by_hand(initial, record.updates, warmup=True, step=True))
+    assert same_weights(trainer.ema_model.module, ema_by_hand(initial, record.updates, warmup=True, step=True))

@@ -43,7 +43,7 @@ def linear_model() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
 
 
-# 14: misspelt attributes
+# 14: misspelled attributes
 
 
 def hook_with_a_typo(self: Any, trainer: Any, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ def hook_with_a_typo(self: Any, trainer: Any, **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("event", ["on_train_step_end", "on_update_end", "on_eval_epoch_end", "on_training_run_end"])
-def test_a_misspelt_attribute_in_our_callback_is_an_error(event: str) -> None:
+def test_a_misspelled_attribute_in_our_callback_is_an_error(event: str) -> None:
     callback = type("Typo", (Callback,), {"calls": 0, event: hook_with_a_typo})()
     with pytest.raises(AttributeError, match="'Typo' object has no attribute 'limt'"):
         fit(make_trainer(callbacks=[callback]), eval_dataset=tiny_data(3))
@@ -245,9 +245,9 @@ class Breaks(nn.Module):
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 @pytest.mark.parametrize(
     ("every", "updates"),
-    [(1, 6), (4, 8), (5, 8), (100, 8)],  # the 6th of 8 updates in an epoch breaks: agreement points and the epoch's end
+    [(1, 6), (4, 8), (5, 8), (100, 8)],  # the 6th of 8 updates in an epoch breaks: sync points and the epoch's end
 )
-def test_a_broken_training_loss_ends_the_run_at_the_next_agreement(value: float, every: int, updates: int) -> None:
+def test_a_broken_training_loss_ends_the_run_at_the_next_sync_point(value: float, every: int, updates: int) -> None:
     trainer = make_trainer(
         loss_func=Breaks(value, training=[6]),
         callbacks=[StopOnNonFiniteLossCallback],
@@ -343,20 +343,20 @@ class CountsMoves(nn.Module):
 
 
 class TrainerWithModules(LoopTrainer):
-    """Has averages that live elsewhere, modules to move, and a property that fails until the run is over."""
+    """Has EMA models on another device, modules to move, and a property that fails until the run is over."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.elsewhere = [self._average(ModelEmaV2), self._average(ModelEmaV3)]
-        self.average_v2, self.average_v3 = self.elsewhere
-        self.average_here = ModelEmaV3(linear_model())
-        self.average_here.to = self.loss_func.to
+        self.elsewhere = [self._ema_model(ModelEmaV2), self._ema_model(ModelEmaV3)]
+        self.ema_v2, self.ema_v3 = self.elsewhere
+        self.ema_here = ModelEmaV3(linear_model())
+        self.ema_here.to = self.loss_func.to
 
-    def _average(self, kind: type[Any]) -> Any:
-        average = kind(linear_model())
-        average.device = torch.device("meta")  # neither timm's generator nor a copy back can do with it
-        average.module.to("meta")
-        return average
+    def _ema_model(self, kind: type[Any]) -> Any:
+        ema_model = kind(linear_model())
+        ema_model.device = torch.device("meta")  # neither timm's generator nor a copy back can do with it
+        ema_model.module.to("meta")
+        return ema_model
 
     @property
     def summary(self) -> str:
@@ -364,22 +364,22 @@ class TrainerWithModules(LoopTrainer):
 
 
 @pytest.mark.parametrize("given", [MoveModulesToDeviceCallback, UpstreamMoveModulesToDeviceCallback])
-def test_modules_move_but_averages_with_a_device_stay_and_properties_are_not_asked(given: type) -> None:
+def test_modules_move_but_ema_models_with_a_device_stay_and_properties_are_not_read(given: type) -> None:
     trainer = make_trainer(TrainerWithModules, loss_func=CountsMoves(), callbacks=[given])
     fit(trainer)
-    assert trainer.loss_func.moves == 2  # the loss, and the average that names no device
+    assert trainer.loss_func.moves == 2  # the loss, and the EMA model without a device
     trainer.evaluate(tiny_data(3), dataloader_kwargs=NO_WORKERS)
     assert trainer.loss_func.moves == 4
-    for average in trainer.elsewhere:
-        assert {parameter.device.type for parameter in average.parameters()} == {"meta"}
+    for ema_model in trainer.elsewhere:
+        assert {parameter.device.type for parameter in ema_model.parameters()} == {"meta"}
 
 
-def test_upstreams_callback_moves_every_average_and_asks_every_property() -> None:
+def test_upstreams_callback_moves_every_ema_model_and_reads_every_property() -> None:
     trainer = make_trainer(TrainerWithModules, loss_func=CountsMoves())
     with pytest.raises(RuntimeError, match="no summary"):
         UpstreamMoveModulesToDeviceCallback().on_training_run_start(trainer)
     plain = upstream_trainer(tiny_model())
-    plain.average = trainer.average_v3
+    plain.ema = trainer.ema_v3
     with pytest.raises(NotImplementedError, match="meta"):
         UpstreamMoveModulesToDeviceCallback().on_training_run_start(plain)
 

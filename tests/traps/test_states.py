@@ -147,7 +147,7 @@ def test_timms_plateau_forgets_its_counters_and_ours_are_kept() -> None:
     assert drops["ours"] == drops["not cut"] < drops["theirs"]
 
 
-def test_timms_schedules_load_their_old_length_and_ours_are_built_anew(tmp_path: Path) -> None:
+def test_timms_schedules_load_their_old_length_and_ours_are_rebuilt(tmp_path: Path) -> None:
     def cosine(length: int) -> CosineLRScheduler:
         return CosineLRScheduler(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), length)
 

@@ -93,13 +93,13 @@ def mixup_trainer(mixup_off_epoch: int | None = None, callbacks: Any = (), **mix
 # 8: SyncBatchNorm
 
 
-def test_our_conversion_to_synchronised_batch_norm_keeps_timms_activations() -> None:
+def test_our_conversion_to_sync_batch_norm_keeps_timms_activations() -> None:
     model, images = timm.create_model("test_efficientnet", num_classes=3).eval(), torch.randn(2, 3, 32, 32)
     ours = batch_norm.convert_sync_batchnorm(deepcopy(model))
     torchs = nn.SyncBatchNorm.convert_sync_batchnorm(deepcopy(model))
 
-    normalised = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert sum(isinstance(module, nn.SyncBatchNorm) for module in ours.modules()) == normalised > 0
+    num_norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in ours.modules()) == num_norms > 0
     with torch.no_grad():
         torch.testing.assert_close(ours(images), model(images))
         assert (torchs(images) - model(images)).abs().max() > 0.01
@@ -135,7 +135,7 @@ def test_ddp_leaves_batch_norm_statistics_alone_when_we_distribute_them() -> Non
 # 34: Mixup that is really off
 
 
-def test_timms_mixup_in_the_collate_function_goes_on_in_persistent_workers() -> None:
+def test_timms_mixup_in_the_collate_function_continues_in_persistent_workers() -> None:
     pixels = np.zeros((3, 8, 8), dtype=np.uint8)
     mixup = FastCollateMixup(num_classes=3, label_smoothing=SMOOTHING)
     loader = DataLoader(
@@ -191,7 +191,7 @@ def test_a_second_run_mixes_again_until_that_epoch() -> None:
 
 
 class RecordRates(LoopTrainer):
-    """Keeps, for each update and parameter group, the rate by which SGD really moved it, and the group's own ``lr``."""
+    """Keeps, for each update and parameter group, the learning rate that moved it, and the group's ``lr``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.rates: list[list[float]] = []
@@ -207,7 +207,7 @@ class RecordRates(LoopTrainer):
 
 
 def _rate(before: list[torch.Tensor], parameters: list[nn.Parameter]) -> float:
-    """The rate of plain SGD: the length of the step over that of the gradient."""
+    """The learning rate of plain SGD: the length of the step over that of the gradient."""
     moved = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, parameters, strict=True)])
     gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
     return float(moved.norm() / gradient.norm())
@@ -277,7 +277,7 @@ def test_without_the_mixin_layer_decay_is_ignored(name: str) -> None:
         assert trainer.rates[update] == pytest.approx([rate] * len(scales), rel=1e-6)
 
 
-def test_rates_are_put_back_when_the_step_fails() -> None:
+def test_learning_rates_are_restored_when_the_step_fails() -> None:
     def fail(*args: Any) -> None:
         raise RuntimeError("broken optimizer")
 
@@ -290,7 +290,7 @@ def test_rates_are_put_back_when_the_step_fails() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
-# 36: the average's warm-up
+# 36: the warm-up of EMA weights
 
 
 class RecordModels(Callback):
@@ -308,16 +308,16 @@ def warmed_up(num_updates: int, decay: float) -> float:
     return 0.0 if num_updates == 1 else min(decay, 1 - num_updates ** (-2 / 3))
 
 
-def test_timms_average_without_a_step_ignores_the_warm_up() -> None:
-    average = ModelEmaV3(nn.Linear(1, 1), decay=0.9, use_warmup=True)
-    assert average.get_decay() == 0.9
-    assert [average.get_decay(step) for step in range(1, 40)] == pytest.approx(
+def test_timms_ema_without_a_step_ignores_the_warm_up() -> None:
+    ema_model = ModelEmaV3(nn.Linear(1, 1), decay=0.9, use_warmup=True)
+    assert ema_model.get_decay() == 0.9
+    assert [ema_model.get_decay(step) for step in range(1, 40)] == pytest.approx(
         [warmed_up(step, 0.9) for step in range(1, 40)]
     )
 
 
 @pytest.mark.parametrize("every", [1, 2, "epoch"])
-def test_the_averages_warm_up_goes_by_the_number_of_updates(every: int | str) -> None:
+def test_the_warm_up_of_ema_weights_depends_on_the_number_of_updates(every: int | str) -> None:
     record = RecordModels()
     trainer = make_trainer(ModelEmaMixin, callbacks=[record], ema_decay=0.65, ema_update_every=every)
     for _ in range(2):  # a second run begins the warm-up again
@@ -375,7 +375,7 @@ def test_mixing_leaves_the_loaders_batch_as_it_was(alphas: dict[str, float], mod
     images, labels = data[:8]
     mixed = images.clone()
     Mixup(num_classes=3, mode=mode, **alphas)(mixed, labels)
-    assert not torch.equal(mixed, images)  # timm's own edits in place
+    assert not torch.equal(mixed, images)  # timm's Mixup edits in place
 
     record = RecordSteps()
     trainer = mixup_trainer(callbacks=[record], mode=mode, **alphas)
@@ -524,7 +524,7 @@ def test_a_first_batch_without_errors_does_not_mix_metrics_up(options: dict[str,
 
 
 class Noisy(Dataset):
-    """Images that are drawn anew each time, by the generator that dropout uses too."""
+    """Images that are drawn again each time, by the generator that dropout uses too."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.randn(3, 8, 8), index % 3

@@ -1,19 +1,19 @@
-"""Which pictures are the same, to the pixel or to the eye."""
+"""Find groups of images that have equal pixels, or that look the same."""
 
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-_MAX_DIFFERENT_BITS = 3  # of 64: then one of four parts of 16 bits is equal
+_MAX_DIFFERENT_BITS = 3  # of 64; then at least one of four parts of 16 bits is equal
 _MIN_CORRELATION = 0.98  # of the thumbnails
 _PAIRS_AT_A_TIME, _PAIRS_TO_CORRELATE = 2**22, 2**14  # 30 MB each
 
 
 def equal_groups(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Return the numbers of those that share a key, where several do, in rising order.
+    """Return the groups of two or more indices with equal keys, each in ascending order.
 
     Args:
-        keys: One of each picture.
+        keys: The key of each image.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, key in enumerate(keys):
@@ -22,15 +22,15 @@ def equal_groups(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def near_groups(hashes: Sequence[int], thumbnails: Sequence[bytes], equal: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the numbers of those that look the same and are not all equal, in rising order, equal ones among them.
+    """Return the groups of images that look the same but are not all equal, as indices in ascending order.
 
-    Only hashes with an equal part are compared, not all pairs: with 64 bits in four parts, and three that may differ,
-    none is missed. The work grows with the square of the largest number of pictures that share a part.
+    Only hashes with an equal part are compared, not all pairs: with 64 bits in four parts, and at most three different
+    bits, no pair is missed. The work grows with the square of the largest number of images that share a part.
 
     Args:
-        hashes: One of each picture, in 64 bits.
-        thumbnails: One of each picture, in grey, all of one size; one without contrast is near no other.
-        equal: Groups of equal pictures, of which one is compared.
+        hashes: The 64-bit hash of each image.
+        thumbnails: The grayscale thumbnail of each image, all of one size. One without contrast is near no other.
+        equal: Groups of equal images; one of each group is compared, and all of them are in its near group.
     """
     copies = {number for group in equal for number in group[1:]}
     compared = np.array([number for number in range(len(hashes)) if number not in copies], dtype=np.int64)
@@ -48,7 +48,7 @@ def near_groups(hashes: Sequence[int], thumbnails: Sequence[bytes], equal: Seque
 
 
 def _pairs(codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the pairs that differ in few bits; one may come several times."""
+    """Yield the pairs that differ in few bits; a pair may occur more than once."""
     parts = codes.astype(">u8").view(">u2").reshape(-1, 4)
     for part in parts.T:
         order = np.argsort(part, kind="stable")
@@ -62,7 +62,7 @@ def _pairs_within(codes: np.ndarray, bucket: np.ndarray) -> Iterator[tuple[np.nd
     signs = bits.astype(np.float32) * 2 - 1
     rows = max(1, _PAIRS_AT_A_TIME // len(bucket))
     for start in range(0, len(bucket), rows):
-        balance = signs[start : start + rows] @ signs.T  # equal bits less different ones
+        balance = signs[start : start + rows] @ signs.T  # equal bits minus different bits
         first, second = np.nonzero(balance >= 64 - 2 * _MAX_DIFFERENT_BITS)
         first += start
         later = first < second

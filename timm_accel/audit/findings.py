@@ -1,4 +1,4 @@
-"""What an audit found, in words: a sentence for each kind of fault, the worst first."""
+"""Describe the findings of an audit: a sentence for each kind of fault, the worst first."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from timm_accel.audit.report import Audit, Group, Split
 
-_TINY_CLASS = 10  # images
+_TINY_CLASS = 10  # images, at least
 _IMBALANCED = 10  # times the smallest class
 _SHIFTED = 0.5  # of the model's standard deviation
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -16,7 +16,7 @@ def findings(audit: "Audit") -> list[str]:
     """Return the sentences, the worst first.
 
     Args:
-        audit: What was found.
+        audit: The audit.
     """
     equal, near = audit.duplicates, audit.near_duplicates
     return [
@@ -24,12 +24,12 @@ def findings(audit: "Audit") -> list[str]:
         *_other_classes(audit.splits),
         *_groups(
             [group for group in equal if _splits(group) > 1],
-            "equal pictures",
+            "equal images",
             "are in several splits, so that evaluation measures what was trained on",
         ),
         *_groups(
             [group for group in equal if _splits(group) == 1 and _labels(group) > 1],
-            "equal pictures",
+            "equal images",
             "have different labels, of which one at most is right",
         ),
         *_groups(
@@ -47,19 +47,19 @@ def findings(audit: "Audit") -> list[str]:
         *_unread_files(audit.splits),
         *_tiny_classes(audit.splits),
         *_turned(audit.splits),
-        *_groups([group for group in equal if _is_plain(group)], "equal pictures", "count more than once"),
+        *_groups([group for group in equal if _is_plain(group)], "equal images", "count more than once"),
         *_groups([group for group in near if _is_plain(group)], "near-duplicates", "count more than once"),
         *_imbalance(audit.splits),
-        *_colours(audit),
+        *_colors(audit),
     ]
 
 
 def _splits(group: "Group") -> int:
-    return len({picture.split for picture in group})
+    return len({image.split for image in group})
 
 
 def _labels(group: "Group") -> int:
-    return len({picture.label for picture in group})
+    return len({image.label for image in group})
 
 
 def _is_plain(group: "Group") -> bool:
@@ -85,7 +85,7 @@ def _other_classes(splits: dict[str, "Split"]) -> Iterator[str]:
         if parts:
             yield f"{name}: {' and '.join(parts)}, so that its labels are not those of {first}."
         elif names != list(split.class_sizes):
-            yield f"{name}: numbers its classes otherwise than {first}."
+            yield f"{name}: numbers its classes differently from {first}."
 
 
 def _groups(groups: "list[Group]", kind: str, what: str) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
         wide = {mode: count for mode, count in split.modes.items() if mode in _WIDE_MODES}
         if wide and not split.is_prepared:
             yield (
-                f"{name}: {_count(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this data set "
+                f"{name}: {_count(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this dataset "
                 "clips all above 255: give it PrepareImage."
             )
 
@@ -123,7 +123,7 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
         if split.unread_files:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
             yield (
-                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are passed over for their ending "
+                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are ignored for their extension "
                 f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
             )
 
@@ -139,7 +139,7 @@ def _turned(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         if split.num_turned and not split.is_prepared:
             yield (
-                f"{name}: {_count(split.num_turned, 'image')} lie on their side, since this data set ignores EXIF: "
+                f"{name}: {_count(split.num_turned, 'image')} lie on their side, since this dataset ignores EXIF: "
                 "give it PrepareImage."
             )
 
@@ -152,7 +152,7 @@ def _imbalance(splits: dict[str, "Split"]) -> Iterator[str]:
             yield f"{name}: {largest} has {high / low:.0f} times as many images as {smallest}, {high} to {low}."
 
 
-def _colours(audit: "Audit") -> Iterator[str]:
+def _colors(audit: "Audit") -> Iterator[str]:
     name = "train" if "train" in audit.splits else next(iter(audit.splits))
     split = audit.splits[name]
     if split.mean is None or split.std is None or audit.model_mean is None or audit.model_std is None:

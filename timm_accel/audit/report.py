@@ -1,4 +1,4 @@
-"""What an audit found: plain numbers and names, a table and the findings in words."""
+"""The result of an audit: numbers and names, a table, and the findings as sentences."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,16 +7,16 @@ from pathlib import Path
 from timm_accel.atomic import atomic_write
 from timm_accel.audit.findings import findings
 
-Group = tuple["Picture", ...]
+Group = tuple["ReadableImage", ...]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One readable file.
+class ReadableImage:
+    """One readable image.
 
     Args:
         split: The split that it is in.
-        label: The name of its class; several are joined by ``;``.
+        label: The name of its class; the names of a multi-label image are joined by ``;``.
         path: The file, or its name in an archive.
     """
 
@@ -32,7 +32,7 @@ class Unreadable:
     Args:
         split: The split that it is in.
         path: The file, or its name in an archive.
-        error: Why.
+        error: The error of the decoder.
     """
 
     split: str
@@ -42,20 +42,20 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Split:
-    """What is in one split.
+    """The contents of one split.
 
     Args:
-        num_files: The files, with the unreadable ones.
-        class_sizes: The readable images of each class, in the order of the labels.
-        width: The smallest, the median and the largest, in pixels, of the upright pictures; None where there are none.
-        height: The same.
-        modes: How many pictures have which of Pillow's modes: ``RGB``, ``L``, ``P``, ``CMYK``, ``I;16``, ….
-        num_turned: The pictures that are stored turned or mirrored, with the way back in EXIF.
-        mean: Of the red, green and blue of all pixels, on a scale from 0 to 1; every picture weighs the same.
-        std: The same, of the standard deviation.
-        is_prepared: Whether the data set turns pictures upright and scales 16-bit ones, as ours do.
-        empty_folders: Folders of classes without a file that timm would read.
-        unread_files: How many files of each ending timm passes over, though Pillow could read them.
+        num_files: The number of files, including the unreadable ones.
+        class_sizes: The number of readable images of each class, in the order of the labels.
+        width: The minimum, median and maximum width of the upright images in pixels; None if there are no images.
+        height: The minimum, median and maximum height, likewise.
+        modes: The number of images in each mode of Pillow: ``RGB``, ``L``, ``P``, ``CMYK``, ``I;16``, ….
+        num_turned: The number of images that EXIF marks as rotated or mirrored.
+        mean: The mean of the red, green and blue pixels, on a scale from 0 to 1; every image has the same weight.
+        std: The standard deviation of the pixels, likewise.
+        is_prepared: Whether the dataset turns images upright and scales 16-bit images, as timm_accel's datasets do.
+        empty_folders: The class folders without a file that timm would read.
+        unread_files: The number of files by extension that timm ignores although Pillow could read them.
     """
 
     num_files: int
@@ -73,15 +73,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Audit:
-    """What is wrong with an image set; ``print`` it.
+    """The faults of a dataset; ``print`` shows them.
 
     Args:
-        splits: What is in each.
+        splits: The contents of each split.
         unreadable: The files that cannot be decoded.
-        duplicates: Groups of pictures that are equal to the pixel.
-        near_duplicates: Groups of pictures that look the same, and are not all equal.
-        model_mean: What the model expects; None where nobody said.
-        model_std: The same.
+        duplicates: Groups of images that are equal to the pixel.
+        near_duplicates: Groups of images that look the same but are not all equal.
+        model_mean: The mean that the model expects; None if it is unknown.
+        model_std: The standard deviation that the model expects; None if it is unknown.
     """
 
     splits: dict[str, Split]
@@ -92,7 +92,7 @@ class Audit:
     model_std: tuple[float, ...] | None = None
 
     def problems(self) -> list[str]:
-        """Return the findings, a sentence each, the worst first; an empty list where all is well."""
+        """Return a sentence for each finding, the worst first; the list is empty if there are none."""
         return findings(self)
 
     def table(self) -> str:
@@ -108,10 +108,10 @@ class Audit:
         return "\n".join(lines if problems else [*lines, "No problems found."])
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything, with every group of duplicates, as JSON.
+        """Return the audit as JSON, with every group of duplicates.
 
         Args:
-            path: Where to write it too; None for nowhere.
+            path: A file to write the JSON to; None writes none.
         """
         text = json.dumps({"problems": self.problems()} | asdict(self), indent=2, ensure_ascii=False)
         if path is not None:

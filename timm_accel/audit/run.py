@@ -1,4 +1,4 @@
-"""The audit from one end to the other: every file is read once, and what was seen is summed up."""
+"""Run an audit: read every file once, and summarize the results."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from timm_accel.audit.duplicates import equal_groups, near_groups
-from timm_accel.audit.report import Audit, Picture, Split, Unreadable
+from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import empty_folders, open_splits, unread_files
 
@@ -18,39 +18,39 @@ Numbers = tuple[float, ...]
 def audit(
     data: Any, *, num_workers: int | None = None, progress: bool = True, model_config: Mapping[str, Any] | None = None
 ) -> Audit:
-    """Read every file of an image set once and tell what is wrong with it.
+    """Read every file of a dataset once, and report its faults.
 
-    Pictures are decoded in full, without the transform, and compared as our data sets decode them: upright, in RGB.
-    Those with equal pixels are duplicates, whatever their files. Near-duplicates agree in all but 3 bits of a
-    perceptual hash of 64, and in a thumbnail of 16 by 16 pixels: the same picture compressed again, resized, or a
-    little brighter or noisier. One that was mirrored, turned or cropped is not found, and pictures that differ in fine
-    detail alone may be. Neighbours of neighbours are in one group.
+    Images are fully decoded, without the transform, and compared upright and in RGB, as timm_accel's datasets decode
+    them. Images with equal pixels are duplicates, even if their files differ. Near-duplicates differ in at most 3 of
+    the 64 bits of a perceptual hash, and have similar thumbnails of 16 by 16 pixels: the same image compressed again,
+    resized, or slightly brighter or noisier. A mirrored, rotated or cropped copy is not found. Images that differ only
+    in fine detail may be reported. Near-duplicates of near-duplicates are in one group.
 
     Args:
-        data: Data sets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
-            reader of files; or a folder with ``train``, ``val``, … below it; or a folder with one folder a class.
-        num_workers: The processes that read; None for one a core, 0 for none besides this one.
+        data: Datasets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
+            reader of files; or a folder with ``train``, ``val``, … in it; or a folder with one folder for each class.
+        num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
         progress: Whether to show a bar.
-        model_config: What the model expects, with ``mean`` and ``std`` on a scale from 0 to 1, such as
-            ``model.pretrained_cfg``; the pixels of ``train``, or else of the first split, are compared with it.
+        model_config: The model's config with ``mean`` and ``std`` on a scale from 0 to 1, such as
+            ``model.pretrained_cfg``; the pixels of ``train``, or otherwise of the first split, are compared with it.
 
     Raises:
         FileNotFoundError: `data` is a path without images.
-        TypeError: `data` is no path and no map of data sets over readers of files.
-        ValueError: There are no images, `num_workers` is no number of processes, or `model_config` has no mean and std.
+        TypeError: `data` is neither a path nor a map of datasets over readers of files.
+        ValueError: There are no images, `num_workers` is out of range, or `model_config` has no mean and std.
 
     Source: The hash is that of ``imagehash.phash``.
     """
     if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
         raise ValueError(
             f"Expected num_workers to be a number of processes of at least 0, but got {num_workers!r}. "
-            "None is one a core."
+            "None is one for each CPU."
         )
     model_mean, model_std = _mean_and_std(model_config)
     datasets = open_splits(data)
     scanned = {name: scan(name, dataset, num_workers, progress) for name, dataset in datasets.items()}
     readable = [(name, image) for name, images in scanned.items() for image in images if not image.error]
-    pictures = [Picture(name, ";".join(image.classes), image.path) for name, image in readable]
+    images = [ReadableImage(name, ";".join(image.classes), image.path) for name, image in readable]
     equal = equal_groups([image.digest for _, image in readable])
     near = near_groups([image.hash for _, image in readable], [image.thumbnail for _, image in readable], equal)
     return Audit(
@@ -61,8 +61,8 @@ def audit(
             for image in images
             if image.error
         ),
-        duplicates=tuple(tuple(pictures[index] for index in group) for group in equal),
-        near_duplicates=tuple(tuple(pictures[index] for index in group) for group in near),
+        duplicates=tuple(tuple(images[index] for index in group) for group in equal),
+        near_duplicates=tuple(tuple(images[index] for index in group) for group in near),
         model_mean=model_mean,
         model_std=model_std,
     )
@@ -109,7 +109,7 @@ def _spread(numbers: list[int]) -> tuple[int, int, int] | None:
 
 
 def _mean_and_std_of(images: list[Scanned]) -> tuple[Numbers, Numbers] | tuple[None, None]:
-    """Return both of all pixels; every image weighs the same, as in training, where all get one size."""
+    """Return the mean and std of all pixels; every image has the same weight, as in training."""
     if not images:
         return None, None
     mean = np.mean([image.mean for image in images], axis=0)

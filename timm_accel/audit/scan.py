@@ -1,4 +1,4 @@
-"""One look at every file of a data set: what it is, and what tells its picture from others."""
+"""Decode every file of a dataset once, and record its properties and its fingerprints."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(8), np.arange(_SIDE) + 0.5)
 
 
 class Scanned(NamedTuple):
-    """What is known of one file; where `error` is not empty, only the path and perhaps the classes."""
+    """The properties of one file; if `error` is not empty, only the path and perhaps the classes are set."""
 
     path: str
     classes: tuple[str, ...]
@@ -36,12 +36,12 @@ class Scanned(NamedTuple):
 
 
 def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> list[Scanned]:
-    """Look at every file of a data set, in its order.
+    """Scan every file of a dataset, in its order.
 
     Args:
-        split: The name on the bar.
-        dataset: Has a timm reader.
-        num_workers: The processes; None for one a core, 0 for none besides this one.
+        split: The name for the progress bar.
+        dataset: A dataset with a timm reader.
+        num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
         progress: Whether to show a bar.
     """
     import torch
@@ -59,7 +59,7 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
         num_workers=cores if num_workers is None else num_workers,
         collate_fn=list,
         worker_init_fn=files.own_archives,
-        generator=torch.Generator(),  # the loader draws a seed: not from the generator that training uses
+        generator=torch.Generator(),  # the loader draws a seed from it, not from the global generator
     )
     scanned: list[Scanned] = []
     with tqdm(total=len(dataset.reader), desc=f"audit of {split}", unit="image", disable=not progress) as bar:
@@ -70,13 +70,13 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
 
 
 class _Files:
-    """What the workers index: the files of a reader, each looked at."""
+    """The dataset of the workers: item n is the `Scanned` of file n of a reader."""
 
     def __init__(self, reader: Any, names: list[str]) -> None:
         self.reader, self.names = reader, names
 
     def own_archives(self, worker: int) -> None:
-        """Let a worker open tar files itself: what timm's reader (1.0.31) opened before is shared with all of them."""
+        """Let each worker open tar files again, since those that timm's reader (1.0.31) opened before are shared."""
         if hasattr(self.reader, "cache_tarfiles"):
             self.reader.cache_tarfiles = False
 
@@ -100,29 +100,29 @@ class _Files:
 
 
 def look(file: Any) -> dict[str, Any]:
-    """Decode a picture and return the fields of `Scanned` that it gives.
+    """Decode an image and return its fields of `Scanned`.
 
     Args:
-        file: An open binary file, which is closed, or bytes.
+        file: An open binary file, which is closed at the end, or bytes.
 
     Raises:
-        Exception: It cannot be decoded.
+        Exception: The image cannot be decoded.
     """
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
-    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as image:
-        mode, is_turned = image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) > 1
-        picture = PrepareImage()(image)
-        picture.load()
-    counts = np.array(picture.histogram()).reshape(3, 256) / (picture.width * picture.height)
+    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as stored:
+        mode, is_turned = stored.mode, stored.getexif().get(ExifTags.Base.Orientation, 1) > 1
+        image = PrepareImage()(stored)
+        image.load()
+    counts = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     levels = np.arange(256) / 255
-    small = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
     return {
-        "width": picture.width,
-        "height": picture.height,
+        "width": image.width,
+        "height": image.height,
         "mode": mode,
         "is_turned": is_turned,
-        "digest": hashlib.blake2b(picture.tobytes(), digest_size=16, salt=struct.pack("QQ", *picture.size)).digest(),
+        "digest": hashlib.blake2b(image.tobytes(), digest_size=16, salt=struct.pack("QQ", *image.size)).digest(),
         "hash": perceptual_hash(np.asarray(small, dtype=np.float64)),
         "thumbnail": small.reduce(2).tobytes(),
         "mean": tuple((counts @ levels).tolist()),
@@ -131,10 +131,10 @@ def look(file: Any) -> dict[str, Any]:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """Return which low frequencies of a grey picture are above their median, in 64 bits.
+    """Return 64 bits that tell which low frequencies of a grayscale image are above their median.
 
     Args:
-        pixels: ``(32, 32)``.
+        pixels: The image, ``(32, 32)``.
 
     Source: ``imagehash.phash``.
     """
@@ -144,7 +144,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Find truncated files even where the program lets Pillow fill them, and keep its warnings off the bar."""
+    """Raise for truncated files even if the program lets Pillow fill them, and hide Pillow's warnings."""
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -157,5 +157,5 @@ def _strict_pillow() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no image of a kind that Pillow knows"  # its own words hold an address in memory
+        return "no image of a kind that Pillow knows"  # Pillow's message has a memory address
     return one_line(error, limit=None)

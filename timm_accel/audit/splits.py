@@ -1,4 +1,4 @@
-"""What the audit is of: data sets by the name of their split, and what lies beside their images."""
+"""Open the datasets of an audit, and find the folders and files that their readers ignore."""
 
 import os
 from collections import Counter
@@ -10,34 +10,34 @@ from PIL import Image
 
 
 def open_splits(data: Any) -> dict[str, Any]:
-    """Return the data sets by the name of their split, whether they were given or their folder was.
+    """Return the datasets by the name of their split, from a map or a folder.
 
     Args:
-        data: A map of data sets, or a path.
+        data: A map of datasets, or a path.
 
     Raises:
         FileNotFoundError: The path has no images.
-        TypeError: It is neither, or a data set has no reader of files.
-        ValueError: There is no data set, or one is empty.
+        TypeError: `data` is neither, or a dataset has no reader of files.
+        ValueError: There is no dataset, or one is empty.
     """
     if isinstance(data, str | Path):
         return _open_folder(Path(data))
     if not isinstance(data, Mapping):
         raise TypeError(
-            "Expected data to be a folder, or data sets by the name of their split, but got "
+            "Expected data to be a folder, or datasets by the name of their split, but got "
             f"{type(data).__name__}. Pass {{'train': train_set, 'val': val_set}}."
         )
     if not data:
-        raise ValueError("Expected data to hold a data set, but got none. Pass {'train': train_set}.")
+        raise ValueError("Expected data to hold a dataset, but got none. Pass {'train': train_set}.")
     for name, dataset in data.items():
         reader: Any = getattr(dataset, "reader", None)
         if not all(hasattr(reader, method) for method in ("__getitem__", "__len__", "filename")):
             raise TypeError(
-                f"Expected every data set to have a reader of files, as timm's ImageDataset has, but got {name!r}, a "
+                f"Expected every dataset to have a reader of files, as timm's ImageDataset has, but got {name!r}, a "
                 f"{type(dataset).__name__}. Pass an ImageFolderDataset."
             )
         if len(reader) == 0:
-            raise ValueError(f"Expected every data set to hold images, but got {name!r} with none. Leave it out.")
+            raise ValueError(f"Expected every dataset to hold images, but got {name!r} with none. Leave it out.")
     return {str(name): dataset for name, dataset in data.items()}
 
 
@@ -59,10 +59,10 @@ def _folders(root: Path) -> list[Path]:
 
 
 def empty_folders(reader: Any) -> tuple[str, ...]:
-    """Return the names of the folders of classes that hold no file that timm would read.
+    """Return the names of the class folders without a file that timm would read.
 
     Args:
-        reader: A timm reader; those of other things than folders of classes have none.
+        reader: A timm reader; the result is empty for a reader of anything but class folders.
     """
     from timm.data.readers import get_img_extensions
 
@@ -73,22 +73,22 @@ def empty_folders(reader: Any) -> tuple[str, ...]:
 
 
 def unread_files(reader: Any) -> dict[str, int]:
-    """Return how many files of each ending Pillow could read and timm's readers pass over.
+    """Return how many files of each extension timm's readers ignore although Pillow could read them.
 
     Args:
-        reader: A timm reader; those of other things than folders of classes have none.
+        reader: A timm reader; the result is empty for a reader of anything but class folders.
     """
     from timm.data.readers import get_img_extensions
 
     if (root := _root(reader)) is None:
         return {}
     readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    passed_over = readable - get_img_extensions(as_set=True)
-    return {ending: count for ending, count in sorted(_endings(root).items()) if ending in passed_over}
+    ignored = readable - get_img_extensions(as_set=True)
+    return {ending: count for ending, count in sorted(_endings(root).items()) if ending in ignored}
 
 
 def _root(reader: Any) -> Path | None:
-    """Return the folder of the classes, where the reader takes them from folders; other readers leave files out."""
+    """Return the folder of the class folders; None for other readers."""
     by_folder = type(reader).__name__ in ("ReaderImageFolder", "FolderReader")
     return Path(reader.root) if by_folder else None
 

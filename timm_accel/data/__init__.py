@@ -1,9 +1,9 @@
-"""Data sets for image classification, built from timm's readers and transforms."""
+"""Datasets for image classification, built from timm's readers and transforms."""
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.datasets import ImageFolderDataset, create_datasets
 from timm_accel.data.digits import write_digits
-from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.filename_reader import FilenameReader
 from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.manifest_reader import ManifestReader
@@ -17,7 +17,7 @@ __all__ = [
     "FilenameReader",
     "FolderReader",
     "ImageFolderDataset",
-    "LabelledImages",
+    "LabeledImages",
     "ManifestReader",
     "PrepareImage",
     "RepeatedSampler",

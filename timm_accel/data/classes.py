@@ -1,4 +1,4 @@
-"""The class names and labels of a data set, wherever it keeps them."""
+"""Find the class names and the labels of a dataset or a reader."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def in_label_order(class_to_idx: dict[str, int]) -> list[str]:
 
 
 def labels_of(reader: Any) -> np.ndarray:
-    """Return the label of each image of a timm reader, ``(N,)``; of multi-label ones an array of lists."""
+    """Return the label of each image of a timm reader, ``(N,)``; an array of lists for a multi-label reader."""
     if (labels := getattr(reader, "labels", None)) is None:
         labels = (
             list(reader.iter_targets()) if hasattr(reader, "iter_targets") else [each for _, each in reader.samples]
@@ -26,13 +26,13 @@ def labels_of(reader: Any) -> np.ndarray:
 
 
 def is_multi_label(data: Any) -> bool:
-    """Whether each image of a dataset or of a timm reader has several labels.
+    """Return whether a dataset or a timm reader is multi-label.
 
-    The targets of such a dataset are ``(num_classes,)`` of 0 and 1, by timm's `MultiLabelTarget` in it; the labels of
-    such a reader are lists.
+    The targets of a multi-label dataset are ``(num_classes,)`` of 0 and 1, since its ``target_transform`` is timm's
+    `MultiLabelTarget`. The labels of a multi-label reader are lists.
 
     Args:
-        data: Any dataset, wrapped by a trainer or not, or a reader; None is not multi-label.
+        data: Any dataset, wrapped by a trainer or not, or a reader. None is not multi-label.
     """
     if isinstance(data, Reader):
         return _are_lists(getattr(data, "labels", ()))
@@ -44,9 +44,9 @@ def _are_lists(labels: Any) -> bool:
 
 
 def class_names(dataset: Any) -> list[str] | None:
-    """Return the names in the order of their labels, or None when the data set has none.
+    """Return the names in the order of their labels, or None when the dataset has none.
 
-    Looks at ``class_names`` (ours), ``reader.class_to_idx`` (timm's) and ``classes`` (torchvision's).
+    The names are read from ``class_names`` (timm_accel), ``reader.class_to_idx`` (timm) or ``classes`` (torchvision).
     """
     if (names := getattr(dataset, "class_names", None)) is not None:
         return list(names)

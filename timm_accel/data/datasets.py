@@ -1,4 +1,4 @@
-"""Training and evaluation sets from any source of images, with timm's transforms."""
+"""Training and evaluation datasets from any source of images, with timm's transforms."""
 
 from functools import partial
 from pathlib import Path
@@ -8,28 +8,28 @@ from timm.data import create_transform
 from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
-from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.sources import Source, open_class_folder
-from timm_accel.data.streams.streamed_images import create_image_set, refuse_streams
+from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
 from timm_accel.data.transforms.prepare_image import PrepareImage
 
 
-class ImageFolderDataset(LabelledImages):
+class ImageFolderDataset(LabeledImages):
     """A folder with one folder of images for each class.
 
     Args:
         root: The folder.
-        transform: What makes an image of the model's input.
-        **options: Those of `LabelledImages`: ``on_error``, ``prepare``, ….
+        transform: Turns an image into the model's input.
+        **options: Options of `LabeledImages`: ``on_error``, ``prepare``, ….
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
         ValueError: An image lies in `root` itself.
-        OSError: By indexing, at an image that cannot be read; its name is in the message.
+        OSError: An indexed image cannot be read; the message has its name.
 
     Source: ``timm.data.readers.ReaderImageFolder``.
     """
@@ -61,8 +61,8 @@ def create_datasets(
     re_mode: str = "const",
     re_count: int = 1,
     **train_transform: Any,
-) -> tuple[LabelledImages, LabelledImages]:
-    """Create the training and the evaluation set, with the article's transforms.
+) -> tuple[LabeledImages, LabeledImages]:
+    """Create the training and the evaluation dataset, with the article's transforms.
 
     Args:
         image_size: The size of the model's input in pixels, one number or (height, width).
@@ -70,49 +70,49 @@ def create_datasets(
         data_std: The standard deviation of each channel, on the same scale.
         train_path: A folder with one folder of images for each class.
         val_path: The same for evaluation, with the same classes.
-        data: In place of both any image set: a folder with ``train`` and ``val``, or without; tars; a manifest;
-            ``torch/NAME``, ``hfds/NAME``; readers and data sets of your own: see `Source`, which takes further options.
-            ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` are streams: `StreamedImages` in place of `LabelledImages`.
+        data: Any source, in place of the two folders: a folder with or without ``train`` and ``val``, tars, a manifest,
+            ``torch/NAME``, ``hfds/NAME``, custom readers and datasets. `Source` takes further options. For the streams
+            ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` the result is `StreamedImages`, not `LabeledImages`.
         eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
         eval_image_size: The size in evaluation; None for the same.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
-        interpolation: Of the random crop in training.
-        eval_interpolation: Of the resize in evaluation.
+        interpolation: The interpolation of the random crop in training.
+        eval_interpolation: The interpolation of the resize in evaluation.
         crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
         crop_mode: How evaluation crops: ``center``, ``squash`` or ``border``; None for timm's ``center``.
-        on_error: What an image that cannot be read does: ``"raise"`` stops the run, ``"skip"`` puts the next one into
-            its place in training, and leaves it out in evaluation. None: skip in training, raise in evaluation.
+        on_error: What happens at an image that cannot be read: ``"raise"`` stops the run, ``"skip"`` replaces it by the
+            next image in training and leaves it out in evaluation. None skips in training and raises in evaluation.
         max_bad_fraction: The share of unreadable images above which the run stops, but at least 10 of them.
-        cache: ``"memory"`` decodes every picture once, at the start, and keeps it in memory that loader workers share.
-        draft: Whether training may decode a JPEG at a reduced scale where the random crop allows: faster for large
-            ones, by pixels that differ by about 1/255.
+        cache: ``"memory"`` decodes every image once, at the start, and keeps it in memory that loader workers share.
+        draft: Whether training may decode a JPEG at a reduced scale where the random crop allows: this is faster
+            for large images, and pixels differ by about 1/255.
         re_prob: The probability that training erases a part of an image.
-        re_mode: What fills it: ``const`` (0), ``rand`` (a random colour), ``pixel`` (random pixels).
+        re_mode: What fills it: ``const`` (0), ``rand`` (a random color), ``pixel`` (random pixels).
         re_count: The largest number of erased parts.
         **train_transform: Further training options of ``timm.data.create_transform``: ``scale``, ``hflip``, ….
 
     Returns:
-        Two data sets of (image ``(C, H, W)``, label) with ``class_names`` and ``class_sizes``. Images are float32 and
-        normalised; a trainer of ours gets them as whole numbers, and normalises and erases whole batches on the device.
-        With several labels an image, targets are ``(num_classes,)`` of 0 and 1.
+        Two datasets of (image ``(C, H, W)``, label) with ``class_names`` and ``class_sizes``. Images are float32 and
+        normalized. `LoopTrainer` loads them as ``uint8``, and normalizes and erases batches on the device. Multi-label
+        targets are ``(num_classes,)`` of 0 and 1.
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is one class only, or the two folders have different ones; or an option is out of range.
-        MemoryError: The decoded pictures do not fit into memory.
+        ValueError: There is only one class, the two folders have different classes, or an option is out of range.
+        MemoryError: The decoded images do not fit into memory.
 
     Source: ``timm.data.create_transform``.
     """
     size = height_and_width(image_size)
     eval_size = height_and_width(eval_image_size or size)
-    colours: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
+    statistics: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
     transform_of_size = partial(
-        create_training_transform, auto_augment, **colours, interpolation=interpolation, **train_transform
+        create_training_transform, auto_augment, **statistics, interpolation=interpolation, **train_transform
     )
     transform = transform_of_size(input_size=size)
     eval_transform = create_transform(
         eval_size,
-        **colours,
+        **statistics,
         interpolation=eval_interpolation,
         crop_pct=crop_pct,
         crop_mode=crop_mode,
@@ -121,7 +121,7 @@ def create_datasets(
     train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
     readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
-    train_dataset = create_image_set(
+    train_dataset = create_image_dataset(
         readers[0],
         transform,
         prepare=train_prepare,
@@ -130,7 +130,7 @@ def create_datasets(
         is_training=True,
         max_bad_fraction=max_bad_fraction,
     )
-    eval_dataset = create_image_set(
+    eval_dataset = create_image_dataset(
         readers[1],
         eval_transform,
         prepare=prepare,
@@ -158,7 +158,8 @@ def _cached(cache: str | None, draft: bool, prepare: PrepareImage, *readers: Any
         raise ValueError(f"Expected cache to be 'memory' or None, but got {cache!r}. None reads files in each epoch.")
     if cache is not None and draft:
         raise ValueError(
-            "Expected cache or draft, since cached pictures are decoded once and whole, but got both. Leave draft out."
+            "Expected cache or draft, since cached images are decoded once and at full scale, but got both. Leave "
+            "draft out."
         )
     if cache is not None:
         refuse_streams(readers)
@@ -182,7 +183,7 @@ def _check_classes(train_dataset: Any, eval_dataset: Any, train_path: str | Path
     if len(train_names) < 2:
         raise ValueError(
             f"Expected at least two classes, but got {train_names} alone in {str(train_path)!r}. "
-            "Put the images of each class into a folder of its own."
+            "Put the images of each class into a separate folder."
         )
     if train_names != eval_names:
         missing = sorted(set(train_names) - set(eval_names))

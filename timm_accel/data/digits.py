@@ -1,4 +1,4 @@
-"""A small set of real images for a first run: handwritten digits that scikit-learn ships."""
+"""A small dataset of real images for a first run: the handwritten digits of scikit-learn."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from timm_accel.messages import missing_extra
 def write_digits(folder: str | Path | None = None) -> Path:
     """Write scikit-learn's 1,797 handwritten digits as an image folder, once, and return its path.
 
-    ``train/<class>/`` and ``val/<class>/`` hold PNG files of 8 by 8 grey pixels, split 75 to 25 within each class,
-    always in the same way. The folder appears whole or not at all.
+    ``train/<class>/`` and ``val/<class>/`` hold PNG files of 8 by 8 gray pixels, split 75 to 25 within each class,
+    always in the same way. The folder is written atomically.
 
     Args:
         folder: Where to write; None for the user's cache directory.
@@ -26,7 +26,7 @@ def write_digits(folder: str | Path | None = None) -> Path:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
-        raise missing_extra("demo", "the digits", error.name, ", or name a folder of your own") from error
+        raise missing_extra("demo", "the digits", error.name, ", or pass another folder") from error
     from PIL import Image
 
     target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"
@@ -43,6 +43,6 @@ def write_digits(folder: str | Path | None = None) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
     except OSError:
-        if not target.is_dir():  # else another process was first
+        if not target.is_dir():  # otherwise another process was faster
             raise
     return target

@@ -1,4 +1,4 @@
-"""What this machine has for loading images: CPUs that this process may use, and memory that is free."""
+"""The CPUs that this process may use, and the memory that is free for decoded images."""
 
 import os
 import shutil
@@ -10,16 +10,16 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use: those of its affinity, where the system has one."""
+    """Return how many CPUs this process may use; its CPU affinity counts where the system has one."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_fits_in_memory(num_bytes: int, count: int) -> None:
-    """Raise a `MemoryError` where the copies of all processes of this machine would take most of what is free.
+    """Raise a `MemoryError` when the decoded images of all processes take more than 80 % of the free memory.
 
     Args:
-        num_bytes: What the decoded images of one process take.
-        count: How many images they are.
+        num_bytes: The size of the decoded images of one process.
+        count: The number of images.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     free = psutil.virtual_memory().available
@@ -27,12 +27,12 @@ def check_fits_in_memory(num_bytes: int, count: int) -> None:
         free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
     if num_bytes * processes > 0.8 * free:
         raise MemoryError(
-            f"Expected the decoded pictures to fit into memory, but got {count} pictures that take "
+            f"Expected the decoded images to fit into memory, but got {count} images that take "
             f"{in_megabytes(num_bytes)} in each of {processes} processes, with {in_megabytes(free)} free. "
             "Pass cache=None."
         )
 
 
 def in_megabytes(num_bytes: int) -> str:
-    """Return a number of bytes in MB, or in GB from there on, with the unit."""
+    """Return a number of bytes as text in MB or GB."""
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,7 +1,7 @@
-"""Samplers for the order of an epoch; with our loop their draws depend on (seed, epoch) alone.
+"""Samplers for the order of an epoch; with `LoopTrainer` their draws depend only on (seed, epoch).
 
-Pass one as ``train_dataloader_kwargs={"sampler": ...}``. It draws the order of all processes together; accelerate deals
-it out to them, so no image is lost or doubled.
+Pass one as ``train_dataloader_kwargs={"sampler": ...}``. It draws one order for all ranks, and accelerate shards it, so
+no image is lost or repeated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,17 +33,16 @@ def class_balanced_sampler(labels: Sequence[int] | np.ndarray, num_samples: int 
 
 
 class RepeatedSampler(Sampler[int]):
-    """Draw every image several times in an epoch, one after the other; each time it is augmented anew.
+    """Draw every image several times in an epoch, in sequence; each copy gets a different augmentation.
 
-    So the copies stand in one batch. timm's ``RepeatAugSampler`` (1.0.31) gives three quarters of the draws of a small
-    set, is seeded by the epoch alone
-    and shards by itself.
+    So the copies are in one batch. timm's ``RepeatAugSampler`` (1.0.31) returns three quarters of the draws of a small
+    dataset, depends only on the epoch for its seed, and shards by itself.
 
     Args:
         num_images: The number of images.
-        num_repeats: How often each comes.
-        num_samples: Draws in an epoch; None for all. As many as there are images, as DeiT has it, takes a part of them
-            anew in each epoch.
+        num_repeats: How often each image is drawn.
+        num_samples: Draws in an epoch; None for all. DeiT passes the number of images: each epoch then draws another
+            part of the images.
 
     Raises:
         ValueError: A number is below 1.

@@ -1,7 +1,8 @@
-"""Randomness by two rules, with nothing stored.
+"""Seed all random draws by two rules; no random state is stored.
 
-1. Images: the sampler yields keys (epoch, position in the epoch's global order, sample), and the data set seeds from
-   (seed, epoch, position) before its transforms run. Workers, processes and interruptions then change nothing.
+1. Images: the sampler yields keys (epoch, position in the epoch's global order, sample), and the dataset seeds from
+   (seed, epoch, position) before its transforms run. The number of workers, the number of ranks and interruptions
+   therefore change nothing.
 2. Everything else (dropout, drop path, Mixup): the loop seeds at the start of every micro-batch from
    (seed, epoch, batch index, rank).
 """
@@ -15,11 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 _MASK = (1 << 64) - 1
-_ORDER, _IMAGE, _STEP, _FEED = range(4)  # one stream for each kind of draw
+_ORDER, _IMAGE, _STEP, _PREFETCH = range(4)  # one stream for each kind of draw
 
 
 def mix_seed(*numbers: int) -> int:
-    """Mix whole numbers into one 64-bit seed, by splitmix64's finaliser after each (Steele et al. 2014)."""
+    """Mix integers into one 64-bit seed, by splitmix64's finalizer after each (Steele et al. 2014)."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & _MASK
@@ -36,13 +37,13 @@ def _seed_host(seed: int) -> None:
 
 
 def seed_step(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
-    """Seed python, numpy, torch's CPU generator and the device's for one micro-batch."""
+    """Seed the generators of Python, NumPy, torch's CPU and the device for one micro-batch."""
     _seed_host_and_device(mix_seed(seed, _STEP, epoch, batch_index, rank), device)
 
 
-def seed_feed(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
-    """Seed the same for what is drawn when a micro-batch is made ready, which may be a step before it is used."""
-    _seed_host_and_device(mix_seed(seed, _FEED, epoch, batch_index, rank), device)
+def seed_prefetch(seed: int, epoch: int, batch_index: int, rank: int, device: torch.device) -> None:
+    """Seed the same generators for the draws of a prefetched micro-batch, which may run one step before its use."""
+    _seed_host_and_device(mix_seed(seed, _PREFETCH, epoch, batch_index, rank), device)
 
 
 def _seed_host_and_device(seed: int, device: torch.device) -> None:
@@ -52,12 +53,12 @@ def _seed_host_and_device(seed: int, device: torch.device) -> None:
 
 
 def seed_streamed_image(seed: int, epoch: int, rank: int, worker: int, position: int) -> None:
-    """Seed the host for an image of a stream: `position` is its place among those of this worker of this process."""
+    """Seed the host for an image of a stream; `position` counts the images of this worker of this rank."""
     _seed_host(mix_seed(seed, _IMAGE, epoch, rank, worker, position))
 
 
 class SampleKey(NamedTuple):
-    """Where a sample stands: the epoch, its position in the epoch's global order, and its number in the data set."""
+    """The key of a sample: the epoch, its position in the epoch's global order, and its index in the dataset."""
 
     epoch: int
     position: int
@@ -65,12 +66,12 @@ class SampleKey(NamedTuple):
 
 
 class KeyedSampler(Sampler[SampleKey]):
-    """Yield a `SampleKey` for each index of another sampler, in an order that depends on (seed, epoch) alone.
+    """Yield a `SampleKey` for each index of another sampler, in an order that depends only on (seed, epoch).
 
     Args:
-        sampler: Any sampler. Its ``generator`` is replaced at each epoch, its ``set_epoch`` called.
+        sampler: Any sampler. Each epoch replaces its ``generator`` and calls its ``set_epoch``.
         seed: The run's seed.
-        fixed_epoch: The epoch to use whatever `set_epoch` says, for evaluation.
+        fixed_epoch: The epoch to use in evaluation, where `set_epoch` has no effect.
     """
 
     def __init__(self, sampler: Sampler[int], seed: int, fixed_epoch: int | None = None) -> None:
@@ -78,7 +79,7 @@ class KeyedSampler(Sampler[SampleKey]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the draws of the next iteration."""
+        """Set the epoch whose order and draws the next iteration uses."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -99,10 +100,10 @@ class KeyedSampler(Sampler[SampleKey]):
 
 
 class SeededDataset(Dataset):
-    """A data set whose sample at a `SampleKey` is drawn from (seed, epoch, position), whoever draws it and when.
+    """Wrap a dataset: the sample at a `SampleKey` depends only on (seed, epoch, position).
 
-    It comes without the data set's ``device_transform``, which the loop applies to the batch (`feeding`). Plain indices
-    pass through unseeded and whole. Other attributes are those of the data set that it wraps.
+    The sample comes before the dataset's ``device_transform``, which the loop applies to the prefetched batch. A plain
+    index returns the dataset's sample, unseeded and complete. Other attributes are those of the wrapped dataset.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -134,7 +135,7 @@ class SeededBatches(SeededDataset):
 
 
 def seeded(dataset: Any, seed: int) -> Any:
-    """Wrap a map-style dataset in `SeededDataset`, once; an iterable one draws and orders its samples itself."""
+    """Wrap a map-style dataset in `SeededDataset`, once; an iterable dataset is returned as it is."""
     if isinstance(dataset, SeededDataset):
         dataset = dataset.dataset
     if dataset is None or isinstance(dataset, IterableDataset):
@@ -145,7 +146,7 @@ def seeded(dataset: Any, seed: int) -> Any:
 
 
 def seeded_dataset_of(loader: Any) -> SeededDataset | None:
-    """Return the `SeededDataset` that a loader reads, below other wrappers too; None where there is none."""
+    """Return the `SeededDataset` that a loader reads, also inside other wrappers; None where there is none."""
     dataset = getattr(loader, "dataset", None)
     while dataset is not None and not isinstance(dataset, SeededDataset):
         dataset = getattr(dataset, "dataset", None)
@@ -153,10 +154,10 @@ def seeded_dataset_of(loader: Any) -> SeededDataset | None:
 
 
 def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
-    """Make a `DataLoader` over a map-style dataset ask a `SeededDataset` for keys, whatever its sampler.
+    """Make a `DataLoader` over a map-style dataset index a `SeededDataset` by keys, with any sampler.
 
-    The dataset itself stays as it is. A batch sampler without a ``sampler`` is left alone: the images are then drawn by
-    torch's rule, which depends on the number of workers.
+    The dataset itself does not change. A batch sampler without a ``sampler`` is not changed: torch then seeds the
+    transforms, and the draws depend on the number of workers.
     """
     batch_sampler: Any = getattr(loader, "batch_sampler", None)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -171,5 +172,5 @@ def key_samples(loader: Any, seed: int, fixed_epoch: int | None = None) -> None:
 
 
 def seed_order(seed: int, epoch: int) -> None:
-    """Seed the host before an epoch's loader starts, for one that draws its order by itself."""
+    """Seed the host before an epoch's loader starts, for a loader that draws its order from the global generators."""
     _seed_host(mix_seed(seed, _ORDER, epoch))

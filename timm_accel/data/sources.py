@@ -1,4 +1,4 @@
-"""Where images come from: one description, a reader of timm's kind for each split."""
+"""Describe where images come from, and open a timm reader for each split."""
 
 import os
 import re
@@ -31,21 +31,21 @@ _STREAMS = {  # the extra and the packages of each
 
 @dataclass(frozen=True)
 class Source:
-    """A set of images and how it is divided.
+    """A source of images and how it is split.
 
     Args:
         data: A folder, a tar or a folder of tars, a manifest (``.csv``, ``.parquet``), ``torch/NAME``, ``hfds/NAME``; a
-            stream, ``wds/FOLDER``, ``hfids/NAME`` or ``tfds/NAME``; a timm `Reader`, a torch `Dataset` of (picture,
-            label); or a mapping of ``train``, ``val`` and ``test`` to any of these but streams.
-        root: Where libraries keep their sets, or the paths of a manifest and of ``wds/…`` start.
-        download: Whether ``torch/…`` and ``tfds/…`` may download, and ``hfids/…`` does so before it starts.
-        val_fraction: The share for evaluation of a set without splits.
-        split_seed: The seed of that division.
-        group: A regular expression with one group that finds in an image's path what must not be on both sides (a
-            patient, a module); None: a manifest's column ``group``, or images stand alone.
-        split_file: Where that division is written, as a manifest, and taken up from when it is there.
-        class_map: The names of a stream's classes where it has none, as of webdataset: name to label, or a file with
-            one name a line. None: the names are '0', '1', ….
+            stream, ``wds/FOLDER``, ``hfids/NAME`` or ``tfds/NAME``; a timm `Reader`, a torch `Dataset` of (image,
+            label); or a mapping of ``train``, ``val`` and ``test`` to any of these except streams.
+        root: The folder where libraries keep their datasets, or where the paths of a manifest and of ``wds/…`` start.
+        download: Whether ``torch/…`` and ``tfds/…`` may download, and whether ``hfids/…`` downloads before it starts.
+        val_fraction: The share of a dataset without splits that is for evaluation.
+        split_seed: The seed of that split.
+        group: A regular expression with one group, which finds in an image's path what must not be on both sides (a
+            patient, a module). None uses the column ``group`` of a manifest; without one, each image is its group.
+        split_file: The manifest where that split is written, and read from when it exists.
+        class_map: The class names of a stream that has none, such as webdataset: a map from name to label, or a file
+            with one name a line. None names them '0', '1', ….
     """
 
     data: Any
@@ -88,7 +88,7 @@ class Source:
         if split not in parts:
             raise _missing(split, sorted(parts), "the mapping")
         part = parts[split]
-        return _as_reader(part) if isinstance(part, Reader | Dataset) else _whole(Path(part))
+        return _as_reader(part) if isinstance(part, Reader | Dataset) else _open_unsplit(Path(part))
 
     def _of_library(self, kind: str, name: str, split: str) -> Any:
         if kind in _STREAMS:
@@ -104,7 +104,7 @@ class Source:
                 ) from error
             except AssertionError as error:
                 raise ValueError(
-                    f"Expected torch/NAME with a set that timm knows, but got {self.data!r} ({error}). Such as "
+                    f"Expected torch/NAME with a dataset that timm knows, but got {self.data!r} ({error}). Such as "
                     "'torch/cifar10', 'torch/mnist', 'torch/fashion_mnist', 'torch/imagenet'."
                 ) from error
         try:
@@ -116,7 +116,7 @@ class Source:
         if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
             raise ValueError(
                 f"Expected no val_fraction, group or split_file beside {self.data!r}, since a stream is read from "
-                "front to back and not divided, but got some. Leave them out, or use a source that is no stream."
+                "front to back and not split, but got some. Leave them out, or use a source that is no stream."
             )
         extra, packages = _STREAMS[kind]
         if missing := [package for package in packages if find_spec(package) is None]:
@@ -154,18 +154,18 @@ class Source:
         if path.is_dir() and (folders := _split_folders(path)):
             if split not in folders:
                 raise _missing(split, sorted(folders), repr(str(path)))
-            return _whole(folders[split])
-        return self._divide(lambda: _whole(path), split)
+            return _open_unsplit(folders[split])
+        return self._divide(lambda: _open_unsplit(path), split)
 
     def _of_manifest(self, path: Path, split: str) -> Any:
         if "split" in manifest_columns(path):
             return ManifestReader(path, split=split, root=self.root)
         return self._divide(lambda: ManifestReader(path, root=self.root), split)
 
-    def _divide(self, open_whole: Callable[[], Any], split: str) -> Any:
-        """Return one side of a set without splits, or of a tar by its own folders; it is opened and divided once."""
+    def _divide(self, open_reader: Callable[[], Any], split: str) -> Any:
+        """Return a split of a dataset without splits, or of a tar with folders for them; open and split it once."""
         if not self._divided:
-            reader = open_whole()
+            reader = open_reader()
             parts = tar_splits(reader)
             if parts is None:
                 parts = dict(zip(("train", "val"), self._drawn(reader), strict=True))
@@ -194,8 +194,8 @@ class ReaderPart(Reader):
     """Some of the images of a reader.
 
     Args:
-        reader: The whole.
-        numbers: Which of its images, ``(N,)``.
+        reader: The reader of all images.
+        numbers: The indices of the images to keep, ``(N,)``.
     """
 
     def __init__(self, reader: Any, numbers: np.ndarray) -> None:
@@ -216,8 +216,8 @@ class ReaderPart(Reader):
 
 def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
     return ValueError(
-        f"Expected a split {split!r} in {where}, but got {list(known)} alone. Name a source with that split, or a set "
-        "without splits, which is then divided by val_fraction."
+        f"Expected a split {split!r} in {where}, but got {list(known)} alone. Name a source with that split, or one "
+        "without splits, which val_fraction then splits."
     )
 
 
@@ -225,7 +225,7 @@ def _as_reader(data: Any) -> Any:
     return data if isinstance(data, Reader) else DatasetReader(data)
 
 
-def _whole(path: Path) -> Any:
+def _open_unsplit(path: Path) -> Any:
     """Return the reader of a folder of classes, of a tar, or of a folder of tars."""
     if path.suffix.lower() == ".tar" and path.is_file():
         return open_tar(path)
@@ -242,10 +242,10 @@ def open_class_folder(root: str | Path) -> FolderReader:
 
     Raises:
         FileNotFoundError: It is missing or holds no images.
-        ValueError: An image lies in it beside the folders.
+        ValueError: An image lies in it, next to the folders.
     """
     reader = FolderReader(root)
-    if "" in reader.class_to_idx:  # timm's name for what lies in the root
+    if "" in reader.class_to_idx:  # timm's class name for images in the root
         stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
         raise ValueError(
             f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
@@ -255,7 +255,7 @@ def open_class_folder(root: str | Path) -> FolderReader:
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
-    """Return the folders or tars of the splits, where there are both of training and of evaluation or either."""
+    """Return the folders or tars of the splits; none where there is neither ``train`` nor ``val``."""
     found = {}
     for each in sorted(path.iterdir()):
         name = split_name(each.stem if each.suffix.lower() == ".tar" else each.name)

@@ -1,4 +1,4 @@
-"""Split images into training and evaluation: by class, by fraction and seed, groups kept whole."""
+"""Split images into training and evaluation by class, fraction and seed, without dividing groups."""
 
 import csv
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SPLITS = {"train": tuple(_TRAIN_SYNONYM), "val": tuple(_EVAL_SYNONYM), "test": (
 
 
 def split_name(name: str) -> str:
-    """Return the one name of a split for all its synonyms, ``train``, ``val`` or ``test``; others as they are.
+    """Return ``train``, ``val`` or ``test`` for a synonym of a split; any other name is returned in lower case.
 
     Source: ``timm.data.dataset_factory``.
     """
@@ -29,22 +29,22 @@ def split_by_class(
     groups: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the training and of the evaluation images, each in rising order.
+    """Return the indices of the training and of the evaluation images, both in ascending order.
 
-    Each class gives `val_fraction` of its images, rounded, but at least one and never all. With `groups` whole groups
-    go to one side: in random order, each to evaluation as long as that brings the counts of the classes nearer to the
-    wanted ones.
+    Each class gives `val_fraction` of its images, rounded, but at least one and never all. With `groups` all images of
+    a group are on one side: the groups are visited in random order, and one goes to evaluation when that brings the
+    counts of the classes nearer to the wanted counts.
 
     Args:
         labels: The label of each image, ``(N,)``.
         val_fraction: The share of the images that is for evaluation.
         seed: The seed of the draw.
-        groups: What each image belongs to (a patient, a module), ``(N,)``; None where images stand alone.
+        groups: The group of each image (a patient, a module), ``(N,)``; None where images are independent.
         names: The names of the classes, for the messages.
 
     Raises:
-        ValueError: `val_fraction` is not between 0 and 1, a class has one image only or lies in one group, or an image
-            has no group.
+        ValueError: `val_fraction` is not between 0 and 1, a class has only one image or one group, or an image has no
+            group.
     """
     labels = np.asarray(labels)
     if not (isinstance(val_fraction, int | float) and 0 < val_fraction < 1):
@@ -94,19 +94,19 @@ def _check_divisible(labels: np.ndarray, parts: np.ndarray, names: Sequence[str]
             name = repr(names[label]) if names is not None else label
             raise ValueError(
                 f"Expected every class to have at least two {kind}s, since one is for training and one for evaluation, "
-                f"but got class {name} with one. Add images, take the class out, or split the set yourself."
+                f"but got class {name} with one. Add images, remove the class, or split the images yourself."
             )
 
 
 def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> None:
-    """Write which image is in which split, as a manifest: ``path,label,split``.
+    """Write which image is in which split, as a manifest ``path,label,split``, atomically.
 
     Args:
-        path: The CSV file; it appears whole or not at all.
+        path: The CSV file.
         splits: The paths and class names of each split.
     """
     with (
-        atomic_write(path, shared=True) as unfinished,  # processes of a run write the same at once
+        atomic_write(path, shared=True) as unfinished,  # all ranks of a run write the same file
         open(unfinished, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
@@ -116,21 +116,21 @@ def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> N
 
 
 def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the training and of the evaluation images, as `write_split` wrote them.
+    """Return the indices of the training and of the evaluation images, as `write_split` wrote them.
 
     Args:
         path: The CSV file.
         paths: The path of each image.
 
     Raises:
-        ValueError: The file does not list one of them.
+        ValueError: The file does not list all of them.
     """
     with open(path, newline="", encoding="utf-8") as file:
         sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
     if unknown := [name for name in paths if name not in sides]:
         raise ValueError(
             f"Expected split_file to list every image, but got {str(path)!r}, which lacks {len(unknown)} of "
-            f"{len(paths)}, such as {unknown[0]!r}. Divide anew into another file."
+            f"{len(paths)}, such as {unknown[0]!r}. Split again into another file."
         )
     split = np.array([sides[name] for name in paths])
     return np.flatnonzero(split == "train"), np.flatnonzero(split == "val")

@@ -1,4 +1,4 @@
-"""Trained models as ONNX, TorchScript and ``.pt2`` files that know their classes and preprocessing."""
+"""Export trained models to ONNX, TorchScript and ``.pt2`` files with their classes and preprocessing."""
 
 from timm_accel.export.any_format import export
 from timm_accel.export.checking import Exported, ExportError

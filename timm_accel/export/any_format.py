@@ -1,4 +1,4 @@
-"""From the folder of a run to a file of the format that its suffix names."""
+"""Export the folder of a run to the format of a file's suffix."""
 
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,20 @@ from timm_accel.models.heads import Head
 
 
 def export(source: str | Path, out: str | Path, *, head: Head | None = None, **options: Any) -> Exported:
-    """Export saved weights to the format that the suffix of `out` names, with all that ``config.json`` says of them.
+    """Export saved weights to the format of the suffix of `out`, with the entries of their ``config.json``.
 
-    These are their class names, data config, fitted temperature, and whether an image may have several labels.
+    These are the class names, the data config, the fitted temperature, and whether the model is multi-label.
 
     Args:
         source: A folder with ``config.json`` and ``model.safetensors``, such as ``RUN/best`` or ``RUN/best_ema``, or a
-            run folder, whose ``best`` or ``best_ema`` is taken, whichever has the better metric.
+            run folder, whose ``best`` or ``best_ema`` is exported, whichever has the better metric.
         out: ``.onnx``, ``.pt2``, ``.pt`` or ``.torchscript``.
-        head: For a head of one's own, the function or module that made it.
-        **options: Those of `export_onnx`, `export_program` or `export_torchscript`.
+        head: The function or module of a custom head.
+        **options: Options of `export_onnx`, `export_program` or `export_torchscript`.
 
     Raises:
-        FileNotFoundError: The folder holds no weights to use.
-        ValueError: The suffix is unknown, or the head is needed or not.
+        FileNotFoundError: The folder holds no weights.
+        ValueError: The suffix is unknown, or the head is missing or superfluous.
     """
     exporters = {"onnx": export_onnx, "pt2": export_program, "torchscript": export_torchscript}
     exporter = exporters[format_of(out)]

@@ -1,4 +1,4 @@
-"""An exported file is done when it gives what the model gives."""
+"""Write an exported file, and compare its outputs with the model's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
-    """The model cannot be exported that way, or the file gives something else; the cause is chained."""
+    """The model cannot be exported that way, or the file's outputs differ; the cause is chained."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near it is to the model.
+    """An exported file, and how far its outputs differ from the model's.
 
     Args:
         path: The file.
         format: ``onnx``, ``torchscript`` or ``pt2``.
-        method: ``dynamo`` or ``torchscript`` for ONNX, ``script`` or ``trace`` for TorchScript, else ``export``.
-        size: In bytes, weights beside the file included.
-        opset: Of ONNX, else None.
-        max_difference: The largest difference to the model, as `max_difference` has it.
-        tolerance: What it had to stay within.
+        method: ``dynamo`` or ``torchscript`` for ONNX, ``script`` or ``trace`` for TorchScript, ``export`` for ``pt2``.
+        size: The size in bytes, including external weights.
+        opset: The opset of ONNX; None for other formats.
+        max_difference: The largest difference to the model, from the function `max_difference`.
+        tolerance: The largest difference that was accepted.
     """
 
     path: Path
@@ -53,19 +53,19 @@ def write_checked(
     opset: int | None = None,
     other_sizes: Sequence[tuple[int, int]] = (),
 ) -> Exported:
-    """Write a file, compare it with the model, and only then put it in its place.
+    """Write a file, compare it with the model, and only then move it to `path`.
 
     Args:
-        path: Where it goes.
-        prepared: What is exported.
-        write: Writes, and checks the structure.
-        method: Its name.
-        tolerance: The largest difference that is accepted.
-        opset: Of ONNX.
-        other_sizes: (height, width) to compare at besides the model's own.
+        path: The file.
+        prepared: The prepared model.
+        write: A function that writes the file and checks its structure.
+        method: The name of the method.
+        tolerance: The largest accepted difference.
+        opset: The opset of ONNX.
+        other_sizes: Further sizes to compare at, (height, width), beside the model's.
 
     Raises:
-        ExportError: The model does not export that way, or the file differs from it by more.
+        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
         OSError: Nothing can be written there.
     """
     name, file_format = prepared.metadata.architecture, format_of(path)
@@ -91,13 +91,13 @@ def write_checked(
 def max_difference(prepared: Prepared, path: Path, other_sizes: Sequence[tuple[int, int]] = ()) -> float:
     """Return the largest difference between an exported file and the model, on random images.
 
-    Batches of 1, 2 and 5 are compared. A batch's difference is the largest absolute one, as a share of the largest
-    absolute output of the model, so that small outputs count as much as large ones. It is NaN when an output is.
+    Batches of 1, 2 and 5 are compared. The difference of a batch is the largest absolute difference, divided by the
+    largest absolute output of the model, so that small outputs count as much as large ones. It is NaN if an output is.
 
     Args:
         prepared: The model.
         path: The file.
-        other_sizes: (height, width) to compare at, with a batch of 2, besides the model's own.
+        other_sizes: Further sizes to compare at with a batch of 2, (height, width), beside the model's.
     """
     exported = open_exported(path)
     batches = [prepared.images(count) for count in BATCH_SIZES]

@@ -1,4 +1,4 @@
-"""The three formats, by the suffix of the file, and what each needs installed."""
+"""The three formats by the suffix of the file, and the packages that they need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,16 +48,16 @@ def check_installed(*modules: str) -> None:
 
 @contextmanager
 def known_warnings_silenced() -> Iterator[None]:
-    """Silence what torch says of its own exporters; every file is compared with the model anyhow."""
+    """Silence torch's warnings about its exporters; every file is compared with the model anyway."""
     with catch_warnings():
-        # torch 2.11 to 2.14: of each function of torch.jit
+        # torch 2.11 to 2.14: for each function of torch.jit
         filterwarnings("ignore", r"`torch\.jit\.\w+` is (deprecated|not supported)", FutureWarning)
         filterwarnings("ignore", r"`torch\.jit\.\w+` is (deprecated|not supported)", DeprecationWarning)
-        # torch 2.9 to 2.14: of the older ONNX exporter, which is the fall-back here
+        # torch 2.9 to 2.14: for the older ONNX exporter, which is the fallback here
         filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
         filterwarnings("ignore", "The feature will be removed. Please remove usage", DeprecationWarning)
-        # torch 2.11: of a `.pt2` file that it reads, once in a process
+        # torch 2.11: for a `.pt2` file that it reads, once in a process
         filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        # all: a shape that tracing takes as a constant
+        # all versions: for a shape that tracing records as a constant
         filterwarnings("ignore", category=torch.jit.TracerWarning)
         yield

@@ -1,4 +1,4 @@
-"""What a user of an exported file must know: classes, preprocessing, and what the file does itself."""
+"""The metadata of an exported file: classes, preprocessing, and which steps the file includes."""
 
 import json
 import zipfile
@@ -16,23 +16,23 @@ EXTRA_FILE = "timm_accel.json"  # in the archive of the other two
 
 @dataclass(frozen=True)
 class Metadata:
-    """Describe an exported model; stored inside the file as one JSON.
+    """The description of an exported model, which is stored inside the file as JSON.
 
     Args:
-        architecture: timm's name of the model, or its class.
+        architecture: The timm name of the model, or its class.
         num_classes: The width of the output.
-        class_names: In the order of the output; None when nobody named them.
+        class_names: The names of the classes in the order of the output; None if they have no names.
         input_size: ``(C, H, W)`` in pixels.
-        mean: Of each channel, for pixels in 0 to 1.
-        std: The same.
-        interpolation: How a picture is resized.
+        mean: The mean of each channel, on a scale from 0 to 1.
+        std: The standard deviation of each channel, on the same scale.
+        interpolation: How an image is resized.
         crop_pct: The share of a side that the crop keeps.
         crop_mode: timm's ``center``, ``squash`` or ``border``.
         includes_normalization: Whether the file takes ``uint8`` pixels and applies mean and std itself.
-        includes_softmax: Whether its output are probabilities.
-        temperature: What its logits are yet to be divided by.
-        multi_label: Whether an image may have several labels.
-        version: Of timm_accel.
+        includes_softmax: Whether the file returns probabilities.
+        temperature: The divisor that the file has not applied to its logits.
+        multi_label: Whether the model is multi-label.
+        version: The version of timm_accel.
     """
 
     architecture: str
@@ -56,7 +56,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> "Metadata":
-        """Read what `to_json` wrote, tuples again tuples."""
+        """Read the JSON of `to_json`; lists become tuples."""
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
         }
@@ -64,7 +64,7 @@ class Metadata:
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """The part that ``timm.data.create_transform`` takes."""
+        """The arguments for ``timm.data.create_transform``."""
         return {name: getattr(self, name) for name in DATA_KEYS}
 
 
@@ -104,7 +104,7 @@ def _of_onnx(path: Path) -> str | None:
 
 
 def _of_archive(path: Path) -> str | None:
-    """Return the extra file of a TorchScript or ``.pt2`` archive; torch puts it into a folder of its own choice."""
+    """Return the extra file of a TorchScript or ``.pt2`` archive; torch chooses the folder in the archive."""
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:

@@ -1,6 +1,6 @@
-"""What is exported: an evaluation copy on the CPU, with normalisation before it and softmax behind, where asked for.
+"""Prepare a model for export: an evaluation copy on the CPU, with optional normalization and softmax.
 
-The model of the user stays as it is, in whatever mode, place and wrapper.
+The user's model does not change; it may be in any mode, on any device and wrapped.
 """
 
 import math
@@ -37,7 +37,7 @@ class Prepared:
     metadata: Metadata
 
     def images(self, count: int, height: int | None = None, width: int | None = None) -> Tensor:
-        """Draw random images ``(count, C, H, W)``: ``uint8`` where the file normalises, else standard normal."""
+        """Draw random images ``(count, C, H, W)``: ``uint8`` where the file normalizes, otherwise standard normal."""
         channels, *size = self.metadata.input_size
         shape = (count, channels, height or size[0], width or size[1])
         generator = torch.Generator().manual_seed(count)
@@ -56,22 +56,23 @@ def prepare(
     multi_label: bool,
     reparameterize: bool,
 ) -> Prepared:
-    """Copy a model for export and resolve what is stored with it.
+    """Copy a model for export and collect its metadata.
 
     Args:
-        model: With timm's ``pretrained_cfg``; training, wrapped by DDP or ``torch.compile``, or on a GPU, as it may be.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's
+        model: A model with timm's ``pretrained_cfg``, in any mode, on any device, wrapped by DDP or ``torch.compile``
+            or not.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's
             ``label_names``.
-        normalize: Whether mean and std go in.
-        softmax: Whether softmax goes in, and the temperature with it.
-        temperature: What logits are to be divided by.
-        multi_label: Whether an image may have several labels.
+        normalize: Whether the export includes the normalization.
+        softmax: Whether the export includes the temperature and a softmax.
+        temperature: The divisor of the logits.
+        multi_label: Whether the model is multi-label.
         reparameterize: Whether to fuse branches that timm can fuse.
 
     Raises:
-        TypeError: The model is no module, or its output no tensor.
-        ValueError: It has no data config, or one that does not suit it, or the class names are not as many as the
-            outputs, the temperature is not positive, or softmax goes with several labels.
+        TypeError: The model is not a module, or its output is not a tensor.
+        ValueError: The model has no data config, or a wrong one, the number of class names is not that of the outputs,
+            the temperature is not positive, or `softmax` is set for a multi-label model.
     """
     _check_probabilities(softmax, temperature, multi_label)
     copy = evaluation_copy(model)
@@ -92,20 +93,20 @@ def prepare(
             f"Expected class_names to be as many as the model's {metadata.num_classes} outputs, but got "
             f"{len(metadata.class_names)}. Pass the names of the data it was trained on."
         )
-    # timm 1.0.31 replaces parts in place, so that it gets a copy of its own
+    # `reparameterize_model` of timm 1.0.31 works on a copy, so `copy` stays unfused
     inference = reparameterize_model(copy) if reparameterize else copy
-    eager, module = (_with_ends(each, metadata, temperature) for each in (copy, inference))
+    eager, module = (_with_normalization_and_softmax(each, metadata, temperature) for each in (copy, inference))
     return Prepared(eager, module, metadata)
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
-    """Return a float32 copy in evaluation mode on the CPU, without wrappers, with plain BatchNorm, contiguous.
+    """Return a contiguous float32 copy in evaluation mode on the CPU, without wrappers and SyncBatchNorm.
 
     Args:
         model: Any module.
 
     Raises:
-        TypeError: It is none.
+        TypeError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -120,20 +121,20 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if hasattr(copy, "set_grad_checkpointing"):
         copy.set_grad_checkpointing(False)
     for module in copy.modules():
-        vars(module).pop("train", None)  # of `freeze_stages`; it names batch norms, which fusing removes
+        vars(module).pop("train", None)  # set by `freeze_stages`; it names batch norms, which fusing removes
     copy = _plain_batch_norm(copy).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     return copy.eval().requires_grad_(False)
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """BatchNorm over inputs of any number of dimensions, as SyncBatchNorm, which no longer knows its own."""
+    """BatchNorm over inputs of any number of dimensions, as in SyncBatchNorm."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
 def _plain_batch_norm(module: nn.Module) -> nn.Module:
-    """Undo what timm's and torch's ``convert_sync_batchnorm`` did; neither has a way back for all cases."""
+    """Revert timm's and torch's ``convert_sync_batchnorm``; neither library can revert all cases."""
     plain = module
     if isinstance(module, nn.SyncBatchNorm):
         kind = BatchNormAct2d if isinstance(module, SyncBatchNormAct) else _BatchNorm
@@ -182,12 +183,12 @@ def _check_probabilities(softmax: bool, temperature: float, multi_label: bool) -
         )
     if softmax and multi_label:
         raise ValueError(
-            "Expected softmax to be False where an image may have several labels, whose probabilities are sigmoids, "
-            "but got True. Leave it out."
+            "Expected softmax to be False for a multi-label model, whose probabilities are sigmoids, but got True. "
+            "Leave it out."
         )
 
 
-def _with_ends(model: nn.Module, metadata: Metadata, temperature: float) -> nn.Module:
+def _with_normalization_and_softmax(model: nn.Module, metadata: Metadata, temperature: float) -> nn.Module:
     parts = [model]
     if metadata.includes_normalization:
         parts.insert(0, Normalize(metadata.mean, metadata.std))
@@ -197,7 +198,7 @@ def _with_ends(model: nn.Module, metadata: Metadata, temperature: float) -> nn.M
 
 
 def _data_config(model: nn.Module, about: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return timm's data config with the channels that the model really takes, and the width of its output."""
+    """Return timm's data config with the true channels of the model, and the width of its output."""
     if not about:
         raise ValueError(
             f"Expected model to have a data config in pretrained_cfg, since it goes into the file, but got a "
@@ -218,9 +219,9 @@ def _data_config(model: nn.Module, about: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _trial(model: nn.Module, size: tuple[int, int, int], about: dict[str, Any]) -> tuple[tuple[int, int, int], int]:
-    """Return the ``(C, H, W)`` that the model takes, and the width of its output.
+    """Return the input size ``(C, H, W)`` of the model, and the width of its output.
 
-    timm's config (1.0.31) says 3 channels for ``in_chans=1`` too; then those of the first convolution are tried.
+    timm's config (1.0.31) has 3 channels even for ``in_chans=1``; then the channels of the first convolution are tried.
     """
     try:
         with torch.inference_mode():

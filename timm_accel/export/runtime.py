@@ -1,4 +1,4 @@
-"""Exported files as something that can be called, whatever the format. Knows nothing of how they were made."""
+"""Run exported files of any format; this module does not depend on the exporters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from timm_accel.export.metadata import Metadata, read_metadata
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file that is open; call it with images.
+    """An open exported file; call it with images.
 
     Args:
-        run: Takes and returns tensors on the CPU.
-        metadata: Classes and preprocessing.
+        run: A function from images to outputs, on the CPU.
+        metadata: The classes and the preprocessing.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -27,15 +27,15 @@ class ExportedModel:
         """Return logits or probabilities ``(B, num_classes)``.
 
         Args:
-            images: ``(B, C, H, W)``, ``uint8`` where the file normalises, else normalised ``float32``.
+            images: ``(B, C, H, W)``, ``uint8`` if the file normalizes, otherwise normalized ``float32``.
 
         Raises:
-            TypeError: They are of another dtype.
-            ValueError: They are of another number of dimensions or channels.
+            TypeError: The images have another dtype.
+            ValueError: The images have another number of dimensions or channels.
         """
         dtype = torch.uint8 if self.metadata.includes_normalization else torch.float32
         if images.dtype != dtype:
-            does = "normalises itself" if self.metadata.includes_normalization else "takes normalised images"
+            does = "normalizes itself" if self.metadata.includes_normalization else "takes normalized images"
             raise TypeError(
                 f"Expected images to be {dtype}, since the file {does}, but got {images.dtype}. Convert them."
             )

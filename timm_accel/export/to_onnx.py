@@ -1,4 +1,4 @@
-"""ONNX: the format of most other runtimes, here written for onnxruntime and checked with it."""
+"""Export to ONNX, the format of most other runtimes; files are checked with onnxruntime."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,34 +36,34 @@ def export_onnx(
     reparameterize: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Export a model to ONNX, and compare the file with it before it is put in its place.
+    """Export a model to ONNX, and compare the file with it before it is moved to `path`.
 
     An evaluation copy on the CPU is exported, with a batch dimension of any size, from ``images`` to ``logits`` or
-    ``probabilities``; the model stays as it is. torch's dynamo exporter goes first; where it fails or differs, the
-    older one follows.
+    ``probabilities``; the model does not change. torch's dynamo exporter is tried first. If it fails or the outputs
+    differ, the older exporter is tried.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
-        path: ``.onnx``; replaced only by a file that passed.
+        model: A model with timm's ``pretrained_cfg``.
+        path: ``.onnx``; it is replaced only by a file that passed the comparison.
         opset: The version of the operators.
-        dynamic_size: Whether height and width are free too.
-        external_data: Whether the weights go into a file beside it, whose name begins with the file's and holds a hash
-            of them; always when they exceed the 2 GB of a single file.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's.
-        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
-        softmax: Whether its output are probabilities.
-        temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
-        multi_label: Whether an image may have several labels, for `load_classifier`.
+        dynamic_size: Whether height and width are dynamic too.
+        external_data: Whether the weights are written into a second file, whose name begins with the file's and holds
+            a hash of them. This is always so when they exceed the 2 GB of a single file.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalizes them itself.
+        softmax: Whether the file returns probabilities.
+        temperature: The divisor of the logits; the file applies it before a softmax, otherwise `load_classifier` does.
+        multi_label: Whether the model is multi-label, for `load_classifier`.
         reparameterize: Whether to fuse branches that timm can fuse.
-        tolerance: The largest difference, as `checking.max_difference` has it.
+        tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: The model does not export by either, or the file differs from it by more.
+        ExportError: Both exporters fail, or the difference exceeds the tolerance.
         ModuleNotFoundError: The extra ``export`` is not installed.
         OSError: Nothing can be written there.
-        TypeError: The model is no module, or its output no tensor.
-        ValueError: The suffix is unknown, the model has no data config, the class names do not fit, the model takes one
-            size alone and another was asked for, the temperature is not positive, or softmax goes with several labels.
+        TypeError: The model is not a module, or its output is not a tensor.
+        ValueError: The suffix is unknown, the model has no data config, the class names do not fit, `dynamic_size` is
+            set for a model with a fixed size, the temperature is not positive, or `softmax` is set for multi-label.
 
     Source: ``timm.utils.onnx.onnx_export``, ``torch.onnx.export``.
     """
@@ -98,7 +98,7 @@ def export_onnx(
 
 
 def _other_size(prepared: Prepared) -> tuple[int, int]:
-    """Return a (height, width) in pixels besides the model's own that it takes."""
+    """Return another size that the model takes, (height, width) in pixels."""
     _, height, width = prepared.metadata.input_size
     size = (height + 32, width + 64)
     try:
@@ -124,12 +124,12 @@ def _write(prepared: Prepared, external_data: bool, options: dict[str, Any], pat
         example_input=prepared.images(2),
         input_names=["images"],
         output_names=[output],
-        check=False,  # of the finished file instead
+        check=False,  # the finished file is checked below
         **options,
     )
     program = onnx.load(path)
     for leftover in path.parent.iterdir():
-        leftover.unlink()  # the exporter's own weights beside the file
+        leftover.unlink()  # the weights that the exporter wrote beside the file
     onnx.helper.set_model_props(program, {ONNX_KEY: prepared.metadata.to_json()})
     size = sum(len(tensor.raw_data) for tensor in program.graph.initializer)
     external = external_data or size > _LIMIT
@@ -138,7 +138,7 @@ def _write(prepared: Prepared, external_data: bool, options: dict[str, Any], pat
 
 
 def _data_name(path: Path, program: Any) -> str:
-    """Return a name that other weights do not have, so that an older file never finds the newer one's beside it."""
+    """Return a name with a hash of the weights, so that an older file never loads newer weights."""
     content = sha256()
     for tensor in program.graph.initializer:
         content.update(tensor.raw_data)
@@ -146,7 +146,7 @@ def _data_name(path: Path, program: Any) -> str:
 
 
 def _remove_other_data(path: Path) -> None:
-    """Remove weights beside the file that it does not name."""
+    """Remove external weights that the file does not name."""
     import onnx
 
     tensors = onnx.load(path, load_external_data=False).graph.initializer

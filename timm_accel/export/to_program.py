@@ -1,4 +1,4 @@
-"""An exported program of ``torch.export``, the successor of TorchScript, in a ``.pt2`` file."""
+"""Export to a ``.pt2`` file with ``torch.export``, the successor of TorchScript."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,28 +25,28 @@ def export_program(
     reparameterize: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Export a model with ``torch.export``, and compare the file with it before it is put in its place.
+    """Export a model with ``torch.export``, and compare the file with it before it is moved to `path`.
 
-    An evaluation copy on the CPU is exported, with a batch dimension of any size; the model stays as it is. The file
-    opens with ``torch.export.load``, which torch promises for its own version alone.
+    An evaluation copy on the CPU is exported, with a batch dimension of any size; the model does not change.
+    ``torch.export.load`` opens the file; torch guarantees this only for the same version.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
-        path: ``.pt2``; replaced only by a file that passed.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's.
-        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
-        softmax: Whether its output are probabilities.
-        temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
-        multi_label: Whether an image may have several labels, for `load_classifier`.
+        model: A model with timm's ``pretrained_cfg``.
+        path: ``.pt2``; it is replaced only by a file that passed the comparison.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalizes them itself.
+        softmax: Whether the file returns probabilities.
+        temperature: The divisor of the logits; the file applies it before a softmax, otherwise `load_classifier` does.
+        multi_label: Whether the model is multi-label, for `load_classifier`.
         reparameterize: Whether to fuse branches that timm can fuse.
-        tolerance: The largest difference, as `checking.max_difference` has it.
+        tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: The model does not export that way, or the file differs from it by more.
+        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
         OSError: Nothing can be written there.
-        TypeError: The model is no module, or its output no tensor.
+        TypeError: The model is not a module, or its output is not a tensor.
         ValueError: The suffix is unknown, the model has no data config, the class names do not fit, the temperature is
-            not positive, or softmax goes with several labels.
+            not positive, or `softmax` is set for multi-label.
 
     Source: ``torch.export``.
     """

@@ -1,4 +1,4 @@
-"""TorchScript: one file that runs from Python and C++ without the model's source."""
+"""Export to TorchScript, a file that runs from Python and C++ without the model's source."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,28 +29,28 @@ def export_torchscript(
     reparameterize: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Export a model to TorchScript, and compare the file with it before it is put in its place.
+    """Export a model to TorchScript, and compare the file with it before it is moved to `path`.
 
-    An evaluation copy on the CPU is exported; the model stays as it is. torch calls TorchScript deprecated since 2.11.
+    An evaluation copy on the CPU is exported; the model does not change. TorchScript is deprecated since torch 2.11.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
-        path: ``.pt`` or ``.torchscript``; replaced only by a file that passed.
+        model: A model with timm's ``pretrained_cfg``.
+        path: ``.pt`` or ``.torchscript``; it is replaced only by a file that passed the comparison.
         method: ``script`` compiles the source, ``trace`` records one batch and suits more models.
-        class_names: The names in the order of the output, or a data set that has them; None for the config's.
-        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalises them itself.
-        softmax: Whether its output are probabilities.
-        temperature: What logits are divided by: in the file before a softmax, else by `load_classifier`.
-        multi_label: Whether an image may have several labels, for `load_classifier`.
+        class_names: The names in the order of the output, or a dataset that has them; None for the config's.
+        normalize: Whether the file takes ``uint8`` images ``(B, C, H, W)`` and normalizes them itself.
+        softmax: Whether the file returns probabilities.
+        temperature: The divisor of the logits; the file applies it before a softmax, otherwise `load_classifier` does.
+        multi_label: Whether the model is multi-label, for `load_classifier`.
         reparameterize: Whether to fuse branches that timm can fuse.
-        tolerance: The largest difference, as `checking.max_difference` has it.
+        tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: The model does not export that way, or the file differs from it by more.
+        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
         OSError: Nothing can be written there.
-        TypeError: The model is no module, or its output no tensor.
+        TypeError: The model is not a module, or its output is not a tensor.
         ValueError: The method or suffix is unknown, the model has no data config, the class names do not fit, the
-            temperature is not positive, or softmax goes with several labels.
+            temperature is not positive, or `softmax` is set for multi-label.
 
     Source: ``torch.jit``.
     """
@@ -71,7 +71,7 @@ def export_torchscript(
         if method == "script":
             module = torch.jit.script(prepared.module)
         else:
-            module = torch.jit.trace(prepared.module, prepared.images(2))  # one image may take a way of its own
+            module = torch.jit.trace(prepared.module, prepared.images(2))  # a batch of 1 may take another branch
         torch.jit.save(module, unfinished, _extra_files={EXTRA_FILE: prepared.metadata.to_json()})
 
     return write_checked(Path(path), prepared, write, method=method, tolerance=tolerance)

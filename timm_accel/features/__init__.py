@@ -1,4 +1,4 @@
-"""Features of timm's models: vectors, maps of several depths, any node of the graph, and those of a whole data set."""
+"""Features of timm's models: vectors, maps of several depths, nodes of the graph, embeddings of a dataset."""
 
 from timm_accel.features.describe import FeatureLevel, FeatureTable, describe_features
 from timm_accel.features.embeddings import Embeddings, extract_embeddings

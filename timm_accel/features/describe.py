@@ -1,4 +1,4 @@
-"""The levels that features can be taken from, as a table."""
+"""Describe the feature levels of a model as a table."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ class FeatureLevel:
     """One level of a model.
 
     Args:
-        index: Its number, as `feature_pyramid` and `intermediate_features` count.
-        name: The module that it comes out of.
-        reduction: Pixels of the input to one of the map, in each direction.
-        channels: The width of the map.
+        index: Its index for `feature_pyramid` and `intermediate_features`.
+        name: The module whose output it is.
+        reduction: Pixels of the input for one pixel of the map, in each direction.
+        channels: The channels of the map.
     """
 
     index: int
@@ -39,10 +39,10 @@ def describe_features(model: nn.Module) -> FeatureTable:
     """Return the levels of a timm model or of a feature pyramid, the highest resolution first.
 
     Args:
-        model: A model of timm, or what `feature_pyramid` returned.
+        model: A timm model, or the result of `feature_pyramid`.
 
     Raises:
-        TypeError: The model says nothing of its levels.
+        TypeError: The model does not describe its levels.
 
     Source: ``feature_info`` of timm's models.
     """

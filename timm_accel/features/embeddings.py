@@ -1,4 +1,4 @@
-"""The pooled features of a whole data set, in its order, for search, clustering or a classifier on top."""
+"""The pooled features of all images of a dataset, for search, clustering or a classifier on top."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, defau
 from tqdm import tqdm
 
 from timm_accel.atomic import atomic_write
-from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
 
@@ -23,11 +23,11 @@ _SUFFIXES = (".parquet", ".npz")
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Features of the images of a data set, in its order.
+    """Features of the images of a dataset, in its order.
 
     Args:
         features: ``(N, num_features)``, float32.
-        labels: ``(N,)``, or ``(N, …)`` as the data set has them.
+        labels: ``(N,)``, or ``(N, …)`` as in the dataset.
     """
 
     features: np.ndarray
@@ -35,7 +35,7 @@ class Embeddings:
 
 
 class _Share(Dataset):
-    """The images of one process, each with its number."""
+    """The images of one rank, each with its index."""
 
     def __init__(self, data: Any, numbers: range) -> None:
         self.data, self.numbers = data, numbers
@@ -58,26 +58,26 @@ def extract_embeddings(
     num_workers: int = 0,
     progress: bool = False,
 ) -> Embeddings:
-    """Compute the pooled features of each image once, in the order of the data set.
+    """Compute the pooled features of each image once, in the order of the dataset.
 
-    Under several processes each takes every so-manieth image, all return the whole, and the first writes the file. The
-    model stays as it is, where it is.
+    In distributed training each of n ranks computes every n-th image. All ranks return all embeddings, and rank 0
+    writes the file. The model does not change and stays on its device.
 
     Args:
-        model: A classifier of timm, on the device to compute on.
-        data: A map-style data set of (image, label), transformed as for evaluation. Of ours, one that cannot be read
-            is an error whatever ``on_error`` says, since embeddings go by number.
+        model: A timm classifier, on the device to compute on.
+        data: A map-style dataset of (image, label) with evaluation transforms. An unreadable image is an error for any
+            ``on_error``, since embeddings are in the order of the images.
         path: A new ``.parquet`` file, with columns index, label and features, or an ``.npz`` file, with arrays of these
-            names; None to write none.
+            names; None writes no file.
         batch_size: Images at a time.
         num_workers: Loader processes.
-        progress: Whether the first process shows a bar.
+        progress: Whether rank 0 shows a bar.
 
     Raises:
-        ModuleNotFoundError: ``.parquet`` without the extra ``parquet``.
-        OSError: A picture cannot be read; its name is in the message.
-        TypeError: The data set cannot be indexed.
-        ValueError: It is empty, or the file is of another kind.
+        ModuleNotFoundError: The extra ``parquet`` is not installed for a ``.parquet`` file.
+        OSError: An image cannot be read; the message has its name.
+        TypeError: The dataset cannot be indexed.
+        ValueError: The dataset is empty, or the file is of another kind.
     """
     _check(data, path)
     state = PartialState()
@@ -95,11 +95,11 @@ def extract_embeddings(
 
 
 def _strict(data: Any) -> Any:
-    """Return a data set that stops at a picture that it cannot read; the given one stays as it is."""
-    if not isinstance(data, LabelledImages | Subset):
+    """Return a copy of a dataset that raises at an unreadable image; the original does not change."""
+    if not isinstance(data, LabeledImages | Subset):
         return data
     strict = copy(data)
-    if isinstance(strict, LabelledImages):
+    if isinstance(strict, LabeledImages):
         strict.on_error = "raise"
     else:
         strict.dataset = _strict(strict.dataset)
@@ -118,7 +118,7 @@ def _compute(extractor: nn.Module, batches: Any) -> list[tuple[np.ndarray, ...]]
 def _check(data: Any, path: str | Path | None) -> None:
     if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise TypeError(
-            f"Expected data to be a map-style data set, since processes share its images by number, but got "
+            f"Expected data to be a map-style dataset, since ranks share its images by index, but got "
             f"{type(data).__name__}. Collect it in a list of (image, label)."
         )
     if len(data) == 0:

@@ -1,6 +1,6 @@
 """Feature extractors: each function returns a module that takes images ``(B, C, H, W)``.
 
-All but `feature_pyramid`, which makes a model of its own, work on a copy in evaluation mode; the model stays as it is.
+All except `feature_pyramid`, which creates a model, copy the given model in evaluation mode and do not change it.
 """
 
 import warnings
@@ -46,10 +46,10 @@ class _Intermediate(nn.Module):
 
 
 def pooled_features(model: nn.Module) -> nn.Module:
-    """Return what a timm model classifies by: one vector an image, ``(B, num_features)``.
+    """Return the features that a timm model classifies by, one vector for each image, ``(B, num_features)``.
 
     Args:
-        model: A classifier of timm, or one made with ``num_classes=0``.
+        model: A timm classifier, or a model created with ``num_classes=0``.
 
     Raises:
         TypeError: The model has no `forward_features` and `forward_head`.
@@ -59,7 +59,7 @@ def pooled_features(model: nn.Module) -> nn.Module:
 
 
 def unpooled_features(model: nn.Module) -> nn.Module:
-    """Return the last features before the pooling, in the family's own form.
+    """Return the last features before the pooling, in the shape of the family.
 
     That is ``(B, C, H, W)`` for most, ``(B, H, W, C)`` for some, ``(B, tokens, C)`` for transformers.
 
@@ -80,9 +80,9 @@ def intermediate_features(
 
     Args:
         model: A model of timm that has `forward_intermediates`, as most families do.
-        indices: Which of the model's blocks or stages, counted from the end when negative; a number for the last so
-            many; None for all.
-        norm: Whether the model's last norm is applied to each.
+        indices: Which of the model's blocks or stages, counted from the end when negative. An integer n is for the
+            last n; None is for all.
+        norm: Whether the model's last norm is applied to each map.
 
     Raises:
         TypeError: The model has no `forward_intermediates`.
@@ -111,13 +111,13 @@ def feature_pyramid(
     pretrained: bool = False,
     **model_args: Any,
 ) -> nn.Module:
-    """Create a backbone for detection or segmentation: its output is a list of maps ``(B, C, H, W)`` of falling size.
+    """Create a backbone for detection or segmentation, with a list of maps ``(B, C, H, W)`` as output.
 
     Args:
         name: A model of ``timm.list_models()``, or ``local-dir:`` and a folder of weights.
         out_indices: Which levels, from 0; None for all that the family has.
-        output_stride: The largest reduction, 8, 16 or 32, beyond which convolutions are dilated; None for the model's
-            own.
+        output_stride: The largest reduction, 8, 16 or 32, above which convolutions are dilated; None for the model's
+            default.
         pretrained: Whether to load timm's weights, or those of the folder.
         **model_args: Further arguments of ``timm.create_model``.
 
@@ -134,7 +134,7 @@ def feature_pyramid(
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options, **model_args).eval()
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected arguments that {name} can give features by, but got {options or 'its own levels'} "
+            f"Expected arguments that {name} can give features by, but got {options or 'its default levels'} "
             f"({one_line(error)}). Try fewer levels, no output_stride, or timm_accel.features.intermediate_features."
         ) from error
 
@@ -146,7 +146,7 @@ def node_names(model: nn.Module) -> list[str]:
         model: Any module that torch.fx can trace.
 
     Raises:
-        ValueError: It cannot be traced.
+        ValueError: The module cannot be traced.
 
     Source: ``timm.models.get_graph_node_names``.
     """
@@ -154,11 +154,11 @@ def node_names(model: nn.Module) -> list[str]:
 
 
 def node_features(model: nn.Module, nodes: Sequence[str]) -> nn.Module:
-    """Return the values of named nodes of a model's graph: a dictionary of tensors.
+    """Return a module that computes named nodes of a model's graph, as a dictionary of tensors.
 
     Args:
         model: Any module that torch.fx can trace.
-        nodes: Names of `node_names`; that of a module stands for its last node.
+        nodes: Some of `node_names`; the name of a module stands for its last node.
 
     Raises:
         ValueError: The model cannot be traced, or has no such node.
@@ -173,7 +173,7 @@ def node_features(model: nn.Module, nodes: Sequence[str]) -> nn.Module:
 
 
 def _ends(name: str) -> list[int]:
-    """Return where the names of the modules around a node end in its own."""
+    """Return where the names of the enclosing modules end in the name of a node."""
     return [*(place for place, letter in enumerate(name) if letter == "."), len(name)]
 
 
@@ -182,7 +182,7 @@ def _traced(trace: Callable[[], Any], model: nn.Module) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "NOTE: The nodes obtained by tracing the model in train mode")
             return trace()
-    except Exception as error:  # tracing runs the model's own code on stand-ins
+    except Exception as error:  # tracing runs the model's code on proxies
         raise ValueError(
             f"Expected model to be one that torch.fx can trace, but got {type(model).__name__} ({one_line(error)}). "
             "Use timm_accel.features.intermediate_features."

@@ -1,4 +1,4 @@
-"""Weights of the classes in a loss: counted, listed, or by name."""
+"""Class weights of a loss: computed from counts, listed, or by name."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -20,15 +20,15 @@ def resolve_weights(argument: str, given: Weights, dataset: Any, method: str) ->
     """Return the weight of each class, ``(num_classes,)``.
 
     Args:
-        argument: What the user calls them, for messages.
+        argument: The name of the user's argument, for messages.
         given: ``"auto"``, one number for each class in the order of their labels, or numbers by the names of classes;
             classes that are not named weigh 1.
-        dataset: The training set; a list does without.
-        method: How ``"auto"`` counts: a method of ``timm.loss.compute_class_weights``.
+        dataset: The training dataset; a list of weights needs none.
+        method: How ``"auto"`` computes them: a method of ``timm.loss.compute_class_weights``.
 
     Raises:
-        TypeError: They are none of these, or the data set does not count its classes or has no names.
-        ValueError: A number is not positive, there are too few or too many, or a class is unknown.
+        TypeError: `given` is none of these, or the dataset has no counts or names of its classes.
+        ValueError: A number is not positive, there are too few or too many numbers, or a class is unknown.
 
     Source: ``timm.loss.compute_class_weights``.
     """
@@ -56,7 +56,7 @@ def refuse_other_weights(argument: str, loss: Any, num_classes: int | None) -> N
     """Raise when a loss of torch or timm has weights for another number of classes.
 
     Args:
-        argument: What the user calls the loss, for the message.
+        argument: The name of the user's argument, for the message.
         loss: The loss.
         num_classes: The number of classes; None where it is unknown.
 
@@ -79,17 +79,17 @@ def class_counts(what: str, dataset: Any) -> tuple[list[int], int]:
     """Return the number of images of each class, and of all images.
 
     Args:
-        what: What needs them, for the message.
-        dataset: The training set.
+        what: What needs the counts, for the message.
+        dataset: The training dataset.
 
     Raises:
-        TypeError: It does not count its classes.
+        TypeError: The dataset has no ``class_sizes``.
     """
     sizes = getattr(dataset, "class_sizes", None)
     if not sizes:
         raise TypeError(
             f"Expected dataset to have class_sizes, since {what} counts the images of each class, but got "
-            f"{type(dataset).__name__}. Pass the training set of create_datasets(), or numbers of your own."
+            f"{type(dataset).__name__}. Pass the training dataset of create_datasets(), or a list of numbers."
         )
     return list(sizes.values()), len(dataset)
 

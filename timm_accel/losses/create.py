@@ -1,4 +1,4 @@
-"""The loss for training and the plain one for evaluation, checked against the data set before a run."""
+"""Create the loss for training and the plain loss for evaluation, and check both against the dataset."""
 
 from inspect import signature
 from typing import Any
@@ -11,7 +11,7 @@ from timm_accel.losses.class_weights import Weights, class_counts, resolve_weigh
 from timm_accel.messages import nearest
 
 KINDS = tuple(kind for kind in LOSS_TYPES if kind != "jsd")
-HARD_LABEL_KINDS = ("twoway", "zlpr")  # labels of 0 and 1 alone
+HARD_LABEL_KINDS = ("twoway", "zlpr")  # these take only labels of 0 and 1
 _SINGLE_LABEL = ("ce", "bce", "asl", "poly")
 _OPTIONS = [name for name in signature(create_classification_loss).parameters if name.split("_")[0] in KINDS]
 
@@ -29,35 +29,35 @@ def create_loss(
 ) -> tuple[nn.Module, nn.Module]:
     """Create the training loss of timm's factory, and a plain loss for evaluation.
 
-    The plain one is cross-entropy, or for several labels an image binary cross-entropy, without weights, smoothing or
-    threshold, so that runs with different losses compare.
+    The plain loss is cross-entropy, or binary cross-entropy for a multi-label dataset, without weights, smoothing or
+    threshold, so that runs with different losses can be compared.
 
     With ``class_weights``, cross-entropy is torch's, which has two formulas: for hard labels it divides by the sum of
-    the weights of the batch's labels, for soft ones (Mixup, ``(B, num_classes)``) by the number of images. So the same
-    label, hard or one-hot, gives other values: 1.439 and 2.303 where its class weighs 1.6. The formula of soft labels
-    keeps the weights' size, that of hard ones only their proportions: give weights that are 1 on average, as ``"auto"``
-    does, and the learning rate need not change.
+    the weights of the batch's labels, for soft ones (Mixup, ``(B, num_classes)``) by the number of images. So a label
+    gives other values as an integer and as one-hot: 1.439 and 2.303 where its class weighs 1.6. The formula of soft
+    labels keeps the scale of the weights, that of hard labels only their proportions. If the weights are 1 on average,
+    as with ``"auto"``, the learning rate need not change.
 
     Args:
-        kind: ``ce``, ``bce``, ``asl`` or ``poly``; for several labels an image ``bce``, ``asl``, ``poly``, ``twoway``,
-            ``zlpr`` or ``db``, which counts the classes of `dataset`. None: ``bce`` with several labels, else ``ce``.
-        dataset: The training set: it tells whether images have several labels, and names and counts the classes.
-        multi_label: Whether images have several labels where `dataset` cannot tell.
-        class_weights: The weight of each class, for ``ce``, ``bce`` and ``asl`` of several labels: a list in the order
-            of the labels, numbers by name, or ``"auto"`` for those inverse to the numbers of images, with mean 1.
-        pos_weights: The weight of each class where it is present against where it is not, for ``bce`` and ``asl`` of
-            several labels; ``"auto"`` is the images without it over those with it.
-        smoothing: Label smoothing, of hard labels and of several; soft ones from Mixup are smoothed already.
-        soft_targets: Whether Mixup or CutMix makes the targets.
+        kind: ``ce``, ``bce``, ``asl`` or ``poly``; for multi-label datasets ``bce``, ``asl``, ``poly``, ``twoway``,
+            ``zlpr`` or ``db``, which counts the classes of `dataset`. None is ``bce`` for multi-label, else ``ce``.
+        dataset: The training dataset: it tells whether it is multi-label, and has names and counts of the classes.
+        multi_label: Whether the targets are multi-label, where `dataset` cannot tell.
+        class_weights: The weight of each class, for ``ce``, ``bce`` and multi-label ``asl``: a list in the order of the
+            labels, numbers by name, or ``"auto"`` for the inverse of the numbers of images, with mean 1.
+        pos_weights: The weight of the images with a class against those without it, for ``bce`` and multi-label
+            ``asl``; ``"auto"`` is the number of images without it over the number with it.
+        smoothing: Label smoothing of hard and multi-label targets; Mixup has already smoothed its soft targets.
+        soft_targets: Whether Mixup or CutMix creates the targets.
         **options: Further arguments of timm's factory for this kind: ``bce_target_thresh``, ``asl_gamma_neg``, ….
 
     Returns:
         The losses for ``loss_func`` and ``eval_loss_fn`` of a trainer.
 
     Raises:
-        TypeError: `dataset` does not count or name its classes where that is needed, or weights are of another kind.
-        ValueError: The kind is unknown or not one for these targets, an option is not one of this kind, weights are
-            given to a kind that cannot take them, have another number of classes, or name an unknown one.
+        TypeError: `dataset` has no counts or names of its classes but needs them, or weights are of another kind.
+        ValueError: The kind is unknown or does not fit the targets, an option belongs to another kind, or weights are
+            given to a kind that cannot take them, have another number of classes, or name an unknown class.
 
     Source: ``timm.loss.create_classification_loss``, ``timm.loss.compute_class_weights``.
     """
@@ -73,7 +73,7 @@ def create_loss(
     if pos_weights is not None:
         weights["pos_weight"] = resolve_weights("pos_weights", pos_weights, dataset, "neg_pos")
     plain: nn.Module = BinaryCrossEntropy(smoothing=0.0) if multi_label else nn.CrossEntropyLoss()
-    if kind == "ce" and weights:  # timm 1.0.31 refuses them
+    if kind == "ce" and weights:  # timm 1.0.31 raises for them
         weighted = nn.CrossEntropyLoss(weights["class_weight"], label_smoothing=0.0 if soft_targets else smoothing)
         return weighted, plain
     if kind == "db" and "class_counts" not in options:
@@ -92,13 +92,15 @@ def _check_kind(kind: str, multi_label: bool) -> None:
     if kind == "jsd":
         raise ValueError(
             "Expected kind to be a loss of single images, since jsd compares several augmented copies of each, which "
-            f"no loader of ours makes, but got 'jsd'. Choose one of {', '.join(known)}."
+            f"timm_accel's loaders do not make, but got 'jsd'. Choose one of {', '.join(known)}."
         )
     if kind not in KINDS:
         raise ValueError(f"Expected kind to be a loss of timm, but got {kind!r}. {nearest(kind, KINDS)}")
     if kind not in known:
-        why = "the images have several labels" if multi_label else "each image has one label"
-        raise ValueError(f"Expected kind to be one of {', '.join(known)}, since {why}, but got {kind!r}. Choose again.")
+        why = "the dataset is multi-label" if multi_label else "each image has one label"
+        raise ValueError(
+            f"Expected kind to be one of {', '.join(known)}, since {why}, but got {kind!r}. Choose one of them."
+        )
 
 
 def _check_targets(kind: str, multi_label: bool, smoothing: float, soft_targets: bool) -> None:
@@ -107,7 +109,7 @@ def _check_targets(kind: str, multi_label: bool, smoothing: float, soft_targets:
     hard = kind in HARD_LABEL_KINDS or (kind == "asl" and not multi_label)
     if soft_targets and hard:
         raise ValueError(
-            f"Expected soft_targets to be False, since {kind} takes hard labels alone, but got True. Train without "
+            f"Expected soft_targets to be False, since {kind} takes only hard labels, but got True. Train without "
             "Mixup and CutMix, or choose another kind."
         )
     if smoothing and kind in HARD_LABEL_KINDS:

@@ -1,4 +1,4 @@
-"""Losses over a softmax, which take several labels of an image for shares of one."""
+"""Losses over a softmax, which treat multi-label targets as the shares of one label."""
 
 from typing import Any
 
@@ -24,20 +24,20 @@ _SOFTMAX = (
 
 
 def refuse_softmax_loss(argument: str, loss: Any, *datasets: Any) -> None:
-    """Raise when a loss over a softmax is to be used on a data set of several labels an image.
+    """Raise when a loss over a softmax is used on a multi-label dataset.
 
-    Most of them would compute something, and the model would learn it.
+    Most of these losses would run on it without an error, and training would go wrong.
 
     Args:
-        argument: What the user calls the loss, for the message.
+        argument: The name of the user's argument, for the message.
         loss: The loss.
-        *datasets: What it is used on.
+        *datasets: The datasets of the loss.
 
     Raises:
-        ValueError: The two do not go together.
+        ValueError: The loss is over a softmax, and a dataset is multi-label.
     """
     if isinstance(loss, _SOFTMAX) and any(map(is_multi_label, datasets)):
         raise ValueError(
-            f"Expected {argument} to judge each label by itself, since the images have several, but got "
+            f"Expected {argument} to judge each class by itself, since the dataset is multi-label, but got "
             f"{type(loss).__name__}, which is over a softmax. Use timm_accel.losses.create_loss('bce', dataset=…)."
         )

@@ -121,14 +121,17 @@ class ClassificationMetricsMixin(LoopTrainer):
         loss = self._loss_of(training)
         if self._is_multi_label or not (takes_classes(loss) or (self._has_default_metrics and not training)):
             return batch
+        try:
+            inputs, labels = self.unpack_batch(batch)
+        except TypeError:  # raised again where the targets are needed
+            return batch
         num_classes = self.num_classes or getattr(self.current_run().unwrapped_model, "num_classes", None) or 0
-        labels = batch[1]
-        if num_classes < 2 or labels.ndim != 1 or labels.is_floating_point():
+        if num_classes < 2 or not (isinstance(labels, torch.Tensor) and labels.ndim == 1 and _are_integers(labels)):
             return batch
         if self._label_check is None:
             self._label_check = LabelCheck(num_classes, labels.device)
         checked = self._label_check(labels, ignored_label(loss), number)
-        return batch if checked is labels else [batch[0], checked, *batch[2:]]
+        return batch if checked is labels else self.repack_batch(batch, inputs, checked)
 
     def _stop_at_wrong_label(self) -> None:
         fault = None if self._label_check is None else self._label_check.fault()
@@ -155,10 +158,13 @@ class ClassificationMetricsMixin(LoopTrainer):
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
         super().update_metrics(batch, batch_output)
-        targets = batch_output.get("targets", batch[1])
+        if not self._collections:
+            return
+        targets = batch_output["targets"] if "targets" in batch_output else self.unpack_batch(batch)[1]
         for name, collection in self._collections.items():
-            logits = batch_output.get(f"{name}_outputs")
-            if logits is not None:
+            outputs = batch_output.get(f"{name}_outputs")
+            if outputs is not None:
+                logits = self.logits_of(outputs)
                 self._check_num_classes("the logits", logits.shape[1])
                 scores, labels, counted = self._to_metric_inputs(logits, targets)
                 if len(labels):
@@ -179,7 +185,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         if self._is_multi_label:
             return logits.sigmoid(), targets.round().long(), len(targets)
         ignored = ignored_label(self._loss_of(training=False))
-        if ignored is None or targets.ndim != 1 or targets.is_floating_point():
+        if ignored is None or targets.ndim != 1 or not _are_integers(targets):
             return logits, targets, len(targets)
         kept = targets != ignored
         if self._has_default_metrics:  # a selection would wait for the device
@@ -201,6 +207,10 @@ class ClassificationMetricsMixin(LoopTrainer):
                 for key, value in values.items():
                     self.run_history.update_metric(f"{metric_prefix(name)}{key}", value.item())
         self._collections = {}
+
+
+def _are_integers(labels: torch.Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
 def _separate(metrics: MetricCollection) -> MetricCollection:

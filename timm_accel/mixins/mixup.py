@@ -4,7 +4,6 @@ from inspect import signature
 from numbers import Integral
 from typing import Any
 
-import torch
 from timm.data import Mixup
 
 from timm_accel.data.classes import class_names
@@ -100,11 +99,13 @@ class MixupMixin(LoopTrainer):
         super().train_epoch_start()
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        batch_output = super().calculate_train_batch_loss(batch if self.mixup_fn is None else self._mix(*batch))
-        batch_output.setdefault("targets", batch[1])
+        batch_output = super().calculate_train_batch_loss(batch if self.mixup_fn is None else self._mix(batch))
+        if self.mixup_fn is not None:
+            batch_output.setdefault("targets", self.unpack_batch(batch)[1])
         return batch_output
 
-    def _mix(self, images: torch.Tensor, targets: torch.Tensor, *rest: Any) -> tuple[Any, ...]:
+    def _mix(self, batch: Any) -> Any:
+        images, targets = self.unpack_batch(batch)
         if len(images) % 2:
             raise ValueError(
                 f"Expected every training batch to be even, since Mixup mixes pairs of images, but got {len(images)} "
@@ -113,7 +114,7 @@ class MixupMixin(LoopTrainer):
         assert self.mixup_fn is not None
         if targets.ndim == 2:  # timm would make one-hot vectors of them
             self.mixup_fn.multi_label = True
-        return *self.mixup_fn(images.clone(), targets), *rest  # timm's Mixup edits images in place
+        return self.repack_batch(batch, *self.mixup_fn(images.clone(), targets))  # timm's Mixup edits images in place
 
 
 def _create_mixup(mixup_args: dict[str, Any]) -> Mixup:

@@ -1,4 +1,4 @@
-"""timm models for classification: created, customised, saved and opened again."""
+"""Create, customize, save and open timm models for classification."""
 
 from timm_accel.models.building import check_model_name
 from timm_accel.models.create import create_classifier

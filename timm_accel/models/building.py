@@ -1,4 +1,4 @@
-"""timm models, built and tried, with a sentence on the argument that is to blame when that fails."""
+"""Build timm models and try them; an error names the argument that is wrong."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from timm_accel.models.trial import REFUSALS, create_on_meta, output_shape
 
 
 def check_model_name(name: Any) -> None:
-    """Raise a `ValueError` that suggests near names when timm has no such model, or the model no such tag."""
+    """Raise a `ValueError` with similar names when timm has no such model, or the model has no such tag."""
     architecture = str(name).split(".")[0]
     known, unknown = timm.list_models(), architecture
     if timm.is_model(architecture):
@@ -36,7 +36,7 @@ def build(name: str, options: dict[str, Any]) -> nn.Module:
 
     Raises:
         TypeError: The model lacks an argument.
-        ValueError: It lacks a kind of pooling, or cannot take an image size.
+        ValueError: The model lacks a kind of pooling, or cannot take an image size.
     """
     try:
         return timm.create_model(name, **options)
@@ -49,7 +49,7 @@ def build(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _refusal(name: str, options: dict[str, Any], error: Exception) -> ValueError:
-    """Find the argument without which the model can be built, and blame it."""
+    """Return the error for the argument without which the model can be built."""
     if "global_pool" in options and _can_build(name, options, without="global_pool"):
         return _refusal_of_pooling(name, options, error)
     if "img_size" in options and _can_build(name, options, without="img_size"):
@@ -74,18 +74,18 @@ def try_out(model: nn.Module, name: str, options: dict[str, Any], input_size: An
 
     Args:
         model: The model with its head.
-        name: Its name.
-        options: What it was built with.
+        name: The name of the model.
+        options: The arguments that it was built with.
         input_size: ``(C, H, W)`` of an image.
-        head: What was asked for.
+        head: The head as the user asked for it.
 
     Raises:
-        ValueError: It cannot take such images, or its output is not ``(B, num_classes)``.
+        ValueError: The model cannot take such images, or its output is not ``(B, num_classes)``.
     """
     num_classes = options["num_classes"]
     try:
         shape = output_shape(model, input_size)
-    except Exception as error:  # whatever the layers of the model or of the user raise
+    except Exception as error:  # any error of the model's layers or of a custom head
         raise _blame(name, options, input_size, head, error) from error
     if num_classes and shape != (2, num_classes):
         if head == "linear":
@@ -97,7 +97,7 @@ def try_out(model: nn.Module, name: str, options: dict[str, Any], input_size: An
 
 
 def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, error: Exception) -> Exception:
-    """Return a refusal of the head when the model without it runs, else of the pooling or the size."""
+    """Return the error for the head if the model runs without it, otherwise for the pooling or the size."""
     plain: Any = create_on_meta(name, **options)
     try:
         output_shape(plain, input_size)
@@ -108,7 +108,7 @@ def _blame(name: str, options: dict[str, Any], input_size: Any, head: Head, erro
     width = plain.get_submodule(plain.pretrained_cfg["classifier"]).in_features if head != "linear" else "?"
     return ValueError(
         f"Expected head to take features (B, {width}), but it raised {type(error).__name__} ({one_line(error)}). "
-        "Give it the first argument as its width, or leave it out for timm's own."
+        "Use the first argument as its input width, or leave it out for timm's head."
     )
 
 
@@ -123,5 +123,5 @@ def _refusal_of_pooling(name: str, options: dict[str, Any], error: Exception) ->
 def _refusal_of_size(name: str, size: Any, error: Exception) -> ValueError:
     return ValueError(
         f"Expected image_size to be one that {name} can take, but got {size} ({one_line(error)}). "
-        f"Its own is {tuple(timm.get_pretrained_cfg(name).input_size[1:])}."
+        f"Its default is {tuple(timm.get_pretrained_cfg(name).input_size[1:])}."
     )

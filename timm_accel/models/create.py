@@ -1,4 +1,4 @@
-"""timm models for classification that know their data config, with heads, weights and frozen stages of one's choice."""
+"""Create timm models for classification with a data config, a head, weights and frozen stages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,30 +34,30 @@ def create_classifier(
     exportable: bool = False,
     **model_args: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Create a timm model and resolve the data config that it is to be fed with.
+    """Create a timm model and resolve the data config of its input.
 
-    The config is written into ``model.pretrained_cfg`` too, so that saved weights carry it. What was loaded is logged,
-    and kept as ``model.weights_report`` (a `LoadReport`). Two black images show, by shapes alone, that the model takes
-    its input and has its output.
+    The config is also written into ``model.pretrained_cfg``, so saved weights include it. A report of the loaded
+    weights is logged and stored as ``model.weights_report`` (a `LoadReport`). A forward pass of two black images on
+    the meta device checks the shapes of input and output.
 
     Args:
         name: A model of ``timm.list_models()``.
         num_classes: The width of the head; 0 for features without a head.
         pretrained: Whether to load timm's weights.
-        weights: Others: a file, a folder of weights (``local-dir:`` may stand before it), the folder of a run or a
-            state of ours, a name on the hub (``hf-hub:…``), or of a tag of timm's (``resnet18.a1_in1k``). The data
-            config of a folder or name goes with them. A head of another shape starts anew.
-        in_chans: Channels of an image; None for the weights' own. The first convolution of weights is fitted to it.
-        image_size: The input size in pixels, one number or (height, width); None for the model's own. Models with a
+        weights: Other weights: a file, a folder of weights (with or without ``local-dir:`` before it), the folder of a
+            run or of a state, a name on the hub (``hf-hub:…``), or a timm model with a tag (``resnet18.a1_in1k``). The
+            data config of a folder or name is used too. A head of another shape starts from random weights.
+        in_chans: Channels of an image; None for those of the weights. The first convolution is adapted to it.
+        image_size: The input size in pixels, one number or (height, width); None for the model's default. Models with a
             fixed input size are built for it.
         global_pool: How the feature map becomes a vector: ``avg``, ``max``, ``avgmax``, ``catavgmax`` (twice as wide),
-            ``token``, ``map``, …, as the family has them; ``""``, with ``num_classes=0``, leaves it a map.
-        head: ``"linear"`` (timm's own), ``"mlp"`` (`MlpHead`), a function of ``(in_features, num_classes)``, or a
-            module; for families that classify with one linear layer.
-        drop_rate: Dropout before the head; None for the model's own.
-        drop_path_rate: Stochastic depth; None for the model's own.
-        grad_checkpointing: Whether to save memory in training by computing activations twice.
-        freeze: How many stages, from the stem on (-1: all but the last), or which (`stage_names`) to keep as they are.
+            ``token``, ``map``, …, as the family has them; ``""``, with ``num_classes=0``, returns the map.
+        head: ``"linear"`` (timm's), ``"mlp"`` (`MlpHead`), a function of ``(in_features, num_classes)``, or a module.
+            The last three need a family that classifies with one linear layer.
+        drop_rate: Dropout before the head; None for the model's default.
+        drop_path_rate: Stochastic depth; None for the model's default.
+        grad_checkpointing: Whether to compute activations twice in training, which saves memory.
+        freeze: How many stages, from the stem on (-1: all but the last), or which of `stage_names` to freeze.
         scriptable: Whether layers are chosen that TorchScript can compile.
         exportable: Whether layers are chosen that exporters can trace.
         **model_args: Further arguments of ``timm.create_model``.
@@ -68,9 +68,9 @@ def create_classifier(
 
     Raises:
         FileNotFoundError: The weights do not exist.
-        TypeError: The model lacks an argument, or the head is none.
-        ValueError: The model is unknown, an argument out of range or not one that this family has, the weights do
-            not fit, or the head's output has another shape.
+        TypeError: The model lacks an argument, or the head is of another kind.
+        ValueError: The model is unknown, an argument is out of range or is missing in this family, the weights do not
+            fit, or the head's output has another shape.
 
     Source: ``timm.create_model``, ``timm.data.resolve_input_data_config``.
     """
@@ -111,7 +111,7 @@ def create_classifier(
 
 
 def _options(**options: Any) -> dict[str, Any]:
-    """Return the arguments that were given; families need not have the others."""
+    """Return the arguments that are not None, since not every family has all of them."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -123,7 +123,7 @@ def _check_num_classes(num_classes: int) -> None:
 
 
 def _settle_config(model: Any, name: str, data_config: dict[str, Any]) -> None:
-    """Write the data config into the model's, and let go of the weights that timm left there."""
+    """Write the data config into ``pretrained_cfg``, and remove the weights that timm left there."""
     config = {**model.pretrained_cfg, **data_config, "test_input_size": None, "test_crop_pct": None}
     if config.pop("state_dict", None) is not None:
         config["num_classes"] = timm.get_pretrained_cfg(name).num_classes

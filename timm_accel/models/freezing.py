@@ -1,8 +1,8 @@
-"""Stages of a model, from stem to head, and how to keep some of them as they are.
+"""Find the stages of a model, from stem to head, and freeze some of them.
 
-Frozen parameters stay parameters, with ``requires_grad=False``, so averages, checkpoints and optimizers find what they
-know (``timm.utils.freeze`` makes buffers of those of BatchNorm). The model's `train` puts frozen batch norms back into
-evaluation, whoever calls it; that survives copies and `convert_sync_batchnorm`, and is in no state dict.
+Frozen parameters stay parameters, with ``requires_grad=False``, so EMA weights, checkpoints and optimizers do not
+change (``timm.utils.freeze`` turns those of BatchNorm into buffers). Every call of the model's `train` leaves frozen
+batch norms in evaluation mode. Copies and `convert_sync_batchnorm` keep this, and no state dict contains it.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from timm_accel.models.heads import classifier_names
 def stage_parameters(model: nn.Module) -> dict[str, list[str]]:
     """Return the names of the parameters of each stage, from stem to head.
 
-    A timm model is divided as its `group_matcher` does, coarsely; tensors at its root that the matcher leaves to the
-    head (``pos_embed`` of some families) belong to the first stage. Any other model, and one whose matcher fails,
-    has its children for stages.
+    The stages of a timm model are the coarse groups of its `group_matcher`. Tensors at its root that the matcher
+    assigns to the head (``pos_embed`` of some families) belong to the first stage. The stages of any other model, or
+    if the matcher fails, are its children.
 
     Args:
         model: Any module.
@@ -49,7 +49,7 @@ def stage_parameters(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _groups(model: nn.Module) -> list[list[str]]:
-    """Return timm's groups; none when the matcher fails, as Inception-v3's does on another head, and RDNet's coarse."""
+    """Return timm's groups; none when the matcher fails, as for Inception-v3 with another head, or RDNet (coarse)."""
     matcher: Any = getattr(model, "group_matcher", None)
     for coarse in (True, False) if matcher else ():
         try:
@@ -76,11 +76,11 @@ def stage_names(model: nn.Module) -> list[str]:
 
 
 def freeze_stages(model: nn.Module, stages: int | Sequence[str]) -> None:
-    """Freeze stages of a model, and thaw all others.
+    """Freeze stages of a model, and unfreeze all others.
 
     Args:
-        model: Any module; before it is wrapped by DDP.
-        stages: How many from the stem on (-1 is all but the last), or their names of `stage_names`.
+        model: Any module that DDP does not wrap yet.
+        stages: How many from the stem on (-1 is all but the last), or some of `stage_names`.
 
     Raises:
         TypeError: `stages` is neither a number nor names.
@@ -93,11 +93,11 @@ def freeze_stages(model: nn.Module, stages: int | Sequence[str]) -> None:
 
 
 class FrozenParts(NamedTuple):
-    """What is frozen with some stages of a model, by name.
+    """The names of the parameters and batch norms that are frozen with some stages of a model.
 
     Args:
         parameters: The parameters of these stages.
-        norms: The batch norms that go with them.
+        norms: The batch norms of these parameters.
     """
 
     parameters: set[str]
@@ -105,7 +105,7 @@ class FrozenParts(NamedTuple):
 
 
 def parts_to_freeze(model: nn.Module, stages: int | Sequence[str]) -> FrozenParts:
-    """Return what `freeze_stages` freezes; the arguments and errors are the same."""
+    """Return the parts that `freeze_stages` freezes; the arguments and errors are the same."""
     groups = stage_parameters(model)
     parameters = {name for stage in _chosen(stages, list(groups)) for name in groups[stage]}
     return FrozenParts(parameters, _norms_of(model, parameters))
@@ -134,7 +134,7 @@ def _chosen(stages: int | Sequence[str], names: list[str]) -> list[str]:
 
 
 def _norms_of(model: nn.Module, frozen: set[str]) -> list[str]:
-    """Return the names of the batch norms of frozen parameters; one without weights goes with the module around it."""
+    """Return the names of frozen batch norms; one without weights is frozen with the module around it."""
     norms = []
     for name, module in model.named_modules():
         if isinstance(module, _NormBase):

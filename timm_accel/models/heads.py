@@ -1,4 +1,4 @@
-"""Heads of one's own: they take the place of the one linear layer that most timm models classify with."""
+"""Custom heads, which replace the single linear classifier of most timm models."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -37,12 +37,12 @@ def classifier_names(model: Any) -> tuple[str, ...]:
 
 
 def attach_head(model: nn.Module, head: Head, num_classes: int) -> None:
-    """Put a head where a timm model's classifier is.
+    """Replace a timm model's classifier by a head.
 
     Args:
         model: A timm model with a classifier.
-        head: ``"linear"`` leaves timm's own; ``"mlp"`` is `MlpHead`; a function of ``(in_features, num_classes)``; or a
-            module that takes ``(B, in_features)``.
+        head: ``"linear"`` keeps timm's classifier; ``"mlp"`` is `MlpHead`; or a function of
+            ``(in_features, num_classes)``, or a module that takes ``(B, in_features)``.
         num_classes: The width of the output.
 
     Raises:
@@ -55,12 +55,12 @@ def attach_head(model: nn.Module, head: Head, num_classes: int) -> None:
     model.set_submodule(name, _build(head, in_features, num_classes))
 
 
-def calm_classifier(model: nn.Module) -> None:
-    """Draw timm's linear classifiers anew, small, so that training begins near equal chances.
+def init_small_classifier(model: nn.Module) -> None:
+    """Initialize timm's linear classifiers with small weights, so that training starts near equal probabilities.
 
-    EfficientNet and its kin draw them by the number of classes (timm 1.0.31): for two, with a deviation of 0.41, the
-    first loss on pretrained features is about 2.2 instead of 0.7, and the first steps spoil them. This is the deviation
-    that timm's transformers have.
+    EfficientNet and related families scale the weights by the number of classes (timm 1.0.31). For two classes the
+    standard deviation is 0.41, the first loss on pretrained features is about 2.2 instead of 0.7, and the first updates
+    damage the features. Here the standard deviation is 0.02, as in timm's transformers.
 
     Args:
         model: A timm model.
@@ -76,7 +76,7 @@ def calm_classifier(model: nn.Module) -> None:
 
 
 def check_head(head: Head, num_classes: int) -> None:
-    """Raise when a head is of no kind that `attach_head` takes, or there are no classes to have one for."""
+    """Raise when `attach_head` cannot take a head, or when there are no classes for it."""
     if isinstance(head, str):
         if head not in ("linear", "mlp"):
             raise ValueError(
@@ -86,7 +86,7 @@ def check_head(head: Head, num_classes: int) -> None:
     elif not callable(head):  # modules are callable too
         raise TypeError(
             "Expected head to be 'linear', 'mlp', a function of (in_features, num_classes) or a module, but got "
-            f"{type(head).__name__}. Leave it out for timm's own."
+            f"{type(head).__name__}. Leave it out for timm's head."
         )
     if num_classes == 0 and head != "linear":
         raise ValueError(

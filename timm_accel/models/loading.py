@@ -1,4 +1,4 @@
-"""A new model with weights from elsewhere: timm's or the hub's, a file, a folder, a run."""
+"""Create a model with weights from timm, the hub, a file, a folder or a run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.building import build, check_model_name
-from timm_accel.models.heads import Head, attach_head, calm_classifier
+from timm_accel.models.heads import Head, attach_head, init_small_classifier
 from timm_accel.models.sources import FoundWeights, is_remote, read_source
 from timm_accel.models.trial import REFUSALS
-from timm_accel.models.weights import check_fit, listening, load_head, report
+from timm_accel.models.weights import check_fit, load_head, recorded_load, report
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -21,17 +21,17 @@ DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mod
 def build_with_weights(name: str, weights: str | Path | None, options: dict[str, Any], head: Head) -> nn.Module:
     """Create a timm model, give it its head, and load weights into both.
 
-    Its attribute ``weights_report`` is the `LoadReport`, or None where a family reads foreign files by itself.
+    Its attribute ``weights_report`` is the `LoadReport`, or None for a family that reads files of other formats itself.
 
     Args:
         name: A model of ``timm.list_models()``.
-        weights: As for `create_classifier`; None for timm's own.
+        weights: As for `create_classifier`; None for timm's weights.
         options: Arguments of ``timm.create_model``.
         head: As for `create_classifier`.
 
     Raises:
         FileNotFoundError: The weights do not exist.
-        ValueError: They are of another model.
+        ValueError: The weights are of another model.
     """
     architecture = name.split(".")[0]
     source = _find(name, weights)
@@ -41,21 +41,21 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
             f"Expected weights to be of {architecture}, but got {source.where!r}, which are of {found}. Create that "
             "model, or choose other weights."
         )
-    with listening(source.tensors) as heard:
+    with recorded_load(source.tensors) as record:
         if source.is_remote:
             model = timm.create_model(source.where, pretrained=True, **options)
         else:
             model = _build_with_tensors(name, source, options)
-    if heard.called:
-        check_fit(heard, architecture, source.where)
+    if record.called:
+        check_fit(record, architecture, source.where)
     attach_head(model, head, options["num_classes"])
-    if not heard.called:
+    if not record.called:
         model.weights_report = None
         return model
-    head_loaded = load_head(model, heard)
+    head_loaded = load_head(model, record)
     if not head_loaded and head == "linear" and model.num_classes:
-        calm_classifier(model)
-    model.weights_report = report(model, heard, source.where, head_loaded)
+        init_small_classifier(model)
+    model.weights_report = report(model, record, source.where, head_loaded)
     return model
 
 
@@ -78,12 +78,15 @@ def _build_with_tensors(name: str, source: FoundWeights, options: dict[str, Any]
     about = source.config.get("pretrained_cfg", {})
     overlay = {key: about[key] for key in DATA_KEYS if about.get(key) is not None}
     overlay |= {"state_dict": source.tensors, "custom_load": False}
-    overlay |= {"num_classes": options["num_classes"], "label_offset": 0}  # timm leaves the head alone: it is to wait
+    overlay |= {
+        "num_classes": options["num_classes"],
+        "label_offset": 0,
+    }  # so timm does not load the head: `load_head` does
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (TypeError, *REFUSALS) as error:
         with torch.device("meta"):
-            build(name, options)  # refuses what is wrong without weights too
+            build(name, options)  # raises for options that fail without weights too
         raise ValueError(
             f"Expected weights to fit {name}, but got {source.where!r} ({one_line(error)}). "
             "Create the model that they are of."

@@ -1,4 +1,4 @@
-"""Folders of weights to use, opened as the models that they were saved from."""
+"""Open folders of saved weights as models."""
 
 import json
 from pathlib import Path
@@ -20,16 +20,16 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
     """Rebuild the model that `save_classifier` saved, its head included, in evaluation mode on the CPU.
 
     Args:
-        folder: With ``model.safetensors`` and ``config.json``.
-        head: For a head of one's own, the function or the module that made it; None for timm's and for `MlpHead`.
+        folder: A folder with ``model.safetensors`` and ``config.json``.
+        head: The function or the module of a custom head; None for timm's head and for `MlpHead`.
 
     Returns:
-        The model; and ``config.json``, with the class names under ``label_names``, if there are any, and the data
-        config under ``pretrained_cfg``.
+        The model, and the content of ``config.json``: the class names under ``label_names``, if there are any, and the
+        data config under ``pretrained_cfg``.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The model is none of timm's, the head is needed or not, or the weights do not fit.
+        ValueError: The model is not a timm model, the head is missing or superfluous, or the weights do not fit.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -55,8 +55,8 @@ def _head_of(config: dict[str, Any], given: Head | None) -> Head:
     if kind == "custom":
         if given is None:
             raise ValueError(
-                "Expected head to be the function or module that made the head of these weights, since it is of the "
-                "user's own, but got None. Pass it to open_classifier(folder, head=…)."
+                "Expected head to be the function or module that made the head of these weights, since it is a "
+                "custom head, but got None. Pass it to open_classifier(folder, head=…)."
             )
         return given
     if given is not None and given != kind:
@@ -78,7 +78,7 @@ def _load(model: nn.Module, folder: Path, changed: bool) -> None:
 
 
 def best_folders(run: Path) -> list[Path]:
-    """Return the folders of the best weights that a run has, that of the EMA weights last.
+    """Return the folders of the best weights of a run; that of the EMA weights is last.
 
     Args:
         run: The folder of a run.
@@ -87,23 +87,23 @@ def best_folders(run: Path) -> list[Path]:
 
 
 def weights_of_run(run: Path, weights: str | None = None) -> Path:
-    """Return the folder of a run's weights: as asked for, or the one whose own metric is better.
+    """Return the folder of a run's weights: the requested one, or the one with the better metric.
 
     Args:
         run: The folder of a run.
         weights: ``best``, ``best_ema``, or None.
 
     Raises:
-        FileNotFoundError: The run holds none.
+        FileNotFoundError: The run has no such folder.
     """
-    kept = {folder.name: json.loads((folder / CONFIG_FILE).read_text()) for folder in best_folders(run)}
-    if not kept or (weights is not None and weights not in kept):
+    found = {folder.name: json.loads((folder / CONFIG_FILE).read_text()) for folder in best_folders(run)}
+    if not found or (weights is not None and weights not in found):
         raise FileNotFoundError(
             f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "
             "Train with SaveBestCallback, or name another folder."
         )
-    if weights is not None or len(kept) == 1:
-        return run / (weights or next(iter(kept)))
-    best, average = (kept[name].get("best", {}).get("value", float("nan")) for name in WEIGHTS)
-    better = average > best if kept["best"].get("greater_is_better", True) else average < best
-    return run / WEIGHTS[better]
+    if weights is not None or len(found) == 1:
+        return run / (weights or next(iter(found)))
+    best, best_ema = (found[name].get("best", {}).get("value", float("nan")) for name in WEIGHTS)
+    ema_is_better = best_ema > best if found["best"].get("greater_is_better", True) else best_ema < best
+    return run / WEIGHTS[ema_is_better]

@@ -1,4 +1,4 @@
-"""Which kinds of global pooling timm's families have; found by building them on torch's meta device."""
+"""Find the kinds of global pooling of a timm model, by building it on torch's meta device."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ POOLINGS = ("avg", "max", "avgmax", "catavgmax", "fastavg", "fastmax", "token", 
 
 
 def check_pooling(global_pool: str | None, num_classes: int) -> None:
-    """Raise a `ValueError` for a kind of pooling that no family has, or none before a head."""
+    """Raise a `ValueError` for a kind of pooling that no family has, or for no pooling before a head."""
     if global_pool == "" and num_classes:
         raise ValueError(
             f"Expected global_pool to be other than '' with num_classes={num_classes}, since a head takes vectors, but "
@@ -24,7 +24,7 @@ def check_pooling(global_pool: str | None, num_classes: int) -> None:
 
 
 def pooling_kinds(name: str, **model_args: Any) -> list[str]:
-    """Return the kinds of global pooling before a head that a timm model has.
+    """Return the kinds of global pooling that a timm model with a head can have.
 
     Args:
         name: A model of ``timm.list_models()``.

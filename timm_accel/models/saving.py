@@ -1,4 +1,4 @@
-"""Folders of weights to use, in timm's own local form."""
+"""Save weights as folders in timm's local format."""
 
 import json
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ def save_classifier(
     data_config: Mapping[str, Any] | None = None,
     **about: Any,
 ) -> None:
-    """Save weights to use: ``model.safetensors`` and ``config.json``, in timm's own local form.
+    """Save the weights of a model as ``model.safetensors`` and ``config.json``, in timm's local format.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits; of a model with another head
-    than timm's, which the config names under ``head``, it gives the same features with ``num_classes=0``, and
-    `open_classifier` rebuilds the whole. Of a model that timm cannot rebuild at all the config says so. Each file
-    replaces the old one whole, at once.
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits. The config names another head
+    than timm's under ``head``: then timm gives the same features with ``num_classes=0``, and `open_classifier` rebuilds
+    the complete model. A note in the config tells when timm cannot rebuild the model at all. Each file is written
+    atomically.
 
     Args:
-        model: The plain model.
-        folder: Where to; created if need be.
+        model: The unwrapped model.
+        folder: The folder to write to; it is created if it is missing.
         class_names: The names of the classes, stored as ``label_names``.
-        data_config: What the model was evaluated with, in place of the model's own: ``input_size``, ``crop_pct``, ….
+        data_config: The preprocessing of the evaluation, in place of the model's: ``input_size``, ``crop_pct``, ….
         **about: Further plain values for ``config.json``.
 
     Source: ``timm.models.save_for_hf``, which does not take shared tensors.
@@ -50,7 +50,7 @@ def save_classifier(
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed `save_classifier` has left in a folder."""
+    """Remove the temporary files of a killed `save_classifier` from a folder."""
     remove_leftover(folder / CONFIG_FILE)
 
 
@@ -74,7 +74,7 @@ def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
 
 
 def _describe_head(model: nn.Module, folder: Path) -> None:
-    """Name the head in ``config.json``, and say what of the model timm, by that config, does not rebuild."""
+    """Write the head into ``config.json``, and a note on the parts that timm does not rebuild by that config."""
     rebuilt = create_on_meta(f"local-dir:{folder}")
     config = json.loads((folder / CONFIG_FILE).read_text())
     config["head"] = _head_kind(model, rebuilt)

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a folder of weights to use, one of our runs or a state of one."""
+"""Read weights from a file, a folder of weights, a run or a state of a run."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ _BEST = tuple(reversed(BEST_FOLDERS.values()))
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Weights that were found.
+    """Weights and where they were found.
 
     Args:
-        where: What they were read from.
+        where: The file, folder or name of the weights.
         tensors: The tensors by name.
-        config: What ``config.json`` says beside them; empty where there is none.
-        is_remote: Whether timm is yet to fetch the tensors.
+        config: The content of ``config.json`` in the same folder; empty where there is none.
+        is_remote: Whether timm still has to download the tensors.
     """
 
     where: str
@@ -36,7 +36,7 @@ class FoundWeights:
 
 
 def is_remote(weights: str) -> bool:
-    """Whether these are weights that timm fetches: ``hf-hub:…``, or a model of timm and its tag."""
+    """Return whether timm downloads these weights: ``hf-hub:…``, or a timm model with its tag."""
     if weights.startswith(("hf-hub:", "hf_hub:")):
         return True
     if "/" in weights or weights.startswith(_LOCAL):
@@ -45,16 +45,16 @@ def is_remote(weights: str) -> bool:
 
 
 def read_source(weights: str | Path) -> FoundWeights:
-    """Read weights from the disk; only tensors and plain values are read, no code is run.
+    """Read weights from disk; only tensors and plain values are read, and no code is run.
 
     Args:
         weights: A file; a folder with ``model.safetensors`` and ``config.json``, with or without ``local-dir:`` before
-            it; the folder of a run, of which ``best_ema`` is taken if there is one, else ``best``; or that of a state,
-            of which the average is taken if there is one.
+            it; the folder of a run, whose ``best_ema`` is read if there is one, otherwise ``best``; or the folder of a
+            state, whose EMA weights are read if there are any.
 
     Raises:
-        FileNotFoundError: There is nothing of the kind.
-        ValueError: It is none of these, or cannot be read.
+        FileNotFoundError: The file or folder does not exist, or it holds no weights.
+        ValueError: The file is of another kind, or cannot be read.
     """
     path = Path(str(weights).removeprefix(_LOCAL))
     if path.is_dir():
@@ -91,14 +91,14 @@ def _read_folder(folder: Path) -> FoundWeights:
 def _read_state(path: Path) -> FoundWeights:
     state = open_state(path)
     held = held_weights(state.load(COMMON))
-    which = "its average" if held.name == EMA_MODEL else "its model"
+    which = "its EMA weights" if held.name == EMA_MODEL else "its model"
     return FoundWeights(f"{state.folder} ({which})", held.tensors)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         found = load_state_dict(str(path))
-    except Exception as error:  # of safetensors, of pickle, of zip: each with its own class
+    except Exception as error:  # safetensors, pickle and zip raise different classes
         raise ValueError(
             f"Expected weights to be tensors that load without running code, but got {str(path)!r} "
             f"({one_line(error)}). Save a state dict with torch.save or safetensors."

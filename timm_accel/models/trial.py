@@ -1,4 +1,4 @@
-"""A trial of a new model on two black images, on torch's meta device: shapes alone, without arithmetic or memory."""
+"""Try a new model on two black images, on torch's meta device, which computes only shapes."""
 
 from copy import deepcopy
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError, ZeroDivisionError)
-"""What timm's constructors raise for a value that a family lacks."""
+"""The errors of timm's constructors for a value that a family lacks."""
 
 
 def create_on_meta(name: str, **options: Any) -> nn.Module:
-    """Create a timm model on the meta device, where it has shapes alone.
+    """Create a timm model on the meta device, where it has only shapes.
 
     Args:
         name: A model of ``timm.list_models()``, or ``local-dir:FOLDER``.
@@ -26,7 +26,7 @@ def create_on_meta(name: str, **options: Any) -> nn.Module:
 
 
 def output_shape(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 2) -> tuple[int, ...]:
-    """Return the shape of a model's output in evaluation; the model stays as it is.
+    """Return the shape of a model's output in evaluation; the model does not change.
 
     Args:
         model: Any module from images to one tensor.
@@ -34,7 +34,7 @@ def output_shape(model: nn.Module, input_size: tuple[int, int, int], batch_size:
         batch_size: Images in the batch.
 
     Raises:
-        Exception: Whatever the model raises when it cannot take such images.
+        Exception: The model cannot take such images.
     """
     with torch.no_grad():
         return tuple(_without_data(model).eval()(torch.zeros(batch_size, *input_size, device="meta")).shape)

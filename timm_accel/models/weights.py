@@ -1,4 +1,4 @@
-"""Weights into a new model: by timm's own loader, with a report of what fitted."""
+"""Load weights into a new model by timm's loader, and report which tensors fit."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +18,15 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of some weights a model took.
+    """The tensors that a model took from some weights.
 
     Args:
-        source: What they were read from.
-        matched: How many tensors the model took, those of its head included.
-        missing: Names of the model's that the weights lack, those of a new head not included.
-        unexpected: Names of the weights' that the model lacks, those of a replaced head not included.
-        resized: Names of tensors that were fitted to another shape: to another number of channels or image size, or
-            made of several by a filter of timm's.
+        source: The file, folder or name of the weights.
+        matched: How many tensors the model took, including those of its head.
+        missing: Names of the model's tensors that the weights lack, without those of a new head.
+        unexpected: Names of the weights' tensors that the model lacks, without those of a replaced head.
+        resized: Names of tensors with a new shape: for another number of channels or image size, or merged by a filter
+            of timm.
         head: ``exact`` when the head's weights were taken, ``new`` when the head starts from random weights, ``none``
             without a head.
     """
@@ -40,7 +40,7 @@ class LoadReport:
 
     @property
     def exact(self) -> bool:
-        """Whether the model is what the weights were: nothing is missing, left over, resized or new."""
+        """Whether the model equals the weights: no tensor is missing, unexpected, resized or new."""
         return self.head != "new" and not (self.missing or self.unexpected or self.resized)
 
     def __str__(self) -> str:
@@ -53,19 +53,19 @@ class LoadReport:
 
 
 @dataclass
-class Heard:
-    """What timm's loader did to one model, as the hooks on that model heard it.
+class LoadRecord:
+    """What timm's loader did to one model, recorded by hooks on that model.
 
     Args:
-        offered: The shapes of the tensors before they were fitted to the model, by their own names and by those that
-            timm's filter gave them.
-        head: Tensors for the classifier, held back until the head is in its place.
+        offered: The shapes of the tensors before they were adapted to the model, by their original names and by the
+            names from timm's filter.
+        head: Tensors of the classifier, which are loaded after the head is attached.
         taken: Names of the tensors that the model took.
-        resized: Those of other shape than offered.
+        resized: Names of taken tensors with another shape than offered.
         misfits: Names, with the offered and the model's shapes, of tensors that do not fit.
-        missing: Names of the model's without a tensor.
+        missing: Names of the model's tensors that have no counterpart.
         unexpected: Names of tensors that the model lacks.
-        called: Whether timm loaded at all; some families read foreign files by themselves.
+        called: Whether timm's loader ran; some families read files of other formats themselves.
     """
 
     offered: dict[str, torch.Size] = field(default_factory=dict)
@@ -78,15 +78,16 @@ class Heard:
     called: bool = False
 
     def filtering(self, filter_fn: Callable[..., Any] | None) -> Callable[..., Any]:
-        """Return a filter that does what a family's does, and notes the shapes that it is given.
+        """Return the family's filter, extended to record the shapes of its input.
 
-        A tensor of a new name counts as offered where one of as many elements was; else the filter has made it.
+        A tensor with a new name counts as offered if an offered tensor had as many elements; otherwise the filter has
+        created it.
 
         Args:
-            filter_fn: The family's own, which turns foreign weights into timm's; None where it has none.
+            filter_fn: The family's filter, which converts weights of other formats to timm's; None where it has none.
         """
 
-        def hear(tensors: Any, *model: nn.Module) -> Any:
+        def recorded_filter(tensors: Any, *model: nn.Module) -> Any:
             self.offered = _shapes(tensors)
             sizes = {shape.numel() for shape in self.offered.values()}
             filtered = tensors if filter_fn is None else filter_fn(tensors, *model)
@@ -94,10 +95,10 @@ class Heard:
             self.offered = {**renamed, **self.offered}
             return filtered
 
-        return hear
+        return recorded_filter
 
     def before(self, model: nn.Module, tensors: dict[str, torch.Tensor], *_: Any) -> None:
-        """Take what is not to be loaded out of tensors that timm has fitted to the model."""
+        """Remove the tensors that must not be loaded, after timm has adapted them to the model."""
         self.called = True
         heads = tuple(f"{name}." for name in classifier_names(model))
         own = model.state_dict()
@@ -113,18 +114,18 @@ class Heard:
                     self.resized.append(name)
 
     def after(self, model: nn.Module, keys: Any) -> None:
-        """Note what `load_state_dict` missed, the classifier aside."""
+        """Record what `load_state_dict` missed, except for the classifier."""
         heads = tuple(f"{name}." for name in classifier_names(model))
         unfit = {name for name, *_ in self.misfits}
         self.missing = [name for name in keys.missing_keys if not (heads and name.startswith(heads))]
         self.missing = [name for name in self.missing if name not in unfit]
         self.unexpected = list(keys.unexpected_keys)
-        keys.missing_keys.clear()  # timm is about to log both: the report says it
+        keys.missing_keys.clear()  # timm would log both; the report has them
         keys.unexpected_keys.clear()
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Return the shapes of tensors by name, those inside ``model`` or ``state_dict`` too."""
+    """Return the shapes of tensors by name, including those inside ``model`` or ``state_dict``."""
     shapes: dict[str, torch.Size] = {}
     for name, value in tensors.items():
         if isinstance(value, torch.Tensor):
@@ -135,33 +136,33 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, torch.Size]:
 
 
 @contextmanager
-def listening(tensors: Mapping[str, torch.Tensor]) -> Iterator[Heard]:
-    """Listen to timm's loader in the models that are created meanwhile.
+def recorded_load(tensors: Mapping[str, torch.Tensor]) -> Iterator[LoadRecord]:
+    """Record timm's loader in the models that are created inside the context.
 
-    timm (1.0.31) keeps to itself what it fetched, what its filters made of it and what `load_state_dict` returned.
+    timm (1.0.31) does not return what it downloaded, what its filters did and what `load_state_dict` returned.
 
     Args:
-        tensors: What timm is given to load; none where it fetches weights itself.
+        tensors: The tensors that timm gets to load; none where it downloads weights.
     """
-    heard = Heard()
+    record = LoadRecord()
     load_pretrained = _builder.load_pretrained
 
     def load(model: nn.Module, pretrained_cfg: dict[str, Any], filter_fn: Any = None, **options: Any) -> None:
         channels = _source_channels(model, pretrained_cfg, tensors)
         cfg = {**pretrained_cfg, "input_size": (channels, *pretrained_cfg["input_size"][1:])}
         hooks = (
-            model.register_load_state_dict_pre_hook(heard.before),
-            model.register_load_state_dict_post_hook(heard.after),
+            model.register_load_state_dict_pre_hook(record.before),
+            model.register_load_state_dict_post_hook(record.after),
         )
         try:
-            load_pretrained(model, pretrained_cfg=cfg, filter_fn=heard.filtering(filter_fn), **options)
+            load_pretrained(model, pretrained_cfg=cfg, filter_fn=record.filtering(filter_fn), **options)
         finally:
             for hook in hooks:
                 hook.remove()
 
     _builder.load_pretrained = load
     try:
-        yield heard
+        yield record
     finally:
         _builder.load_pretrained = load_pretrained
 
@@ -177,42 +178,42 @@ def _source_channels(model: nn.Module, cfg: dict[str, Any], tensors: Mapping[str
     return cfg["input_size"][0]
 
 
-def load_head(model: nn.Module, heard: Heard) -> bool:
-    """Load the held back tensors of the classifier when all fit; return whether they did."""
+def load_head(model: nn.Module, record: LoadRecord) -> bool:
+    """Load the recorded tensors of the classifier if all fit; return whether they did."""
     names = classifier_names(model) if model.num_classes else ()
     own = {f"{name}.{key}": tensor for name in names for key, tensor in model.get_submodule(name).state_dict().items()}
-    if not own or {k: t.shape for k, t in own.items()} != {k: t.shape for k, t in heard.head.items()}:
+    if not own or {k: t.shape for k, t in own.items()} != {k: t.shape for k, t in record.head.items()}:
         return False
     for name in names:
         prefix = f"{name}."
-        tensors = {key.removeprefix(prefix): t for key, t in heard.head.items() if key.startswith(prefix)}
+        tensors = {key.removeprefix(prefix): t for key, t in record.head.items() if key.startswith(prefix)}
         model.get_submodule(name).load_state_dict(tensors)
-    heard.taken += own
+    record.taken += own
     return True
 
 
-def check_fit(heard: Heard, architecture: str, source: str) -> None:
+def check_fit(record: LoadRecord, architecture: str, source: str) -> None:
     """Raise a `ValueError` when weights are of another model."""
-    if heard.misfits:
-        name, theirs, ours = heard.misfits[0]
+    if record.misfits:
+        name, theirs, ours = record.misfits[0]
         raise ValueError(
-            f"Expected weights to fit {architecture}, but got {source!r}, of which {len(heard.misfits)} tensors have "
+            f"Expected weights to fit {architecture}, but got {source!r}, of which {len(record.misfits)} tensors have "
             f"another shape, such as {name} with {theirs} instead of {ours}. Create the model that they are of, "
             "without arguments that change its layers."
         )
-    if not heard.taken:
+    if not record.taken:
         raise ValueError(
             f"Expected weights to fit {architecture}, but got {source!r}, of which no tensor has a name of the "
-            f"model's: {_first(heard.unexpected)} instead of {_first(heard.missing)}. Create the model that they are "
+            f"model's: {_first(record.unexpected)} instead of {_first(record.missing)}. Create the model that they are "
             "of."
         )
 
 
-def report(model: nn.Module, heard: Heard, source: str, head_loaded: bool) -> LoadReport:
-    """Make the report, and log it: as a warning when something other than the head stays random."""
+def report(model: nn.Module, record: LoadRecord, source: str, head_loaded: bool) -> LoadReport:
+    """Return the report, and log it; a warning tells when more than the head stays random."""
     head = "none" if not model.num_classes else "exact" if head_loaded else "new"
     made = LoadReport(
-        source, len(heard.taken), tuple(heard.missing), tuple(heard.unexpected), tuple(heard.resized), head
+        source, len(record.taken), tuple(record.missing), tuple(record.unexpected), tuple(record.resized), head
     )
     log: Callable[[str], None] = _LOGGER.warning if made.missing else _LOGGER.info
     log(str(made))

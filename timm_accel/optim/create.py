@@ -1,4 +1,4 @@
-"""An optimizer over a model's parameters: timm's factory, with right groups and errors before any work."""
+"""Create an optimizer by timm's factory, with correct parameter groups and early errors."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.messages import nearest
+from timm_accel.optim.lr_scaling import scale_lr
 from timm_accel.optim.names import LOOKAHEAD, check_optimizer
-from timm_accel.optim.rates import scale_lr
 
 
 def create_optimizer(
@@ -32,34 +32,34 @@ def create_optimizer(
 ) -> Optimizer:
     """Create an optimizer by timm's name, with the parameter groups that a model needs.
 
-    Biases, norms and what the model itself names (``no_weight_decay()``) have no weight decay. A parameter that is
-    frozen (``requires_grad`` is False) is in no group, unless it is named in `thawed`: then it is in its group from the
-    start, and has neither decay nor state until it has a gradient, but for the zeros that Adagrad and Adahessian set up
-    for all when they are made.
+    Biases, norms and the parameters that the model names in ``no_weight_decay()`` have no weight decay. A frozen
+    parameter (``requires_grad`` is False) is in no group, unless `thawed` names it. Then it is in its group from the
+    start, without decay or state until it has a gradient; only Adagrad and Adahessian create zeros for all parameters
+    at the start.
 
     The stages of a trainer's ``freeze_schedule`` (`FreezingMixin`) are not frozen in this sense: they have
-    ``requires_grad``, so they are in their groups without `thawed`. That is for a loop or a hook of one's own that sets
-    ``requires_grad`` later; on several processes such a hook lets DDP's processes diverge.
+    ``requires_grad``, so they are in their groups without `thawed`. Use `thawed` for a custom loop or hook that sets
+    ``requires_grad`` later. In distributed training such a hook lets DDP's ranks diverge.
 
     Args:
         model: The model, not wrapped.
         opt: A name of ``timm.optim.list_optimizers()``, with ``lookahead_`` before it if wanted.
-        lr: The highest rate; None for one from `base_lr`, or, without that, the optimizer's own.
-        base_lr: Instead of `lr`: the rate for `base_batch_size` images, to be scaled by `scale_lr`.
-        global_batch_size: Images of one update, beside `base_lr`.
-        base_batch_size: Images.
+        lr: The highest learning rate; None for that from `base_lr`, or without `base_lr` for the optimizer's default.
+        base_lr: The learning rate for `base_batch_size` images, which `scale_lr` scales; instead of `lr`.
+        global_batch_size: Images of one update; needed with `base_lr`.
+        base_batch_size: Images of the base batch.
         lr_scaling: ``linear``, ``sqrt``, or None for the rule of timm's script.
-        weight_decay: Weight decay of all but biases and norms.
-        layer_decay: The factor from one layer's rate to the next below, as ``lr_scale`` in the groups; None for equal
-            rates.
+        weight_decay: Weight decay of all parameters except biases and norms.
+        layer_decay: The factor between the learning rates of a layer and the one below, as ``lr_scale`` in the groups;
+            None for equal learning rates.
         layer_decay_min_scale: The smallest ``lr_scale``.
         thawed: Names of parameters or of modules, or parameters, that are frozen now (``requires_grad`` is False) and
             will be trained later.
         **options: Other arguments of timm's ``create_optimizer_v2`` or of the optimizer.
 
     Raises:
-        ValueError: A name is unknown or cannot run here, a number is out of range, rates exclude each other, nothing is
-            left to train, or layer decay finds a single layer.
+        ValueError: A name is unknown or cannot run here, a number is out of range, `lr` and `base_lr` are both given,
+            nothing is left to train, or layer decay finds only one layer.
         ModuleNotFoundError: The optimizer's package is not installed.
 
     Source: ``timm.optim.create_optimizer_v2``.
@@ -106,8 +106,8 @@ def check_options(opt: str, options: dict[str, Any]) -> None:
     """Raise when an optimizer does not take an option.
 
     Args:
-        opt: A name of timm's, with or without ``lookahead_`` before it.
-        options: The options by name; their values are not looked at.
+        opt: A timm name, with or without ``lookahead_`` before it.
+        options: The options by name; their values are not checked.
 
     Raises:
         ValueError: One is unknown.
@@ -134,8 +134,8 @@ def _scaled(
         raise ValueError(f"Expected lr or base_lr, but got both, {lr!r} and {base_lr!r}. Leave one of them out.")
     if global_batch_size is None:
         raise ValueError(
-            "Expected global_batch_size beside base_lr, since the rate is scaled by it, but got None. Pass images per "
-            "process, times processes, times accumulation."
+            "Expected global_batch_size beside base_lr, since the learning rate is scaled by it, but got None. Pass "
+            "images per process, times processes, times accumulation."
         )
     return scale_lr(base_lr, global_batch_size, opt=opt, base_batch_size=base_batch_size, lr_scaling=lr_scaling)
 
@@ -144,7 +144,7 @@ def _check_layers(model: nn.Module) -> None:
     matcher: Any = getattr(model, "group_matcher", None)
     try:
         layers = group_parameters(model, matcher(coarse=False), reverse=True) if matcher else auto_group_layers(model)
-    except (AssertionError, KeyError) as error:  # Inception-v3's with another head than timm's (1.0.31)
+    except (AssertionError, KeyError) as error:  # such as Inception-v3 with another head (timm 1.0.31)
         raise ValueError(
             f"Expected layer_decay with a model whose layers timm can tell apart, but got {type(model).__name__}, "
             f"whose group_matcher() fails ({type(error).__name__}: {error}). Leave layer_decay out, or use timm's head."
@@ -176,7 +176,7 @@ def _find(model: nn.Module, thawed: Iterable[str | nn.Parameter]) -> list[nn.Par
 
 @contextmanager
 def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Let timm's factory see parameters that are frozen."""
+    """Set ``requires_grad`` of frozen parameters while timm's factory runs."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:

@@ -1,4 +1,4 @@
-"""The names of optimizers: which exist, and which of them cannot run here, said before any work."""
+"""Check the names of optimizers: which exist, and which cannot run on this machine."""
 
 from importlib.util import find_spec
 
@@ -20,11 +20,11 @@ def _excluded() -> dict[str, str]:
 
 
 EXCLUDED = _excluded()
-"""The names of timm's list that run on no CPU, each with its reason; they, too, may have ``lookahead_`` before them."""
+"""The optimizers of timm that need a GPU, each with its reason; ``lookahead_`` may stand before them too."""
 
 
 def check_optimizer(name: str) -> None:
-    """Raise when no optimizer has this name, or the one that has it cannot run here.
+    """Raise when no optimizer has this name, or when it cannot run here.
 
     Args:
         name: A name of ``timm.optim.list_optimizers()`` in any case, with ``lookahead_`` before it if wanted.
@@ -58,6 +58,6 @@ def check_optimizer(name: str) -> None:
 
 
 def _counterpart(name: str) -> str:
-    """Return torch's or timm's own form of an optimizer of another package."""
+    """Return torch's or timm's version of an optimizer from another package."""
     plain = name.removeprefix("fused").removeprefix("bnb").removesuffix("8bit")
     return plain if plain in list_optimizers() else "adamw"

@@ -1,9 +1,9 @@
-"""Figures of the data, of features, of confusions and of learning rates, by matplotlib (extra ``plots``)."""
+"""Figures of data, features, confusion matrices and learning rates, by matplotlib (extra ``plots``)."""
 
 from timm_accel.plots.confusion import plot_confusion
 from timm_accel.plots.feature_maps import plot_feature_maps
 from timm_accel.plots.figures import plot_augmentations, plot_batch, plot_mixup
-from timm_accel.plots.rates import plot_lr_finder, plot_schedule
+from timm_accel.plots.learning_rates import plot_lr_finder, plot_schedule
 
 __all__ = [
     "plot_augmentations",

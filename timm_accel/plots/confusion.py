@@ -1,9 +1,9 @@
-"""A figure of what is taken for what."""
+"""A figure of the confusion matrix."""
 
 from typing import TYPE_CHECKING, cast
 
 from timm_accel.plots.figures import _new_figure
-from timm_accel.plots.pictures import _shorten
+from timm_accel.plots.images import _shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from timm_accel.predict import Evaluation
 
 CELL_INCHES = 0.42
-MOST_COUNTS = 20  # classes, with which the numbers can still be read
+MAX_ANNOTATED_CLASSES = 20  # with more classes the counts are too small to read
 
 
 def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | None" = None) -> "Figure":
-    """Show the confusion matrix: colours are shares of a row, the true class; numbers are counts.
+    """Show the confusion matrix: colors are shares of a row (the true class), and numbers are counts.
 
     Args:
-        evaluation: What ``timm_accel.predict.evaluate_classifier`` returned.
-        figure: What to draw into; None for a new figure.
+        evaluation: The result of ``timm_accel.predict.evaluate_classifier``.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        ValueError: There is no matrix, since images have several labels.
+        ValueError: The evaluation is multi-label and has no matrix.
     """
     if evaluation.confusion_matrix is None:
         raise ValueError(
-            "Expected evaluation to have a confusion matrix, but got that of images with several labels. Look at "
+            "Expected evaluation to have a confusion matrix, but got that of a multi-label model. Look at "
             "evaluation.classes."
         )
     matrix, names = evaluation.confusion_matrix, [_shorten(name) for name in evaluation.class_names]
@@ -40,10 +40,10 @@ def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | No
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.set(xlabel="prediction", ylabel="true class")
-    if len(names) <= MOST_COUNTS:
+    if len(names) <= MAX_ANNOTATED_CLASSES:
         for row, counts in enumerate(matrix):
             for column, count in enumerate(counts):
-                colour = "white" if shares[row][column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+                color = "white" if shares[row][column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the true class")
     return cast("Figure", figure.figure)

@@ -1,4 +1,4 @@
-"""Figures of features: a row for each map, its mean and the channels that vary most."""
+"""Figures of features: each row shows a map, its mean and the channels that vary most."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from timm_accel.plots.figures import CELL_INCHES, TITLE_INCHES, _new_figure
-from timm_accel.plots.pictures import _shorten, _to_pictures
+from timm_accel.plots.images import _shorten, _to_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -22,32 +22,32 @@ def plot_feature_maps(
     std: Sequence[float] | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Show what a model makes of an image: of each map the mean over all channels, and the channels that vary most.
+    """Show a model's feature maps of an image: the mean over all channels, and the channels that vary most.
 
-    Each cell has a scale of its own, dark for its smallest value, bright for its largest.
+    Each cell has a separate scale: dark is its minimum, and bright is its maximum.
 
     Args:
-        maps: Maps ``(B, C, H, W)`` by name, or in a list, as the extractors of ``timm_accel.features`` give them.
-        image: The batch ``(B, 3, H, W)`` or ``(B, 1, H, W)`` that they are of, shown first in each row; None for maps
-            alone.
-        index: Which image of the batch.
-        channels: How many channels of each map.
-        mean: Of each channel, by which the image was normalised; None when it is from 0 to 1.
-        std: The standard deviations that go with `mean`.
-        figure: What to draw into; None for a new figure.
+        maps: Maps ``(B, C, H, W)`` by name, or in a list, as the extractors of ``timm_accel.features`` return them.
+        image: The batch ``(B, 3, H, W)`` or ``(B, 1, H, W)`` of these maps, shown first in each row; None to show only
+            maps.
+        index: The index of the image in the batch.
+        channels: The number of channels of each map.
+        mean: The mean of each channel in the normalization; None if the image is from 0 to 1.
+        std: The standard deviations that belong to `mean`.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         IndexError: The batch has no such image.
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: A map is no tensor.
-        ValueError: It has another shape, there is none, or `channels` is negative.
+        TypeError: A map is not a tensor.
+        ValueError: A map has another shape, there is no map, or `channels` is negative.
     """
     named = dict(maps) if isinstance(maps, Mapping) else {f"map {number}": each for number, each in enumerate(maps)}
     _check_maps(named, index, channels)
-    picture = None if image is None else _to_pictures(image, mean, std)[index]
+    image = None if image is None else _to_unit_range(image, mean, std)[index]
     rows = [_cells(name, each[index].detach().float().cpu(), channels) for name, each in named.items()]
-    if picture is not None:
-        rows = [[("image", picture), *row] for row in rows]
+    if image is not None:
+        rows = [[("image", image), *row] for row in rows]
     columns = max(map(len, rows))
     if figure is None:
         figure = _new_figure(columns * CELL_INCHES, len(rows) * (CELL_INCHES + 1.75 * TITLE_INCHES))
@@ -91,4 +91,4 @@ def _check_maps(maps: Mapping[str, torch.Tensor], index: int, channels: int) -> 
                 "Choose one of these."
             )
     if channels < 0:
-        raise ValueError(f"Expected channels to be at least 0, but got {channels}. 0 shows the means alone.")
+        raise ValueError(f"Expected channels to be at least 0, but got {channels}. 0 shows only the means.")

@@ -1,8 +1,8 @@
-"""Figures of the data: a batch as the model sees it, the draws of one image's transform, mixed images.
+"""Figures of the data: a batch as the model sees it, the draws of one image's transform, and mixed images.
 
-Each function returns a matplotlib figure of its own, outside pyplot, so that it needs no display and nothing has to be
-closed: ``plot_batch(images, labels).savefig("batch.png")``. With ``figure`` it draws into the caller's figure or part
-of one (``figure.subfigures(…)``, ``layout="constrained"``), and several stand side by side. The extra ``plots``
+Each function returns a new matplotlib figure outside pyplot, so it needs no display and need not be closed:
+``plot_batch(images, labels).savefig("batch.png")``. With ``figure`` it draws into the caller's figure or a part of one
+(``figure.subfigures(…)``, ``layout="constrained"``), so figures can be shown next to each other. The extra ``plots``
 installs matplotlib.
 """
 
@@ -19,15 +19,15 @@ from timm.data import FastCollateMixup, Mixup
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
 from timm_accel.messages import missing_extra
-from timm_accel.plots.pictures import (
+from timm_accel.plots.images import (
     _check_has_transform,
     _check_mixup,
     _image_and_label,
-    _normalisation,
+    _normalization,
     _shorten,
     _titles,
-    _to_pictures,
     _to_tensor,
+    _to_unit_range,
     _untransformed,
 )
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 8
 CELL_INCHES = 1.8
-TITLE_INCHES = 0.16  # a line
+TITLE_INCHES = 0.16  # for each line
 
 
 def plot_batch(
@@ -52,21 +52,21 @@ def plot_batch(
     """Show a batch as the model sees it, its classes above the images.
 
     Args:
-        images: Colour or grey, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; whole numbers (uint8) are taken as 0 to 255.
-        targets: Labels ``(B,)``, or soft ones ``(B, num_classes)``, of which the two largest are named.
-        class_names: The names in the order of the labels; None shows the labels' numbers.
-        mean: Of each channel, by which the images were normalised; None when they are from 0 to 1.
-        std: The standard deviations that go with `mean`.
-        columns: Of images; None for rows of equal length, of 8 at most.
-        figure: What to draw into; None for a new figure.
+        images: Color or grayscale images, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; ``uint8`` is from 0 to 255.
+        targets: Labels ``(B,)``, or soft labels ``(B, num_classes)``, of which the two largest are shown.
+        class_names: The names in the order of the labels; None shows the labels as numbers.
+        mean: The mean of each channel in the normalization; None if images are from 0 to 1.
+        std: The standard deviations that belong to `mean`.
+        columns: The number of columns; None for rows of equal length with up to 8 images.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: Images or targets are no tensors.
+        TypeError: Images or targets are not tensors.
         ValueError: A shape, a length or a value does not fit the others.
     """
-    pictures = _to_pictures(images, mean, std)
-    return _draw(pictures, _titles(targets, len(pictures), class_names), columns, figure)
+    images = _to_unit_range(images, mean, std)
+    return _draw(images, _titles(targets, len(images), class_names), columns, figure)
 
 
 def plot_augmentations(
@@ -80,50 +80,50 @@ def plot_augmentations(
     columns: int | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Show an image of a data set untransformed, then as its transform draws it.
+    """Show an image of a dataset, first without its transform, then with random draws of it.
 
-    Draw n is that of epoch n in a run with this seed, did the run not shuffle. The global random state stays as it was.
+    Draw n is that of epoch n of a run with this seed that does not shuffle. The global random state does not change.
 
     Args:
-        dataset: A map-style data set with the attribute ``transform``, as timm's and torchvision's have.
-        index: The number of the image in the data set.
+        dataset: A map-style dataset with the attribute ``transform``, as in timm and torchvision.
+        index: The index of the image in the dataset.
         count: The number of draws.
         seed: The same seed gives the same figure.
-        mean: Of each channel, by which the transform normalises; None for that of its ``Normalize``, if it has one.
-        std: The standard deviations that go with `mean`.
-        columns: Of images; None for rows of equal length, of 8 at most.
-        figure: What to draw into; None for a new figure.
+        mean: The mean of each channel in the normalization; None for that of the transform's ``Normalize``, if any.
+        std: The standard deviations that belong to `mean`.
+        columns: The number of columns; None for rows of equal length with up to 8 images.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
-        IndexError: There is no image of this number.
+        IndexError: There is no image with this index.
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: The data set cannot be indexed, has no transform, or yields no images.
+        TypeError: The dataset cannot be indexed, has no transform, or does not return images.
         ValueError: `count` is below 1, or the images' values do not fit `mean` and `std`.
     """
     _check_has_transform(dataset)
     if not 0 <= index < len(dataset):
         raise IndexError(
-            f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the data set, but got {index}. "
+            f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the dataset, but got {index}. "
             "Choose one of these."
         )
     if count < 1:
-        raise ValueError(f"Expected count to be at least 1, but got {count}. Ask for one draw or more.")
+        raise ValueError(f"Expected count to be at least 1, but got {count}. Pass 1 or more.")
     if mean is None and std is None:
-        mean, std = _normalisation(dataset)
+        mean, std = _normalization(dataset)
     finish = getattr(dataset, "device_transform", None) or (lambda image: image)
     samples = seeded(dataset, seed)
-    with _random_state_put_back():
+    with _random_state_restored():
         original, label = _image_and_label(_untransformed(samples.dataset)[index])
         draws = [finish(_image_and_label(samples[SampleKey(epoch, index, index)])[0]) for epoch in range(count)]
-    pictures = [
-        _to_pictures(_to_tensor(original), None, None),
-        *(_to_pictures(_to_tensor(d), mean, std) for d in draws),
+    images = [
+        _to_unit_range(_to_tensor(original), None, None),
+        *(_to_unit_range(_to_tensor(d), mean, std) for d in draws),
     ]
     names = names_of(dataset) or []
     named = isinstance(label, int) and 0 <= label < len(names)
     title = f"original: {names[label]}" if named else "original"
     titles = [_shorten(title), *(f"draw {number}" for number in range(count))]
-    return _draw([picture[0] for picture in pictures], titles, columns, figure)
+    return _draw([image[0] for image in images], titles, columns, figure)
 
 
 def plot_mixup(
@@ -138,42 +138,42 @@ def plot_mixup(
     columns: int | None = None,
     figure: "Figure | SubFigure | None" = None,
 ) -> "Figure":
-    """Show a batch as it is once mixed, the two largest of each image's soft labels above it.
+    """Show a batch after Mixup, with the two largest soft labels above each image.
 
-    The batch stays as it is, and so does the global random state.
+    The batch and the global random state do not change.
 
     Args:
-        images: An even number, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; whole numbers (uint8) are taken as 0 to 255.
+        images: An even number of images, ``(B, 3, H, W)`` or ``(B, 1, H, W)``; ``uint8`` is from 0 to 255.
         targets: Labels ``(B,)``.
-        mixup: timm's ``Mixup``, or its ``FastCollateMixup``, of which mode ``half`` shows half as many images.
-        class_names: The names in the order of the labels; None shows the labels' numbers.
-        seed: The same seed gives the same figure, and mixes as the first batch of a run with this seed.
-        mean: Of each channel, by which the images were normalised; None when they are from 0 to 1.
-        std: The standard deviations that go with `mean`.
-        columns: Of images; None for rows of equal length, of 8 at most.
-        figure: What to draw into; None for a new figure.
+        mixup: timm's ``Mixup``, or its ``FastCollateMixup``, whose mode ``half`` shows half as many images.
+        class_names: The names in the order of the labels; None shows the labels as numbers.
+        seed: The seed of a run; the figure is mixed as the first batch of that run.
+        mean: The mean of each channel in the normalization; None if images are from 0 to 1.
+        std: The standard deviations that belong to `mean`.
+        columns: The number of columns; None for rows of equal length with up to 8 images.
+        figure: The figure to draw into; None for a new figure.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        TypeError: `mixup` is none of timm's, or images or targets are no tensors.
-        ValueError: A shape, a length or a value does not fit the others; the batch is odd; the mode is not one of
-            this kind of `mixup`.
+        TypeError: `mixup` is not timm's, or images or targets are not tensors.
+        ValueError: A shape, a length or a value does not fit the others, the batch size is odd, or this kind of `mixup`
+            lacks the mode.
 
     Source: ``timm.data.Mixup``, ``timm.data.FastCollateMixup``.
     """
-    pictures = _to_pictures(images, mean, std)
-    _check_mixup(mixup, targets, len(pictures))
-    with _random_state_put_back():
+    images = _to_unit_range(images, mean, std)
+    _check_mixup(mixup, targets, len(images))
+    with _random_state_restored():
         seed_step(seed, epoch=0, batch_index=0, rank=0, device=torch.device("cpu"))
         if isinstance(mixup, FastCollateMixup):
-            mixed, soft = mixup(list(zip(pictures.mul(255).round().byte(), targets.cpu(), strict=True)))
+            mixed, soft = mixup(list(zip(images.mul(255).round().byte(), targets.cpu(), strict=True)))
         else:
-            mixed, soft = mixup(pictures, targets.cpu())
-    return _draw(_to_pictures(mixed, None, None), _titles(soft, len(mixed), class_names), columns, figure)
+            mixed, soft = mixup(images, targets.cpu())
+    return _draw(_to_unit_range(mixed, None, None), _titles(soft, len(mixed), class_names), columns, figure)
 
 
 @contextmanager
-def _random_state_put_back() -> Iterator[None]:
+def _random_state_restored() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -184,7 +184,7 @@ def _random_state_put_back() -> Iterator[None]:
 
 
 def _draw(
-    pictures: Sequence[torch.Tensor] | torch.Tensor,
+    images: Sequence[torch.Tensor] | torch.Tensor,
     titles: list[str],
     columns: int | None,
     figure: "Figure | SubFigure | None",
@@ -192,20 +192,20 @@ def _draw(
     if columns is None:
         columns = ceil(len(titles) / ceil(len(titles) / MAX_COLUMNS))
     if columns < 1:
-        raise ValueError(f"Expected columns to be at least 1, but got {columns}. Pass None to have them chosen.")
+        raise ValueError(f"Expected columns to be at least 1, but got {columns}. None chooses them.")
     rows = ceil(len(titles) / columns)
     if figure is None:
-        height, width = pictures[-1].shape[-2:]
+        height, width = images[-1].shape[-2:]
         lines = 1 + max(title.count("\n") for title in titles)
         row = CELL_INCHES * height / width + TITLE_INCHES * (lines + 0.75)
         figure = _new_figure(columns * CELL_INCHES, rows * row)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
-    for axes, picture, title in zip(cells, pictures, titles, strict=False):
-        axes.imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+    for axes, image, title in zip(cells, images, titles, strict=False):
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9, parse_math=False)
-    return cast("Figure", figure.figure)  # the whole, of a part too
+    return cast("Figure", figure.figure)  # the complete figure, also for a subfigure
 
 
 def _new_figure(width: float, height: float) -> "Figure":

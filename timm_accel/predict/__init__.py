@@ -1,6 +1,6 @@
-"""A trained model that knows its classes and preprocessing: opened from any of its forms, used, and evaluated.
+"""Open, use and evaluate trained models with their classes and preprocessing.
 
-Nothing here knows of trainers.
+This package imports no trainer.
 """
 
 from timm_accel.predict.calibration import fit_temperature

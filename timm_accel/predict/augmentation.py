@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of each image, whose probabilities are averaged."""
+"""Test-time augmentation: the mean of the probabilities over several views of each image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def check_tta(tta: Sequence[str]) -> tuple[str, ...]:
         tta: Some of ``hflip``, ``vflip`` and ``five_crop``.
 
     Raises:
-        ValueError: A name is another.
+        ValueError: A name is unknown.
     """
     names = (tta,) if isinstance(tta, str) else tuple(tta)
     for name in names:
@@ -28,13 +28,13 @@ def check_tta(tta: Sequence[str]) -> tuple[str, ...]:
 
 
 def views_of(images: Tensor, tta: Sequence[str], size: tuple[int, int]) -> list[Tensor]:
-    """Return views ``(B, C, H, W)`` of a batch, the plain one first; each augmentation multiplies their number.
+    """Return views ``(B, C, H, W)`` of a batch, the unchanged one first; each augmentation multiplies their number.
 
     Args:
         images: ``(B, C, H, W)``; with ``five_crop`` larger than `size`.
-        tta: Flips double the views, ``five_crop`` gives the centre and the four corners; that centre may be a pixel
-            beside the plain crop.
-        size: (height, width) in pixels of a view.
+        tta: The augmentations. Flips double the views; ``five_crop`` gives the center and the four corners, and its
+            center may differ by one pixel from the usual crop.
+        size: The size of a view, (height, width) in pixels.
     """
     views = [images]
     if "five_crop" in tta:
@@ -46,18 +46,18 @@ def views_of(images: Tensor, tta: Sequence[str], size: tuple[int, int]) -> list[
 
 
 def config_of_views(data_config: dict[str, Any], tta: Sequence[str]) -> dict[str, Any]:
-    """Return timm's data config of the images that views are taken of: with ``five_crop`` uncropped.
+    """Return timm's data config of the images before `views_of`; with ``five_crop`` they are not cropped.
 
     Raises:
-        ValueError: ``five_crop``, and the transform crops nothing off.
+        ValueError: ``five_crop`` is used, but the transform does not crop.
     """
     if "five_crop" not in tta:
         return data_config
     channels, *size = data_config["input_size"]
-    whole = tuple(int(side / data_config["crop_pct"]) for side in size)
-    if whole == tuple(size) or data_config["crop_mode"] == "border":
+    uncropped = tuple(int(side / data_config["crop_pct"]) for side in size)
+    if uncropped == tuple(size) or data_config["crop_mode"] == "border":
         raise ValueError(
             "Expected tta without 'five_crop' for this model, since its transform leaves no border to crop, but got "
             f"it (crop_pct={data_config['crop_pct']}, crop_mode={data_config['crop_mode']!r}). Use 'hflip'."
         )
-    return {**data_config, "input_size": (channels, *whole), "crop_pct": 1.0}
+    return {**data_config, "input_size": (channels, *uncropped), "crop_pct": 1.0}

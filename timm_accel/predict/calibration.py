@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on held-out images, that makes probabilities mean what they say."""
+"""Temperature scaling: calibrate probabilities by one number that is fitted on held-out images."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from timm_accel.atomic import atomic_write
 from timm_accel.models import CONFIG_FILE
 from timm_accel.predict.classifier import Classifier
-from timm_accel.predict.labelled import collect, open_labelled, open_reader
+from timm_accel.predict.labeled import collect, open_labeled, open_reader
 
 RANGE = (0.01, 100.0)
 
@@ -25,27 +25,28 @@ def fit_temperature(
     num_workers: int = 0,
     progress: bool = False,
 ) -> float:
-    """Find the temperature that logits are to be divided by for the least negative log likelihood.
+    """Find the temperature, the divisor of the logits, with the smallest negative log likelihood.
 
-    The order of the classes and with it the accuracy stay as they are. The classifier uses the temperature from then
-    on, and where it came from a folder, its ``config.json`` keeps it, so that `load_classifier` finds it there.
+    The order of the classes and the accuracy do not change. The classifier uses the temperature from then on. If it
+    was loaded from a folder, the temperature is also written into its ``config.json`` for `load_classifier`.
 
     Args:
-        classifier: What `load_classifier` returned.
-        data: Held-out images, neither trained on nor those that are to be reported; as for `evaluate_classifier`.
-        eval_split: The split to fit on; None for all of a folder, tar or manifest without splits.
+        classifier: A classifier from `load_classifier`.
+        data: Held-out images, neither from the training nor from the reported evaluation; as for
+            `evaluate_classifier`.
+        eval_split: The split to fit on; None for all images of a folder, tar or manifest without splits.
         batch_size: Images at a time.
         num_workers: Loader processes.
         progress: Whether a bar is shown.
 
     Raises:
         OSError: The temperature cannot be written into the folder.
-        ValueError: The classes of the data are not the model's, or the images tell no temperature: all of them are
-            right already, or it would be out of all proportion.
+        ValueError: The classes of the data are not the model's, or no temperature can be fitted: all predictions are
+            correct, or it would be out of range.
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    dataset = open_labelled(classifier, open_reader(data, eval_split), classifier.transform)
+    dataset = open_labeled(classifier, open_reader(data, eval_split), classifier.transform)
     logits, targets = collect(
         classifier.logits, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress
     )
@@ -57,24 +58,24 @@ def fit_temperature(
 
 
 def best_temperature(logits: Tensor, targets: Tensor) -> float:
-    """Return the temperature of the least negative log likelihood, by L-BFGS over its logarithm.
+    """Return the temperature with the smallest negative log likelihood, by L-BFGS over its logarithm.
 
     Args:
         logits: ``(N, num_classes)``, float64.
         targets: Labels ``(N,)``, or ``(N, num_classes)`` of 0 and 1.
 
     Raises:
-        ValueError: The data tell none.
+        ValueError: The data determine no temperature.
     """
-    several = targets.ndim == 2
-    right = ((logits > 0) == (targets > 0.5)) if several else logits.argmax(dim=1) == targets
+    multi_label = targets.ndim == 2
+    right = ((logits > 0) == (targets > 0.5)) if multi_label else logits.argmax(dim=1) == targets
     if right.all():
         raise ValueError(
             f"Expected data with an image that the classifier gets wrong, since else the best temperature is 0, but "
             f"got {len(targets)} without. Pass more held-out images."
         )
-    loss = binary_cross_entropy_with_logits if several else cross_entropy
-    wanted = targets.to(logits.dtype) if several else targets
+    loss = binary_cross_entropy_with_logits if multi_label else cross_entropy
+    wanted = targets.to(logits.dtype) if multi_label else targets
     log_temperature = torch.zeros((), dtype=logits.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -88,8 +89,8 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
     temperature = log_temperature.exp().item()
     if not RANGE[0] <= temperature <= RANGE[1]:
         raise ValueError(
-            f"Expected data that tell a temperature from {RANGE[0]} to {RANGE[1]}, but got {temperature:.3g}, as of a "
-            "classifier that guesses. Look at its accuracy on them."
+            f"Expected data that determine a temperature from {RANGE[0]} to {RANGE[1]}, but got {temperature:.3g}, as "
+            "for a classifier that guesses. Look at its accuracy on them."
         )
     return temperature
 

@@ -1,4 +1,4 @@
-"""A model with its classes and preprocessing, whatever form it was stored in."""
+"""A trained model with its classes and preprocessing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
-from timm_accel.predict.pictures import Pictures, find_pictures
+from timm_accel.predict.images import ImageInputs, find_images
 from timm_accel.predict.predictions import Prediction
 
 
@@ -23,17 +23,17 @@ class Classifier:
     """A trained model that is ready for use; `load_classifier` opens one.
 
     Args:
-        run: Takes images ``(B, C, H, W)`` of ``uint8`` on the CPU, and gives logits or probabilities
+        run: A function from ``uint8`` images ``(B, C, H, W)`` on the CPU to logits or probabilities
             ``(B, num_classes)``.
-        class_names: In the order of the output.
+        class_names: The names of the classes in the order of the output.
         data_config: timm's ``input_size`` ``(C, H, W)``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and
             ``crop_mode``.
-        device: Where the model computes.
-        gives_probabilities: Whether a softmax is inside.
-        multi_label: Whether each class is there or not by itself.
-        temperature: What logits are divided by before they become probabilities.
-        is_named: Whether somebody named the classes; else the names are numbers.
-        folder: That of its ``config.json``, where it came from one.
+        device: The device of the model.
+        gives_probabilities: Whether `run` includes a softmax.
+        multi_label: Whether the model is multi-label.
+        temperature: The divisor of the logits before they become probabilities.
+        is_named: Whether the classes have names; otherwise the names are numbers.
+        folder: The folder of its ``config.json``; None where there is none.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -54,26 +54,26 @@ class Classifier:
 
     @property
     def prepare(self) -> PrepareImage:
-        """What decodes a picture: upright, 8 bits, grey or RGB."""
+        """The decoder of images: upright, 8 bits, grayscale or RGB."""
         return PrepareImage(self.input_size[0])
 
     @cached_property
     def transform(self) -> Callable[[Any], Tensor]:
-        """What makes an image ``(C, H, W)`` of ``uint8`` of a decoded picture, as in evaluation."""
+        """The evaluation transform from a decoded image to a ``uint8`` tensor ``(C, H, W)``."""
         return self.transform_of_views(())
 
     def transform_of_views(self, tta: Sequence[str]) -> Callable[[Any], Tensor]:
-        """Return the transform for the images that the views of `tta` are taken of."""
+        """Return the transform of the images before `views_of` with these augmentations."""
         return create_transform(**config_of_views(self.data_config, tta), normalize=False)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Return logits ``(B, num_classes)`` in float64 on the CPU, before the temperature.
 
-        Those of a file with a softmax inside are the logarithms of its probabilities, which differ by a constant.
+        For a file that includes a softmax, they are the logarithms of its probabilities, which differ by a constant.
 
         Args:
-            images: ``(B, C, H, W)``, ``uint8``, as `transform` makes them.
+            images: ``(B, C, H, W)``, ``uint8``, from `transform`.
         """
         outputs = self.run(images).detach().float().cpu()
         if self.gives_probabilities:
@@ -84,7 +84,7 @@ class Classifier:
         """Return probabilities ``(B, num_classes)`` in float64 on the CPU, the mean over the views.
 
         Args:
-            images: ``(B, C, H, W)``, ``uint8``, as `transform_of_views` makes them.
+            images: ``(B, C, H, W)``, ``uint8``, from `transform_of_views`.
             tta: Test-time augmentation: some of ``hflip``, ``vflip`` and ``five_crop``.
         """
         logits = [self.logits(view) / self.temperature for view in views_of(images, tta, self.input_size[1:])]
@@ -101,43 +101,43 @@ class Classifier:
         tta: Sequence[str] = (),
         threshold: float = 0.5,
     ) -> list[Prediction]:
-        """Return the likeliest classes of each picture, in order.
+        """Return the top-k predictions of each image, in order.
 
-        A picture that cannot be read has an error in its `Prediction`, and the rest goes on.
+        The `Prediction` of an image that cannot be read has an error; the other images are predicted.
 
         Args:
-            images: A picture of Pillow's, a ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, a file, a folder
-                (with all folders below it, in natural order), or several of these.
+            images: A PIL image, a ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, a file, a folder
+                (with all folders below it, in natural order), or a list of these.
             top_k: The number of classes, at most.
             batch_size: Images at a time.
             num_workers: Loader processes.
-            progress: Whether a bar is shown where there are several batches.
+            progress: Whether a bar is shown if there is more than one batch.
             tta: Test-time augmentation: some of ``hflip``, ``vflip`` and ``five_crop``.
-            threshold: The least probability of a class with several labels an image; else not looked at.
+            threshold: The minimum probability of a multi-label class; other models ignore it.
 
         Raises:
-            FileNotFoundError: The one path does not exist, or a folder holds no images.
-            TypeError: An image is of no kind that is known.
+            FileNotFoundError: The path does not exist, or a folder holds no images.
+            TypeError: An image is of an unknown kind.
             ValueError: An option is out of range.
         """
         tta = check_tta(tta)
         _check_at_least_1(top_k=top_k, batch_size=batch_size)
-        pictures = Pictures(find_pictures(images), self.transform_of_views(tta), self.prepare)
-        loader = DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=Pictures.collate_fn)
-        least = threshold if self.multi_label else 0.0
-        paths, predictions = iter(pictures.paths), []
+        inputs = ImageInputs(find_images(images), self.transform_of_views(tta), self.prepare)
+        loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=ImageInputs.collate_fn)
+        min_score = threshold if self.multi_label else 0.0
+        paths, predictions = iter(inputs.paths), []
         for readable, errors in tqdm(loader, unit="batch", disable=not progress or len(loader) < 2):
-            likeliest = iter([] if readable is None else self._likeliest(readable, tta, top_k, least))
+            rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
             for error in errors:
-                found = next(likeliest) if error is None else {"error": error}
+                found = next(rows) if error is None else {"error": error}
                 predictions.append(Prediction(next(paths), **found))
         return predictions
 
-    def _likeliest(self, images: Tensor, tta: Sequence[str], top_k: int, least: float) -> list[dict[str, Any]]:
+    def _top_k(self, images: Tensor, tta: Sequence[str], top_k: int, min_score: float) -> list[dict[str, Any]]:
         scores, classes = self.probabilities(images, tta).topk(min(top_k, len(self.class_names)))
         rows = []
         for row_scores, row_classes in zip(scores.tolist(), classes.tolist(), strict=True):
-            kept = [score for score in row_scores if score >= least]
+            kept = [score for score in row_scores if score >= min_score]
             names = tuple(self.class_names[each] for each in row_classes[: len(kept)])
             rows.append({"labels": names, "scores": tuple(kept)})
         return rows
@@ -146,4 +146,4 @@ class Classifier:
 def _check_at_least_1(**options: int) -> None:
     for name, value in options.items():
         if not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"Expected {name} to be at least 1, but got {value!r}. Pass a positive whole number.")
+            raise ValueError(f"Expected {name} to be at least 1, but got {value!r}. Pass a positive integer.")

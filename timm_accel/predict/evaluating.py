@@ -1,4 +1,4 @@
-"""Evaluation of a classifier, in whatever form it is stored, on labelled images."""
+"""Evaluate a classifier of any stored form on labeled images."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from timm_accel.data.classes import is_multi_label
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
-from timm_accel.predict.labelled import collect, open_labelled, open_reader, unreadable_paths
+from timm_accel.predict.labeled import collect, open_labeled, open_reader, unreadable_paths
 from timm_accel.predict.measures import (
     class_measures,
     confusion_matrix,
@@ -34,36 +34,36 @@ def evaluate_classifier(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Compare what a classifier says of labelled images with their labels, by exact metrics over all of them.
+    """Compare the predictions of a classifier with the labels of images, by exact metrics over all images.
 
-    Classes are matched by name, so their order in the data does not matter. Pictures that cannot be read are left out
-    and named in the result; at the first one of a stream there is an error.
+    Classes are matched by name, so their order in the data does not matter. Images that cannot be read are left out
+    and listed in the result; in a stream the first one raises an error.
 
     Args:
-        path_or_model: What `load_classifier` takes or has returned, or a model in memory with timm's data config, which
-            gives an image one label or several as the data do.
-        data: What `create_datasets` takes as ``data``, or a data set. A set without splits is divided as there; a data
-            set is taken whole. The classifier's preprocessing takes the place of the data set's.
-        eval_split: The split to evaluate on; None for all of a folder, tar or manifest without splits.
+        path_or_model: A path for `load_classifier`, a `Classifier`, or a model in memory with timm's data config. A
+            model in memory is multi-label if the data are.
+        data: A source as for ``data`` of `create_datasets`, or a dataset. A source without splits is split as there; a
+            dataset is evaluated completely. The classifier's preprocessing replaces the dataset's.
+        eval_split: The split to evaluate on; None for all images of a folder, tar or manifest without splits.
         tta: Test-time augmentation, some of ``hflip``, ``vflip`` and ``five_crop``: the probabilities are the mean over
             the views.
         batch_size: Images at a time.
         num_workers: Loader processes.
-        device: Where to compute; None for the GPU if there is one, or for where an open classifier is.
+        device: The device to compute on; None for the GPU if there is one, or for the device of a `Classifier`.
         progress: Whether a bar is shown.
 
     Raises:
         FileNotFoundError: The classifier or the data does not exist.
-        OSError: A picture of a stream cannot be read.
+        OSError: An image of a stream cannot be read.
         TypeError: `path_or_model` is of another kind.
-        ValueError: The classes of the data are not the model's, an option is out of range, or nothing can be read.
+        ValueError: The classes of the data are not the model's, an option is out of range, or no image can be read.
     """
     tta = check_tta(tta)
     classifier = as_classifier(path_or_model, device)
     reader = open_reader(data, eval_split)
     if isinstance(path_or_model, nn.Module):
         classifier.multi_label = is_multi_label(reader)
-    dataset = open_labelled(classifier, reader, classifier.transform_of_views(tta))
+    dataset = open_labeled(classifier, reader, classifier.transform_of_views(tta))
     probabilities, targets = collect(
         partial(classifier.probabilities, tta=tta),
         dataset,
@@ -71,10 +71,10 @@ def evaluate_classifier(
         num_workers=num_workers,
         progress=progress,
     )
-    names, several = classifier.class_names, classifier.multi_label
-    matrix = None if several else confusion_matrix(probabilities, targets)
+    names, multi_label = classifier.class_names, classifier.multi_label
+    matrix = None if multi_label else confusion_matrix(probabilities, targets)
     return Evaluation(
-        metrics=(multilabel_metrics if several else multiclass_metrics)(probabilities, targets),
+        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets),
         classes=class_measures(probabilities, targets, names),
         confusion_matrix=matrix,
         most_confused=[] if matrix is None else most_confused(matrix, names),
@@ -91,8 +91,8 @@ def as_classifier(
     """Return a classifier, opened where it is a path or a model.
 
     Raises:
-        TypeError: It is of another kind.
-        ValueError: The device is unknown, or is another than that of the classifier.
+        TypeError: `path_or_model` is of another kind.
+        ValueError: The device is unknown, or is not that of the classifier.
     """
     if isinstance(path_or_model, Classifier):
         if device is not None and resolve_device(device) != resolve_device(path_or_model.device):

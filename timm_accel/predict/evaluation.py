@@ -1,4 +1,4 @@
-"""What an evaluation found: a short table for people, JSON for programs."""
+"""The result of an evaluation, as a table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,13 +9,13 @@ from timm_accel.atomic import atomic_write
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """How well one class is told from the others; 0 where there is nothing to divide by.
+    """The measures of one class; a measure is 0 where its denominator is 0.
 
     Args:
         name: The class.
-        precision: The share of the images called so that are.
-        recall: The share of its images that are called so.
-        f1: The harmonic mean of both.
+        precision: The share of the images predicted as this class that belong to it.
+        recall: The share of its images that are predicted as this class.
+        f1: The harmonic mean of precision and recall.
         support: The number of its images.
     """
 
@@ -28,12 +28,12 @@ class ClassMeasures:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A class that is taken for another.
+    """A pair of classes that are confused.
 
     Args:
-        label: What the images are.
-        prediction: What they are called.
-        count: How many.
+        label: The true class.
+        prediction: The predicted class.
+        count: The number of images.
     """
 
     label: str
@@ -43,18 +43,18 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures of a classifier on labelled images; ``print`` shows them as a short table.
+    """The measures of a classifier on labeled images; ``print`` shows them as a short table.
 
     Args:
         metrics: ``accuracy``, with more than five classes ``accuracy_top5``, ``f1_macro``, ``calibration_error`` (the
-            expected one, of 15 bins) and ``negative_log_likelihood``; with several labels an image ``map``,
+            expected one, of 15 bins) and ``negative_log_likelihood``; for multi-label models ``map``,
             ``f1_macro``, ``exact_match`` and ``negative_log_likelihood`` (the mean over images and classes).
         classes: The measures of each class, in the order of the model.
-        confusion_matrix: Counts, a row for each true class, a column for each prediction; None with several labels.
+        confusion_matrix: Counts, with a row for each true class and a column for each prediction; None for multi-label.
         most_confused: Pairs of classes, the most frequent first.
-        num_images: How many were looked at.
-        unreadable: The files that could not be read, and are not among them.
-        temperature: What logits were divided by.
+        num_images: The number of evaluated images.
+        unreadable: The files that could not be read, and were left out.
+        temperature: The divisor of the logits.
         tta: The test-time augmentation.
     """
 
@@ -69,11 +69,11 @@ class Evaluation:
 
     @property
     def class_names(self) -> list[str]:
-        """The names in the order of the model."""
+        """The names of the classes in the order of the model."""
         return [each.name for each in self.classes]
 
     def to_json(self, path: str | Path) -> None:
-        """Write all of it to a file, which is there whole or not at all.
+        """Write the evaluation to a file, atomically.
 
         Raises:
             OSError: Nothing can be written there.

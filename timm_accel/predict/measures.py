@@ -1,4 +1,4 @@
-"""The measures of an evaluation, from probabilities in the order of the model, by torchmetrics."""
+"""Compute the measures of an evaluation from probabilities, by torchmetrics."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from timm_accel.predict.evaluation import ClassMeasures, Confusion
 
 
 def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the metrics of `Evaluation` for one label an image.
+    """Return the metrics of `Evaluation` for single-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
@@ -37,18 +37,18 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float
 
 
 def multilabel_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return the metrics of `Evaluation` for several labels an image.
+    """Return the metrics of `Evaluation` for multi-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
         targets: ``(N, num_classes)`` of 0 and 1.
     """
-    count, whole = probabilities.shape[1], targets.round().long()
+    count, integers = probabilities.shape[1], targets.round().long()
     metrics = {
-        "map": multilabel_average_precision(probabilities, whole, count, average="macro"),
-        "f1_macro": multilabel_f1_score(probabilities, whole, count, average="macro"),
-        "exact_match": multilabel_exact_match(probabilities, whole, count),
-        "negative_log_likelihood": binary_cross_entropy(probabilities, whole.to(probabilities.dtype)),
+        "map": multilabel_average_precision(probabilities, integers, count, average="macro"),
+        "f1_macro": multilabel_f1_score(probabilities, integers, count, average="macro"),
+        "exact_match": multilabel_exact_match(probabilities, integers, count),
+        "negative_log_likelihood": binary_cross_entropy(probabilities, integers.to(probabilities.dtype)),
     }
     return {name: value.item() for name, value in metrics.items()}
 
@@ -71,12 +71,12 @@ def class_measures(probabilities: Tensor, targets: Tensor, names: list[str]) -> 
     ]
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _share(part: int, total: int) -> float:
+    return part / total if total else 0.0
 
 
 def confusion_matrix(probabilities: Tensor, labels: Tensor) -> list[list[int]]:
-    """Return counts, a row for each true class, a column for each prediction.
+    """Return counts, with a row for each true class and a column for each prediction.
 
     Args:
         probabilities: ``(N, num_classes)``.
@@ -85,13 +85,13 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor) -> list[list[int]]:
     return multiclass_confusion_matrix(probabilities, labels, probabilities.shape[1]).tolist()
 
 
-def most_confused(matrix: list[list[int]], names: list[str], most: int = 10) -> list[Confusion]:
+def most_confused(matrix: list[list[int]], names: list[str], max_items: int = 10) -> list[Confusion]:
     """Return the pairs of classes that are confused most often, the most frequent first.
 
     Args:
-        matrix: What `confusion_matrix` returned.
-        names: The classes.
-        most: The number of pairs, at most.
+        matrix: A matrix from `confusion_matrix`.
+        names: The names of the classes.
+        max_items: The maximum number of pairs.
     """
     pairs = [
         Confusion(names[row], names[column], count)
@@ -99,4 +99,4 @@ def most_confused(matrix: list[list[int]], names: list[str], most: int = 10) -> 
         for column, count in enumerate(counts)
         if row != column and count
     ]
-    return sorted(pairs, key=lambda pair: -pair.count)[:most]
+    return sorted(pairs, key=lambda pair: -pair.count)[:max_items]

@@ -1,4 +1,4 @@
-"""From a path to a classifier: runs, folders of weights, states of a run, and exported files."""
+"""Open classifiers from runs, folders of weights, states of a run, and exported files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,18 +31,19 @@ def load_classifier(
     """Open a trained model with its classes and preprocessing.
 
     Args:
-        path: The folder of a run; ``best``, ``best_ema`` or another folder of weights; a state of a run, of which the
-            average is taken if there is one; or an exported file: ``.onnx``, ``.pt2``, ``.pt``, ``.torchscript``.
+        path: The folder of a run; ``best``, ``best_ema`` or another folder of weights; a state of a run, whose
+            EMA weights are loaded if there are any; or an exported file, ``.onnx``, ``.pt2``, ``.pt`` or
+            ``.torchscript``.
             Exported ``.pt`` and ``.pt2`` files can hold code, so open only what you trust.
-        device: Where to compute; None for the GPU if there is one. Exported files compute on the CPU.
-        weights: ``best`` or ``best_ema`` of a run. None: the average where the metric that it was kept for is better
-            than that of ``best``.
-        multi_label: Whether an image may have several labels; None for what ``config.json`` or the file says, and if it
-            does not, one label.
-        head: For a head of one's own, the function or module that made it.
+        device: The device to compute on; None for the GPU if there is one. Exported files run on the CPU.
+        weights: ``best`` or ``best_ema`` of a run. None loads ``best_ema`` if its metric is better than that of
+            ``best``.
+        multi_label: Whether the model is multi-label; None for the entry in ``config.json`` or in the file, and False
+            without one.
+        head: The function or module of a custom head.
 
     Raises:
-        FileNotFoundError: There is nothing of the kind.
+        FileNotFoundError: The path does not exist, or it holds no weights.
         ModuleNotFoundError: The file is ONNX, and the extra ``export`` is not installed.
         ValueError: The device or the weights are unknown, or the file or folder is of another kind.
     """
@@ -70,27 +71,27 @@ def load_classifier(
 
 
 def classifier_of(model: nn.Module, device: str | torch.device | None = None) -> Classifier:
-    """Return a classifier of a copy of a model in memory, which stays as it is.
+    """Return a classifier of a copy of a model in memory; the model does not change.
 
     Args:
-        model: With timm's ``pretrained_cfg``, whose ``label_names`` are the class names, where it has any.
-        device: Where to compute; None for the GPU if there is one.
+        model: A model with timm's ``pretrained_cfg``; its ``label_names``, if any, are the class names.
+        device: The device to compute on; None for the GPU if there is one.
 
     Raises:
-        ValueError: It has no data config.
+        ValueError: The model has no data config.
     """
     copy = evaluation_copy(model)
     about: dict[str, Any] = getattr(copy, "pretrained_cfg", None) or {}
     if not about:
         raise ValueError(
-            "Expected model to have a data config in pretrained_cfg, since pictures are prepared by it, but got a "
+            "Expected model to have a data config in pretrained_cfg, since images are prepared by it, but got a "
             f"{type(copy).__name__} without. Create it with timm_accel.create_classifier or timm.create_model."
         )
     return _of_model(copy, about, device, None)
 
 
 def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Open a state's weights in the model that ``best`` of its run describes."""
+    """Load a state's weights into the model that ``best`` of its run describes."""
     if not (described := best_folders(path.parent.parent)):
         raise FileNotFoundError(
             f"Expected path to be a state of a run with best or best_ema, since these describe the model, but got "
@@ -105,7 +106,7 @@ def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any
             f"Expected path to be a state of the model in {str(described[0])!r}, but got {source.where} "
             f"({one_line(error)}). Load the weights with create_classifier(…, weights=…)."
         ) from error
-    return model, {**config, "temperature": 1.0}  # best's own was fitted to other weights
+    return model, {**config, "temperature": 1.0}  # that of `best` was fitted to other weights
 
 
 def _of_model(
@@ -118,10 +119,10 @@ def _of_model(
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
-    normalise = DeviceTransform(data_config["mean"], data_config["std"])
+    normalize = DeviceTransform(data_config["mean"], data_config["std"])
     model = model.to(place)
     return Classifier(
-        run=lambda images: model(normalise(images.to(place))),
+        run=lambda images: model(normalize(images.to(place))),
         class_names=_names(names, num_classes),
         data_config=data_config,
         device=place,
@@ -136,19 +137,19 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise ValueError(
             f"Expected device to be 'cpu', since exported files run there, but got {device!r}. Leave it out, or load "
-            "the run that the file was made of."
+            "the run that the file was exported from."
         )
     exported = open_exported(path)
     about = exported.metadata
     if multi_label and about.includes_softmax:
         raise ValueError(
-            f"Expected multi_label to be False, since {str(path)!r} has a softmax inside, but got True. Export it "
+            f"Expected multi_label to be False, since {str(path)!r} includes a softmax, but got True. Export it "
             "with softmax=False."
         )
-    normalise = DeviceTransform(about.mean, about.std)
+    normalize = DeviceTransform(about.mean, about.std)
 
     def run(images: Tensor) -> Tensor:
-        return exported(images if about.includes_normalization else normalise(images))
+        return exported(images if about.includes_normalization else normalize(images))
 
     return Classifier(
         run=run,
@@ -180,7 +181,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         device: A name; None for the GPU if there is one.
 
     Raises:
-        ValueError: This machine has none such.
+        ValueError: This machine has no such device.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What a classifier says of each picture, and the files that it is written to."""
+"""The predictions of a classifier, and the files that they are written to."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ from timm_accel.messages import nearest
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of a picture.
+    """The top-k predictions of an image.
 
     Args:
-        path: Its file; None for a picture from memory.
-        labels: The names, the likeliest first; none where the picture could not be read.
-        scores: Their probabilities.
-        error: Why it could not be read; None where it could.
+        path: The file of the image; None for an image in memory.
+        labels: The class names, the highest score first; empty if the image could not be read.
+        scores: The probabilities of these classes.
+        error: The error of an image that could not be read; None otherwise.
     """
 
     path: str | None
@@ -30,22 +30,23 @@ class Prediction:
 
 
 def exit_code(predictions: Sequence[Prediction]) -> int:
-    """Return 1 when a picture could not be read, else 0: for ``sys.exit`` of a script."""
+    """Return 1 if an image could not be read, otherwise 0, for ``sys.exit`` of a script."""
     return int(any(prediction.error is not None for prediction in predictions))
 
 
 def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> None:
-    """Write predictions to a file, which is there whole or not at all.
+    """Write predictions to a file, atomically.
 
     Args:
-        predictions: What `Classifier.predict` returned.
-        path: ``.json``: a list of objects; ``.parquet``: a row each, with lists of labels and scores; ``.csv``: a row
-            each, with columns path, label_1, score_1, label_2, …, error.
+        predictions: Predictions from `Classifier.predict`.
+        path: A ``.json`` file is a list of objects. A ``.parquet`` file has a row for each image, with lists of labels
+            and scores. A ``.csv`` file has a row for each image, with columns path, label_1, score_1, label_2, …,
+            error.
 
     Raises:
-        ModuleNotFoundError: ``.parquet`` without the extra ``parquet``.
+        ModuleNotFoundError: The extra ``parquet`` is not installed for a ``.parquet`` file.
         OSError: Nothing can be written there.
-        ValueError: The suffix is another.
+        ValueError: The suffix is unknown.
     """
     writers = {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}
     path = Path(path)
@@ -59,8 +60,8 @@ def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> No
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    most = max((len(row["labels"]) for row in rows), default=0)
-    columns = [f"{name}_{number}" for number in range(1, most + 1) for name in ("label", "score")]
+    max_labels = max((len(row["labels"]) for row in rows), default=0)
+    columns = [f"{name}_{number}" for number in range(1, max_labels + 1) for name in ("label", "score")]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["path", *columns, "error"])
         writer.writeheader()

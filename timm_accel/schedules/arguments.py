@@ -1,4 +1,4 @@
-"""Arguments of a schedule: those of timm's factory and a few units more, and what no run can use of them."""
+"""Check the arguments of a schedule: those of timm's factory, and lengths in updates or fractions of the run."""
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
@@ -25,7 +25,7 @@ _NUMBERS = {name for name, default in TIMM_ARGUMENTS.items() if type(default) in
     "decay_epochs",
     "stable_timescale",
 }
-_NUMBERS -= {"warmup_epochs", "cooldown_epochs"}  # lengths have a check of their own
+_NUMBERS -= {"warmup_epochs", "cooldown_epochs"}  # `_wrong_length` checks these
 _POSITIVE = ("decay_epochs", "stable_timescale", "cycle_mul")
 
 
@@ -44,7 +44,7 @@ def check_scheduler_args(scheduler_args: Mapping[str, Any]) -> None:
 
 
 def unknown_arguments(scheduler_args: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence on each argument that nobody knows."""
+    """Yield a sentence on each unknown argument."""
     for name in scheduler_args:
         if name not in _KNOWN:
             yield (
@@ -66,8 +66,8 @@ def wrong_values(scheduler_args: Mapping[str, Any]) -> Iterator[str]:
     yield from _wrong_numbers(scheduler_args)
     if sched in SCHEDULERS and sched not in COOLS_DOWN and any(scheduler_args.get(f"cooldown_{u}") for u in _UNITS):
         yield (
-            f"Expected a cooldown with one of {', '.join(COOLS_DOWN)}, since others reach no lowest rate to hold, but "
-            f"got one with {sched!r}. Leave it out, or choose another schedule."
+            f"Expected a cooldown with one of {', '.join(COOLS_DOWN)}, since others have no minimum learning rate to "
+            f"hold, but got one with {sched!r}. Leave it out, or choose another schedule."
         )
     if sched == "plateau" and not steps_on_epochs(scheduler_args):
         yield (
@@ -95,7 +95,7 @@ def _wrong_length(scheduler_args: Mapping[str, Any], name: str) -> Iterator[str]
 def _wrong_numbers(scheduler_args: Mapping[str, Any]) -> Iterator[str]:
     for name, value in scheduler_args.items():
         if name == "cycle_limit" and not (isinstance(value, int) and value >= 1):
-            yield f"Expected cycle_limit to be a whole number of at least 1, but got {value!r}. 1 is one cycle."
+            yield f"Expected cycle_limit to be an integer of at least 1, but got {value!r}. 1 is one cycle."
         elif name in _NUMBERS and not isinstance(value, Real) and value != TIMM_ARGUMENTS[name]:
             yield f"Expected {name} to be a number, but got {value!r}. timm's default is {TIMM_ARGUMENTS[name]!r}."
         elif name == "decay_milestones" and not _are_numbers(value):

@@ -1,4 +1,4 @@
-"""timm's schedules, fitted to a run: warm-up prefix, cycles and cooldown lie inside its epochs.
+"""Fit timm's schedules to a run: warm-up prefix, cycles and cooldown lie inside its epochs.
 
 timm's ``create_scheduler_v2`` takes the length of the first cycle, and returns how many epochs the run must then have.
 Here the run is given: unless ``num_epochs`` is among the arguments, the schedule ends where the run ends.
@@ -33,8 +33,8 @@ def schedule_faults(
     Args:
         scheduler_args: As for `create_schedule`.
         num_epochs: Epochs of the run.
-        updates_per_epoch: Optimizer updates in one epoch; None where they are not known yet: a length in updates then
-            counts as none.
+        updates_per_epoch: Optimizer updates in one epoch; None where they are unknown: a length in updates then counts
+            as 0.
     """
     yield from unknown_arguments(scheduler_args)
     wrong = list(wrong_values(scheduler_args))
@@ -129,8 +129,8 @@ def _late_decay(scheduler_args: Mapping[str, Any], name: str, warmup: Fraction, 
     first = value if name == "decay_epochs" else min(value)
     if first + (warmup if scheduler_args.get("warmup_prefix") else 0) >= num_epochs:
         yield (
-            f"Expected {name} to begin within the run, {num_epochs} epochs, since the rate would never decay, but got "
-            f"{first:g}. Pass smaller {name}, or train longer."
+            f"Expected {name} to begin within the run, {num_epochs} epochs, since the learning rate would never "
+            f"decay, but got {first:g}. Pass smaller {name}, or train longer."
         )
 
 

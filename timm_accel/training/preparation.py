@@ -150,7 +150,11 @@ def seed_and_shard(train_loader: Any, eval_loader: Any, accelerator: Accelerator
 
 def _prepare_alone(loader: Any, accelerator: Accelerator) -> Any:
     """Prepare a loader that shards the images itself, so that accelerate does not shard them again."""
-    if not any(getattr(getattr(loader, name, None), "shards_itself", False) for name in ("dataset", "batch_sampler")):
+    parts = (getattr(loader, name, None) for name in ("dataset", "batch_sampler"))
+    shards_itself = any(getattr(part, "shards_itself", False) for part in parts)
+    # accelerate's dispatcher of iterable datasets has nothing to dispatch, and an error for an empty epoch
+    alone = accelerator.num_processes == 1 and isinstance(getattr(loader, "dataset", None), IterableDataset)
+    if not (shards_itself or alone):
         return loader
     prepared = prepare_data_loader(
         loader,

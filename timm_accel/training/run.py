@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.callbacks.recorded_metrics import RepeatedMetrics
-from timm_accel.data.seeding import seed_feed
+from timm_accel.data.seeding import seed_prefetch
 from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
@@ -213,9 +213,9 @@ class Run:
             if transform is None or batch is None:
                 return batch
             if start is not None and transform.is_random:
-                seed_feed(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
-            images, *rest = batch
-            return [transform(images), *rest]
+                seed_prefetch(trainer.seed, self.epoch or 0, number, self.rank, trainer.device)
+            inputs, targets = trainer.unpack_batch(batch)
+            return trainer.repack_batch(batch, transform(inputs), targets)
 
         def check(numbered: tuple[int, Any]) -> Any:
             number, batch = numbered

@@ -20,7 +20,7 @@ from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.states.consensus import Stop
 from timm_accel.states.weights import metric_prefix
-from timm_accel.training import preparation
+from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
 from timm_accel.training.options import merged_signature, refuse_unknown_options
 from timm_accel.training.run import FromRun, Run
@@ -128,6 +128,26 @@ class LoopTrainer(Trainer):
         while (inner := extract_model_from_parallel(model, keep_torch_compile=False)) is not model:
             model = inner
         return model
+
+    def unpack_batch(self, batch: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of a batch; override it, and `repack_batch`, for a batch of another form.
+
+        By default a batch is a tuple, list or named tuple that begins with them, or a mapping with one of ``image``,
+        ``images``, ``pixel_values``, ``inputs`` and one of ``label``, ``labels``, ``target``, ``targets``.
+        """
+        return batches.unpack(batch)
+
+    def repack_batch(self, batch: Any, inputs: Any, targets: Any) -> Any:
+        """Return a batch of the same form with other inputs and targets, for Mixup and on-device normalization."""
+        return batches.repack(batch, inputs, targets)
+
+    def logits_of(self, outputs: Any) -> torch.Tensor:
+        """Return the logits ``(B, num_classes)`` in what the model returned, for metrics and losses.
+
+        By default they are the tensor itself, its ``logits``, or the first of several tensors. In training a custom
+        loss gets all that the model returned.
+        """
+        return batches.logits_of(outputs)
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         """Return every set of weights that is evaluated and saved: the model, and what mixins add."""
@@ -347,13 +367,20 @@ class LoopTrainer(Trainer):
     def backward_step(self, loss: torch.Tensor) -> None:
         self._accelerator.backward(loss, **self.backward_kwargs())
 
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        inputs, targets = self.unpack_batch(batch)
+        outputs = self.model(inputs)
+        seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
+        return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
+
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self.model(batch[0])
+                outputs = self.model(inputs)
             outputs = convert_to_fp32(outputs)
-            loss = self.evaluation_loss(outputs, batch[1])
-        return {"loss": loss, "model_outputs": outputs, "batch_size": len(batch[1])}
+            loss = self.evaluation_loss(self.logits_of(outputs), targets)
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
 
     def get_model(self, keep_torch_compile: bool = True) -> nn.Module:
         # accelerate 1.15 strips DDP from the model that is being trained when a compiled one is unwrapped

@@ -1,1 +1,1 @@
-"""Readers of image files: timm's kind, which give an open file or an image, and a label."""
+"""Readers in timm's sense: each item is an open file or a decoded image, and a label."""

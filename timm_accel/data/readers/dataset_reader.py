@@ -1,4 +1,4 @@
-"""A torch data set as a timm reader."""
+"""A torch dataset as a timm reader."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from timm_accel.data.classes import class_names
 
 
 class DatasetReader(Reader):
-    """A torch data set of (picture, label) as a reader.
+    """Wrap a torch dataset of (image, label) as a timm reader.
 
     Args:
-        dataset: Any map-style data set. Its pictures are Pillow's, and a transform of its own must leave them so.
+        dataset: Any map-style dataset of PIL images. If it has a transform, that must return PIL images.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -26,8 +26,8 @@ class DatasetReader(Reader):
         self.class_to_idx = {name: number for number, name in enumerate(names)}
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label, *_ = self.dataset[index]
-        return picture, int(label)
+        image, label, *_ = self.dataset[index]
+        return image, int(label)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,4 +1,4 @@
-"""A reader that takes the label of an image from its file name, and how readers number their classes."""
+"""Read the label of an image from its file name, and number the classes of all readers."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from timm_accel.messages import nearest
 
 
 class FilenameReader(ReaderImageFolder):
-    r"""timm's reader of an image folder, with labels from the names of the files instead of their folders.
+    r"""Extend timm's reader of an image folder: labels come from the names of the files, not of their folders.
 
-    Searches `root` and every folder below it for timm's image extensions. Files and classes are in natural order,
-    ``2`` before ``10``, the same on every machine.
+    The reader searches `root` and every folder below it for timm's image extensions. Files and classes are in natural
+    order, ``2`` before ``10``, on every machine.
 
         dataset = ImageDataset("pets/images", reader=FilenameReader("pets/images", r"(.+)_\d+"))
 
@@ -31,8 +31,8 @@ class FilenameReader(ReaderImageFolder):
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
-        TypeError: `pattern` is not text, or `class_to_idx` no map from text.
-        ValueError: `pattern` is no regular expression, has no such group or does not match every file, or a label is
+        TypeError: `pattern` is not text, or `class_to_idx` is not a map from text.
+        ValueError: `pattern` is not a regular expression, has no such group or does not match every file, or a label is
             not in `class_to_idx`.
 
     Source: ``timm.data.readers.reader_image_folder``.
@@ -69,10 +69,10 @@ class FilenameReader(ReaderImageFolder):
 
 
 def number_classes(names: Iterable[str]) -> dict[str, int]:
-    """Return the number of each class, in natural order: ``2`` before ``10``, without regard to case.
+    """Return the label of each class, in natural order: ``2`` before ``10``, without regard to case.
 
-    Names that timm's order does not tell apart, such as ``cat`` and ``Cat``, are in the order of their characters. In
-    timm's own readers (1.0.31) theirs is that of a set, which differs from process to process.
+    Names that are equal in timm's order, such as ``cat`` and ``Cat``, are sorted by their characters. timm's readers
+    (1.0.31) leave them in the order of a Python set, which differs between processes.
 
     Args:
         names: The classes, in any order and any number of times.
@@ -83,14 +83,14 @@ def number_classes(names: Iterable[str]) -> dict[str, int]:
 
 
 def check_classes(labels_and_places: Iterable[tuple[str, str]], class_to_idx: Any) -> None:
-    """Raise an error that names the nearest classes and the place where a label is in no class.
+    """Raise an error for a label that is not a class; it names the place and the nearest classes.
 
     Args:
-        labels_and_places: Each label, and the file or row that it is of.
+        labels_and_places: Each label, with its file or row.
         class_to_idx: The number of each class.
 
     Raises:
-        TypeError: `class_to_idx` is no map from text.
+        TypeError: `class_to_idx` is not a map from text.
         ValueError: A label is not in `class_to_idx`.
     """
     if not isinstance(class_to_idx, Mapping) or not all(isinstance(name, str) for name in class_to_idx):

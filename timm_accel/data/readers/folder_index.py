@@ -1,7 +1,7 @@
-"""An index of a folder of images: kept in arrays, so that workers share it, and on the disk between runs.
+"""An index of a folder of images: in arrays, which loader workers share, and cached on disk between runs.
 
 timm's folder reader lists every file at each start and keeps one Python object for each. Here the first start writes
-what it found into the user's cache, and later ones only look whether a folder of the tree has changed since.
+the list of files into the user's cache, and later starts only check whether a folder of the tree has changed.
 """
 
 import hashlib
@@ -28,33 +28,33 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class FolderReader(Reader):
-    """timm's folder reader for millions of files: the same samples and labels, found at once from the second start on.
+    """Read millions of files: the samples and labels are those of timm's folder reader, and the second start is fast.
 
-    The classes are the names of the folders that images lie in, in natural order, and so are the images; links to
-    folders are followed. The index is made anew when a folder of the tree has another time of modification or change
-    (in nanoseconds) than before: files and folders that were added, removed or renamed are noticed. A file whose
-    content was changed in place is not, nor need it be, since the index holds names alone. It is also made anew, and
-    not kept, where a folder changed less than two seconds before or could not be listed. Where file systems keep no
-    times of folders (those of some object stores), delete the cache after a change.
+    The classes are the names of the folders with images. Classes and images are in natural order; links to folders are
+    followed. The index is built again when a folder of the tree has another time of modification or change (in
+    nanoseconds), so added, removed and renamed files and folders are noticed. New content of a file is not noticed,
+    and need not be, since the index holds only names. The index is built again, and not cached, when a folder changed
+    less than two seconds ago or could not be listed. If a file system keeps no times of folders (some object stores),
+    delete the cache after a change.
 
-    Three differences from timm (1.0.31): of classes that are equal in natural order, such as ``1`` and ``01``, timm
-    numbers either first, from run to run, and this one always the same; a loop of links is an error, where timm takes
-    every image up to 41 times; there is no class map.
+    There are three differences from timm (1.0.31). The order of classes that are equal in natural order, such as ``1``
+    and ``01``, differs from run to run in timm and is fixed here. A loop of links is an error here; timm reads every
+    image up to 41 times. There is no class map.
 
     Args:
         root: A folder with one folder of images for each class.
-        cache_folder: Where indices are kept, one file for each root; None for the user's cache directory. One that
-            cannot be written to is no error.
+        cache_folder: The folder of the indices, one file for each root; None for the user's cache directory. It is no
+            error when it cannot be written to.
 
     Attributes:
         class_to_idx: The label of each class.
         labels: The label of each sample, an integer array of shape ``(len(reader),)``.
 
     Raises:
-        FileNotFoundError: `root` is missing, is no folder or holds no images.
+        FileNotFoundError: `root` is missing, is not a folder or holds no images.
         ValueError: A link in it leads back to a folder that it lies in.
 
-    Source: ``timm.data.readers.reader_image_folder.ReaderImageFolder``; for fresh changes git's "racy" index.
+    Source: ``timm.data.readers.reader_image_folder.ReaderImageFolder``; git's "racy" index for recent changes.
     """
 
     def __init__(self, root: str | Path, cache_folder: str | Path | None = None) -> None:
@@ -129,7 +129,7 @@ def _times(path: str) -> tuple[int, int]:
 
 
 def _scan(root: str) -> tuple[_Index, bool]:
-    """List the tree as timm does; return whether all of it could be listed, too."""
+    """List the tree as timm does; also return whether all of it could be listed."""
     types = get_img_extensions(as_set=True)
     errors: list[OSError] = []
     samples: list[tuple[str, str]] = []
@@ -176,7 +176,7 @@ def _digest(about: str, content: bytes | memoryview) -> bytes:
 
 
 def _read(file: Path, about: str) -> _Index | None:
-    """Return what was written, or None where that is missing, damaged or of something else."""
+    """Return the index in a file; None when it is missing, damaged or of other settings."""
     try:
         with open(file, "rb") as opened:
             digest, content = opened.read(_DIGEST_SIZE), opened.read()

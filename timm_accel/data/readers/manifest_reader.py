@@ -1,4 +1,4 @@
-"""A reader of images that a table lists with their labels, and with their split and group if it has them."""
+"""Read images that a table lists with their labels, and optionally with their split and group."""
 
 import csv
 import os
@@ -17,17 +17,18 @@ from timm_accel.messages import missing_extra, one_line
 class ManifestReader(ReaderImageFolder):
     """Read the images that a CSV or parquet file lists in the columns ``path`` and ``label``.
 
-    A CSV is UTF-8 text with commas and names its columns in the first row. Other columns are ignored, but for ``split``
-    and ``group``. Labels are text, numbers too: the classes are numbered in natural order over the whole file, so that
-    its splits agree. If any row of the file has several labels, separated by ``;``, every target is a list of numbers,
-    for ``target_transform=timm.data.MultiLabelTarget(len(reader.class_to_idx))`` of timm's ``ImageDataset``.
+    A CSV is UTF-8 text with commas and names its columns in the first row. The columns ``split`` and ``group`` are
+    optional, and others are ignored. Labels are text, even if they are numbers: the classes are numbered in natural
+    order over all rows of the file, so its splits agree. If any row has more than one label, separated by ``;``, the
+    file is multi-label: every target is a list of numbers, for
+    ``target_transform=timm.data.MultiLabelTarget(len(reader.class_to_idx))`` of timm's ``ImageDataset``.
 
-    Every image of the split must be there; the whole check lists each folder once.
+    Every image of the split must exist; the check lists each folder once.
 
     Args:
         path: The file; its name ends in ``.csv``, ``.parquet`` or ``.pq``.
         split: The rows to read, by their column ``split``; None for all. ``train`` and ``training`` are the same, and
-            so are ``val``, ``valid``, ``validation``, ``eval`` and ``evaluation``, in capitals too.
+            so are ``val``, ``valid``, ``validation``, ``eval`` and ``evaluation``, in upper and lower case.
         root: The folder that relative paths start from; None for that of the file.
         class_to_idx: The number of each class, such as another reader's ``class_to_idx``; None to number the labels
             that occur.
@@ -35,12 +36,12 @@ class ManifestReader(ReaderImageFolder):
     Attributes:
         class_to_idx: The number of each class.
         labels: The target of each image: a number, or a list of them.
-        groups: The text in the column ``group`` of each image, None in place of an empty one; None without the column.
+        groups: The text in the column ``group`` of each image, None where it is empty; None without the column.
 
     Raises:
         FileNotFoundError: `path` or `root` is missing, or images are.
-        ModuleNotFoundError: The extra ``parquet`` is not installed, and the file is one.
-        TypeError: `class_to_idx` is no map from text.
+        ModuleNotFoundError: The file is a parquet file, and the extra ``parquet`` is not installed.
+        TypeError: `class_to_idx` is not a map from text.
         ValueError: The file cannot be read, is empty, lacks a column or the split, or has a row without path or label,
             or with a label that is not in `class_to_idx`.
 
@@ -86,7 +87,7 @@ class ManifestReader(ReaderImageFolder):
 
 
 def manifest_columns(path: str | Path) -> list[str]:
-    """Return the names of a manifest's columns, whatever its rows hold.
+    """Return the names of a manifest's columns.
 
     Args:
         path: The file.
@@ -102,8 +103,8 @@ def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
     """Return pyarrow with its module ``parquet``.
 
     Args:
-        purpose: What it is needed for.
-        otherwise: What else helps where it is missing.
+        purpose: What needs it, for the message.
+        otherwise: Another remedy, for the message.
 
     Raises:
         ModuleNotFoundError: The extra ``parquet`` is not installed.
@@ -178,7 +179,7 @@ def _read_parquet(path: str | Path) -> tuple[list[str], list[_Row]]:
             name: column.cast("string").to_pylist()
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
-    except (ValueError, NotImplementedError) as error:  # pyarrow's own are of these kinds
+    except (ValueError, NotImplementedError) as error:  # pyarrow's errors are subclasses of these
         raise ValueError(
             f"Expected the manifest to be a parquet file of texts and numbers, but got {str(path)!r} "
             f"({one_line(error)}). Save it as one."
@@ -219,7 +220,7 @@ def _check_filled(rows: list[_Row], path: str | Path) -> None:
 
 
 def _missing(paths: list[str]) -> list[str]:
-    """Return the paths that are no files, by one listing of each folder."""
+    """Return the paths that are not files; each folder is listed once."""
     places = [os.path.split(path) for path in paths]
     files = {folder: _files(folder) for folder in {folder for folder, _ in places}}
     return [path for path, (folder, name) in zip(paths, places, strict=True) if name not in files[folder]]

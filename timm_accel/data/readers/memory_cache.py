@@ -1,4 +1,4 @@
-"""A set of pictures that is decoded once and kept in memory, which all loader workers share."""
+"""Decode the images of a reader once and keep them in memory that all loader workers share."""
 
 import io
 import os
@@ -15,21 +15,21 @@ from timm_accel.data.classes import labels_of
 from timm_accel.data.resources import available_cpus, check_fits_in_memory, in_megabytes
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
-_TOGETHER = 256  # pictures that are read before they are decoded
+_IMAGES_AT_A_TIME = 256  # read first, then decoded in threads
 
 
 class MemoryCache(Reader):
-    """The pictures of a reader, decoded at once and kept in shared memory, as they are before any transform.
+    """Decode all images of a reader at the start and keep them in shared memory, before any transform.
 
-    One copy serves all loader workers of a process; each process of a run has its own. A picture that cannot be decoded
-    raises when it is asked for.
+    All loader workers of a process share one copy; each rank has a separate one. An image that cannot be decoded
+    raises an error when it is indexed.
 
     Args:
         reader: The reader.
-        prepare: What turns a picture upright and converts it to grey or RGB.
+        prepare: Turns an image upright and converts it to grayscale or RGB.
 
     Raises:
-        MemoryError: The decoded pictures do not fit into the memory that is free.
+        MemoryError: The decoded images do not fit into the free memory.
     """
 
     def __init__(self, reader: Any, prepare: PrepareImage) -> None:
@@ -39,7 +39,7 @@ class MemoryCache(Reader):
         self.class_to_idx = getattr(reader, "class_to_idx", None)
         self._errors: dict[int, str] = {}
         sizes = [self._measure(number) for number in range(len(reader))]
-        if any(isinstance(label, int) and label == -1 for label in self.labels):  # of a file that cannot be opened
+        if any(isinstance(label, int) and label == -1 for label in self.labels):  # for a file that cannot be opened
             self.labels = list(labels_of(reader))
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._shapes = np.zeros((len(reader), 2), dtype=np.int64)
@@ -49,11 +49,11 @@ class MemoryCache(Reader):
 
     @property
     def num_bytes(self) -> int:
-        """The bytes that the pictures take."""
+        """The size of all decoded images in bytes."""
         return int(self._starts[-1])
 
     def _read(self, number: int) -> tuple[Any, Any]:
-        """Return a file's contents, or the picture that the source keeps, and the label. Readers know no threads."""
+        """Return the bytes of a file, or a decoded image, and the label; readers are not thread-safe."""
         file, label = self.reader[number]
         if not hasattr(file, "read"):
             return file, label
@@ -61,7 +61,7 @@ class MemoryCache(Reader):
             return file.read(), label
 
     def _measure(self, number: int) -> int:
-        """Note a picture's label, and return the bytes that it will take, by its header."""
+        """Store an image's label, and return its decoded size in bytes from its header."""
         area, label = 0, -1
         try:
             contents, label = self._read(number)
@@ -81,8 +81,8 @@ class MemoryCache(Reader):
         hidden = int(os.environ.get("LOCAL_RANK", 0)) > 0
         bar = tqdm(total=len(numbers), desc=f"decode into {in_megabytes(self.num_bytes)}", leave=False, disable=hidden)
         with ThreadPoolExecutor(available_cpus()) as pool, bar:
-            for start in range(0, len(numbers), _TOGETHER):
-                group = numbers[start : start + _TOGETHER]
+            for start in range(0, len(numbers), _IMAGES_AT_A_TIME):
+                group = numbers[start : start + _IMAGES_AT_A_TIME]
                 for _ in pool.map(self._keep, group, [self._read(number)[0] for number in group]):
                     bar.update()
 

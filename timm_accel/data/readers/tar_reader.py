@@ -1,4 +1,4 @@
-"""Images in tars, read rightly by several processes, and divided by the folders in them."""
+"""Read images in tars, correctly in every loader worker, and find their splits by the folders in them."""
 
 import os
 import tarfile
@@ -12,10 +12,10 @@ from timm_accel.data.splitting import SPLITS, split_name
 
 
 class TarReader(ReaderImageInTar):
-    """timm's reader of a tar or of a folder of tars, which opens its files anew in each process.
+    """Extend timm's reader of a tar or of a folder of tars: each process opens its files again.
 
-    timm's (1.0.31) keeps them open: read once before loader workers are forked, they share one place in the file, and
-    some images are wrong.
+    timm's reader (1.0.31) keeps them open. If it reads before loader workers are forked, all of them share one file
+    position, and some images are wrong.
 
     Args:
         root: The tar, or the folder of tars.
@@ -45,18 +45,18 @@ def open_tar(path: Path) -> TarReader:
 
     Raises:
         FileNotFoundError: It holds no images.
-        ValueError: It is no whole tar.
+        ValueError: The tar is incomplete or broken.
     """
     try:
         return TarReader(str(path))
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"Expected a whole tar, but got {str(path)!r} ({error}). Copy or make it again.") from error
+        raise ValueError(f"Expected a complete tar, but got {str(path)!r} ({error}). Copy or make it again.") from error
     except ValueError as error:
         raise FileNotFoundError(f"Expected a tar with images, but got {str(path)!r}, which holds none.") from error
 
 
 def tar_splits(reader: Any) -> dict[str, np.ndarray] | None:
-    """Return which images of a tar lie in which split's folder; None where it has none."""
+    """Return the indices of the images in each split's folder of a tar; None where it has no such folders."""
     if not isinstance(reader, TarReader):
         return None
     tops = [split_name(Path(reader.filename(number)).parts[0]) for number in range(len(reader))]

@@ -1,1 +1,1 @@
-"""Streams: image sets that are read from front to back, shard by shard."""
+"""Streams: datasets that are read from front to back, shard by shard."""

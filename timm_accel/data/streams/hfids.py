@@ -1,4 +1,4 @@
-"""Streams of Hugging Face data sets, far away or in a local folder of images or of parquet shards."""
+"""Streams of Hugging Face datasets, from the hub or from a local folder of images or parquet shards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missin
 
 
 class HfidsStream(StreamReader, ReaderHfids):
-    """timm's reader of Hugging Face streams, which leaves decoding to us, and counts where nothing is written down.
+    """Extend timm's reader of Hugging Face streams: it returns bytes, and counts the images where no count is stored.
 
     Source: ``timm.data.readers.reader_hfids.ReaderHfids``.
     """
@@ -24,7 +24,7 @@ class HfidsStream(StreamReader, ReaderHfids):
         builder = load_dataset_builder(name, cache_dir=root)
         if download:
             builder.download_and_prepare()
-        stream = builder.as_streaming_dataset(split=split)  # only now a local folder knows its features
+        stream = builder.as_streaming_dataset(split=split)  # a local folder has its features only after this
         _check_columns(builder, name)
         known = (builder.info.splits or {}).get(split)
         count = known.num_examples if known is not None and known.num_examples else _count(builder, name, split)
@@ -40,7 +40,7 @@ class HfidsStream(StreamReader, ReaderHfids):
             self.class_to_idx = {str(each): number for number, each in enumerate(names)}
 
     def _parts_per_process(self) -> int:
-        """Return the whole number of shards where they do not divide: each process then takes every n-th sample."""
+        """Return the number of all shards where they do not divide evenly: each rank then takes every n-th sample."""
         shared = self.num_shards % self.dist_num_replicas == 0 or not self.needs_shards
         return super()._parts_per_process() if shared else self.num_shards
 
@@ -52,24 +52,25 @@ class HfidsStream(StreamReader, ReaderHfids):
 def open_hfids(
     name: str, split: str, root: str | None = None, download: bool = False, class_map: ClassMap | None = None
 ) -> HfidsStream:
-    """Open a split of a Hugging Face data set as a stream.
+    """Open a split of a Hugging Face dataset as a stream.
 
     Args:
         name: Its name, or a local folder of images or of parquet shards.
         split: ``train``, ``val``, ``test`` or a synonym.
-        root: Where Hugging Face keeps what it downloads.
-        download: Whether to download and prepare the whole set before, as Arrow files.
-        class_map: The names of the classes: name to label, or a file with one name a line. None: the set's own.
+        root: The folder of Hugging Face's downloads.
+        download: Whether to download and prepare the complete dataset first, as Arrow files.
+        class_map: The names of the classes: a map from name to label, or a file with one name a line; None for those
+            of the dataset.
 
     Raises:
-        FileNotFoundError: There is no such data set.
-        ValueError: There is no such split, or no image and label in it.
+        FileNotFoundError: There is no such dataset.
+        ValueError: There is no such split, or it has no image and label.
     """
     try:
         named = {split_name(each): each for each in get_dataset_split_names(name)}
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"Expected hfids/NAME with a Hugging Face data set or a local folder, but got {name!r} "
+            f"Expected hfids/NAME with a Hugging Face dataset or a local folder, but got {name!r} "
             f"({str(error).splitlines()[0]}). Correct the name."
         ) from error
     if split not in named:
@@ -81,12 +82,12 @@ def _check_columns(builder: Any, name: str) -> None:
     columns = sorted(builder.info.features or ())
     if not {"image", "label"} <= {*columns}:
         raise ValueError(
-            f"Expected the columns 'image' and 'label' in hfids/{name}, but got {columns}. Rename them in the set."
+            f"Expected the columns 'image' and 'label' in hfids/{name}, but got {columns}. Rename them in the dataset."
         )
 
 
 def _count(builder: Any, name: str, split: str) -> int:
-    """Return the number of images of a local set that does not tell it: from parquet's footers, else by reading."""
+    """Count the images of a local dataset: from the footers of parquet files, otherwise by reading it."""
     if not Path(name).exists():
         raise ValueError(
             f"Expected hfids/{name} to tell its number of images, since the schedule needs it, but got none. Pass "

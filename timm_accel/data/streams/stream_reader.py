@@ -1,4 +1,4 @@
-"""What timm's readers of streams lack: a share that is settled late, an epoch that starts from nothing, bytes."""
+"""Extend timm's readers of streams: late sharding, epochs without carried state, and bytes instead of images."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ ClassMap = str | Path | Mapping[str, int]
 
 
 class StreamReader:
-    """Mix into one of timm's stream readers: what it gives depends on (seed, epoch, process, worker) alone.
+    """Mix into one of timm's stream readers: its samples depend only on (seed, epoch, rank, worker).
 
-    timm's own (1.0.31) take the process's rank when they are made, often before there are processes, seed their buffers
-    from torch's worker seed, and keep the state of their draws from one epoch to the next: persistent workers, fresh
-    ones and a resumed run then read different orders.
+    timm's readers (1.0.31) read the rank when they are created, often before distributed training starts. They seed
+    their buffers from torch's worker seed, and keep the state of their draws between epochs. Persistent workers, new
+    workers and a resumed run then read different orders.
 
     Source: ``timm.data.readers``.
     """
@@ -33,22 +33,22 @@ class StreamReader:
     dist_num_replicas: int
     num_workers: int
     needs_shards = True
-    """Whether each worker reads whole shards of its own."""
+    """Whether each worker reads separate shards."""
     skips = False
-    """Whether what cannot be read is to be passed over."""
+    """Whether unreadable samples are skipped."""
 
     def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
-        """Settle which part of the stream this process reads.
+        """Choose which part of the stream this rank reads.
 
         Args:
-            batch_size: The number of images each worker gives in training is a multiple of it.
+            batch_size: In training, each worker returns a multiple of it.
             num_workers: The loader workers of this process, 0 for none.
-            rank: The number of this process.
-            num_processes: Among how many the stream is shared.
+            rank: The rank of this process.
+            num_processes: The number of ranks that share the stream.
             seed: The seed of the order.
 
         Raises:
-            ValueError: Some worker would get nothing to read.
+            ValueError: A worker would have nothing to read.
         """
         self.batch_size, self.dist_rank, self.dist_num_replicas = batch_size, rank, num_processes
         self.common_seed = seed & 0x7FFFFFFF
@@ -58,12 +58,14 @@ class StreamReader:
             self._check_workers(num_workers)
 
     def _check_workers(self, num_workers: int) -> None:
-        """Raise where a worker would have nothing to read: it would starve, and the processes wait for each other."""
+        """Raise where a worker would have nothing to read, since the ranks would then wait for each other forever."""
         processes, parts = self.dist_num_replicas, self.num_shards if self.needs_shards else self.num_samples
         if self._parts_per_process() >= max(1, num_workers):
             return
-        most, kind = self._parts_per_process(), "shards" if self.needs_shards else "images"
-        remedy = f'Pass train_dataloader_kwargs={{"num_workers": {most}}}' if most else "Use fewer processes"
+        max_workers, kind = self._parts_per_process(), "shards" if self.needs_shards else "images"
+        remedy = (
+            f'Pass train_dataloader_kwargs={{"num_workers": {max_workers}}}' if max_workers else "Use fewer processes"
+        )
         raise ValueError(
             f"Expected a stream to have {kind} for each loader worker of each process, but got {parts} for "
             f"{max(1, num_workers)} workers on each of {processes} processes. {remedy}, or write the data in more "
@@ -75,7 +77,7 @@ class StreamReader:
 
     @property
     def worker_seed(self) -> int:
-        """The seed of this worker's buffer in this epoch; timm's own would depend on when the worker began."""
+        """The seed of this worker's buffer in this epoch; timm's would depend on when the worker started."""
         worker = 0 if (info := get_worker_info()) is None else info.id
         return random.Random(f"{self.common_seed} {self.epoch_count.value} {self.dist_rank} {worker}").getrandbits(31)
 
@@ -89,13 +91,13 @@ class StreamReader:
 
     @property
     def samples_per_worker(self) -> int:
-        """The images that each worker gives in an epoch."""
+        """The number of images that each worker returns in an epoch."""
         return self._num_samples_per_worker()  # type: ignore[attr-defined]
 
 
 def missing_split(split: str, known: Iterable[str], where: str) -> ValueError:
-    """Return the error of a stream that lacks a split; streams are never divided."""
+    """Return the error for a stream that lacks a split; streams are never split here."""
     return ValueError(
         f"Expected a split {split!r} in {where}, but got {sorted(known)} alone. Evaluate on one of those by "
-        "eval_split, or name a set with that split."
+        "eval_split, or name a dataset with that split."
     )

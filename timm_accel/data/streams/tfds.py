@@ -11,16 +11,16 @@ from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missin
 
 if find_spec("tensorflow_datasets") is not None:
     from timm.data.readers.reader_tfds import ReaderTfds
-else:  # the module can be looked at without its extra
+else:  # the module can be imported without its extra
     from timm.data.readers.reader import Reader as ReaderTfds
 
 
 class _Shuffled:
-    """A builder whose sets are shuffled before timm repeats them; it shuffles after, and images come twice in an epoch.
+    """Wrap a builder: its datasets are shuffled before timm repeats them; timm shuffles later, so images repeat.
 
     Args:
-        builder: TensorFlow Datasets'.
-        size: The number of images among which the order is drawn.
+        builder: A builder of TensorFlow Datasets.
+        size: The size of the shuffle buffer in images.
         seed: The seed of the order.
     """
 
@@ -35,17 +35,17 @@ class _Shuffled:
 
 
 class TfdsStream(StreamReader, ReaderTfds):
-    """timm's reader of TensorFlow Datasets, which leaves decoding to us.
+    """Extend timm's reader of TensorFlow Datasets: it returns bytes, not decoded images.
 
     Source: ``timm.data.readers.reader_tfds.ReaderTfds``.
     """
 
     builder: Any
     shuffle_size: int
-    needs_shards = False  # where shards are too few, timm divides them
+    needs_shards = False  # timm divides shards where they are too few
 
     def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
-        if num_processes > 1 and num_workers == 0:  # timm 1.0.31 tells processes apart in workers only
+        if num_processes > 1 and num_workers == 0:  # timm 1.0.31 shards only in workers
             raise ValueError(
                 f"Expected num_workers to be at least 1 for tfds/ on {num_processes} processes, since each would read "
                 'the same images without, but got 0. Pass train_dataloader_kwargs={"num_workers": 1}.'
@@ -78,17 +78,18 @@ class TfdsStream(StreamReader, ReaderTfds):
 def open_tfds(
     name: str, split: str, root: str | None = None, download: bool = False, class_map: ClassMap | None = None
 ) -> TfdsStream:
-    """Open a split of a TensorFlow data set.
+    """Open a split of a TensorFlow dataset.
 
     Args:
-        name: Its name.
+        name: The name of the dataset.
         split: ``train``, ``val``, ``test`` or a synonym.
-        root: The folder that holds prepared sets; None for TensorFlow's own.
+        root: The folder of prepared datasets; None for TensorFlow's default.
         download: Whether to download and prepare it.
-        class_map: The names of the classes: name to label, or a file with one name a line. None: the set's own.
+        class_map: The names of the classes: a map from name to label, or a file with one name a line; None for those
+            of the dataset.
 
     Raises:
-        FileNotFoundError: There is no such data set, or it is not prepared.
+        FileNotFoundError: There is no such dataset, or it is not prepared.
         ValueError: There is no such split.
     """
     import tensorflow_datasets as tfds
@@ -97,7 +98,7 @@ def open_tfds(
         builder = tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
         raise FileNotFoundError(
-            f"Expected tfds/NAME with a TensorFlow data set, but got {name!r}. Correct the name, or pass the root that "
+            f"Expected tfds/NAME with a TensorFlow dataset, but got {name!r}. Correct the name, or pass the root that "
             "holds it."
         ) from error
     if download:

@@ -17,11 +17,11 @@ from timm_accel.data.splitting import SPLITS, split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
 
 _INFO = ("_info.json", "info.json")  # timm's names
-_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 
 
 class WdsStream(StreamReader, ReaderWds):
-    """timm's reader of webdataset shards, which leaves decoding to us.
+    """Extend timm's reader of webdataset shards: it returns bytes, not decoded images.
 
     Source: ``timm.data.readers.reader_wds.ReaderWds``.
     """
@@ -31,7 +31,7 @@ class WdsStream(StreamReader, ReaderWds):
         self.num_shards = len(self.split_info.filenames)
 
     def _lazy_init(self) -> None:
-        super()._lazy_init()  # the numbers of process and worker
+        super()._lazy_init()  # sets the indices of rank and worker
         import webdataset as wds
 
         urls = [os.path.join(self.root, name) for name in self.split_info.filenames]
@@ -41,15 +41,15 @@ class WdsStream(StreamReader, ReaderWds):
             stages.insert(1, detshuffle2(self.shard_shuffle_size, seed=self.common_seed, epoch=self.epoch_count))
             draws = random.Random(self.worker_seed)
             stages.append(wds.shuffle(self.sample_shuffle_size, initial=self.sample_initial_size, rng=draws))
-        self.ds = wds.DataPipeline(*stages, wds.map(self._to_picture))
+        self.ds = wds.DataPipeline(*stages, wds.map(self._to_image))
 
-    def _to_picture(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def _to_image(self, sample: dict[str, Any]) -> dict[str, Any]:
         path, key = f"{sample['__url__']}/{sample['__key__']}", self.split_info.alt_label
-        content = next((sample[end] for end in _PICTURES if end in sample), b"")
+        content = next((sample[end] for end in _IMAGE_EXTENSIONS if end in sample), b"")
         if ("json" if key else "cls") not in sample:
             raise ValueError(
                 f"Expected each sample to have a label, KEY.{'json' if key else 'cls'}, but got {path!r} with "
-                f"{sorted(end for end in sample if not end.startswith('__'))}. Write the shards anew."
+                f"{sorted(end for end in sample if not end.startswith('__'))}. Write the shards again."
             )
         label = json.loads(sample["json"])[key] if key else sample["cls"]
         return {"image": {"bytes": content, "path": path}, "target": int(label)}
@@ -59,10 +59,10 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     """Open a split of a folder of webdataset shards.
 
     Args:
-        root: The folder, or its address. Its ``_info.json`` tells the splits, as timm writes it; else the shards of a
-            local one are those with the split in their name or folder: ``train-0000.tar``, ``valid/3.tar``.
+        root: The folder or its URL. Its ``_info.json`` lists the splits, as timm writes it. Without that file, the
+            shards of a local folder have the split in their name or folder: ``train-0000.tar``, ``valid/3.tar``.
         split: ``train``, ``val``, ``test`` or a synonym.
-        class_map: The names of the classes: name to label, or a file with one name a line.
+        class_map: The names of the classes: a map from name to label, or a file with one name a line.
 
     Raises:
         FileNotFoundError: There is no such folder, or it holds no shards.
@@ -107,15 +107,15 @@ def _splits_by_name(root: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
-    """Return names for the labels, '0', '1', …, as many as there are in the shards of all splits."""
+    """Return the class names '0', '1', … up to the largest label in the shards of all splits."""
     if "://" in reader.root or reader.split_info.alt_label:
         raise ValueError(
             f"Expected class_map to name the classes, since the shards of {reader.root!r} do not, but got None. Pass "
             "Source(…, class_map=…), a file with one name a line or a dict of names and labels."
         )
     shards = [Path(reader.root, shard) for split in splits.values() for shard in split["filenames"]]
-    most = max((label for shard in shards for label in _labels_of(shard)), default=-1)
-    return {str(label): label for label in range(most + 1)}
+    largest = max((label for shard in shards for label in _labels_of(shard)), default=-1)
+    return {str(label): label for label in range(largest + 1)}
 
 
 def _labels_of(shard: Path) -> list[int]:
@@ -126,6 +126,6 @@ def _labels_of(shard: Path) -> list[int]:
             return [int(file.read()) for file in files if file is not None]
     except (tarfile.TarError, OSError, ValueError) as error:
         raise ValueError(
-            f"Expected a whole webdataset shard with a number in each KEY.cls, but got {str(shard)!r} ({error}). Write "
-            "it anew."
+            f"Expected a complete webdataset shard with a number in each KEY.cls, but got {str(shard)!r} ({error}). "
+            "Write it again."
         ) from error

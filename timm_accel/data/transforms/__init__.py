@@ -1,1 +1,1 @@
-"""From an image file to the model's input, on the host and on the device."""
+"""The steps from an image file to the model's input, on the host and on the device."""

@@ -1,4 +1,4 @@
-"""timm's transforms, with the input size and the augmentation policy checked, and one operation mended."""
+"""Create timm's transforms; check the input size and the augmentation policy, and fix one operation."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _NUMBERS = {
     "augmix": ("m", "w", "d", "a", "b", "mstd"),
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), ("mstd",)),
 }
-_SETS = ("weights", "3a", "3aw")  # of operations, after "t"
+_OPERATION_SETS = ("weights", "3a", "3aw")  # written after "t"
 
 
 def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
@@ -24,7 +24,7 @@ def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
 
     Args:
         auto_augment: timm's name of a policy, such as ``rand-m9-mstd0.5-inc1``; None for none.
-        **options: Those of ``timm.data.create_transform``.
+        **options: Further options of ``timm.data.create_transform``.
 
     Raises:
         ValueError: An option or a part of the policy is unknown.
@@ -44,10 +44,10 @@ def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
 
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) in pixels from one number or both.
+    """Return (height, width) in pixels from one number or a pair.
 
     Raises:
-        ValueError: It is neither, or a side is below 1.
+        ValueError: `image_size` is neither, or a side is below 1.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if (
@@ -73,7 +73,7 @@ def check_policy(policy: str) -> None:
         )
     for part in parts:
         key = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
-        named_set = family == "rand" and part[:1] == "t" and part[1:] in _SETS
+        named_set = family == "rand" and part[:1] == "t" and part[1:] in _OPERATION_SETS
         if not named_set and (key is None or key[1] not in _NUMBERS[family]):
             known = ", ".join(_NUMBERS[family]) + (", t" if family == "rand" else "")
             raise ValueError(
@@ -83,10 +83,10 @@ def check_policy(policy: str) -> None:
 
 
 def posterize_any(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
-    """Posterize down to no bits at all, which is black.
+    """Posterize an image; with 0 bits the result is black.
 
-    The strongest level of timm's operation (1.0.31) keeps none; Pillow 13 refuses that, so that a run with
-    ``rand-m9-mstd0.5-inc1`` ends at some image.
+    The strongest level of timm's operation (1.0.31) keeps 0 bits. Pillow 13 raises an error for that, which would stop
+    a run with ``rand-m9-mstd0.5-inc1``.
     """
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)

@@ -1,4 +1,4 @@
-"""The end of an image's way, for whole batches on the device: from whole numbers to the model's input."""
+"""On-device normalization and random erasing: from batches of ``uint8`` images to the model's input."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,16 +11,15 @@ ERASING_MODES = ("const", "rand", "pixel")
 
 
 class DeviceTransform:
-    """Normalise images of whole numbers from 0 to 255 where they are, and erase parts of them at random.
+    """Normalize ``uint8`` images on their device, and erase parts of them at random.
 
-    Loader workers so hand on a quarter of the bytes, and the device does the arithmetic. Anything but ``uint8`` passes
-    unchanged.
+    So loader workers transfer a quarter of the bytes, and the device does the arithmetic. Other types are not changed.
 
     Args:
         mean: The mean of each channel, on a scale from 0 to 1.
         std: The standard deviation of each channel, on the same scale.
         re_prob: The probability of random erasing.
-        re_mode: What fills an erased part: ``const`` (0), ``rand`` (a random colour), ``pixel`` (random pixels).
+        re_mode: What fills an erased part: ``const`` (0), ``rand`` (a random color), ``pixel`` (random pixels).
         re_count: The largest number of erased parts in an image.
 
     Raises:
@@ -50,7 +49,7 @@ class DeviceTransform:
 
     @property
     def is_random(self) -> bool:
-        """Whether it draws."""
+        """Whether the transform draws random numbers."""
         return self.re_prob > 0
 
     def __call__(self, images: Any) -> Any:
@@ -71,5 +70,5 @@ class DeviceTransform:
 
 @lru_cache
 def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Return the channels' values on a scale to 255; kept, since each copy to a GPU would wait for it."""
+    """Return the channels' values on a scale from 0 to 255; cached, since a copy to a GPU waits for the GPU."""
     return torch.tensor(values, device=device).mul_(255).view(-1, 1, 1)

@@ -10,19 +10,19 @@ from torchvision.transforms.functional import pil_modes_mapping, resized_crop
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
 
-_SCALES = (8, 4, 2)  # at which libjpeg decodes, besides 1
+_SCALES = (8, 4, 2)  # the reduced scales of libjpeg
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
 class DraftedCrop:
-    """Prepare a picture and crop it at random; decode a JPEG at 1/2, 1/4 or 1/8 where the crop keeps pixels enough.
+    """Prepare an image and crop it at random; decode a JPEG at 1/2, 1/4 or 1/8 where the crop has enough pixels.
 
-    The crops are those of timm's `RandomResizedCropAndInterpolation`, by the same draws. Pixels move a little, by about
-    1/255 on average, so it is for training only. Other formats are decoded in full.
+    The crops and the random draws are those of timm's `RandomResizedCropAndInterpolation`. Pixels differ by about 1/255
+    on average, so use this only for training. Other formats are decoded at full scale.
 
     Args:
-        crop: timm's random crop, whose size, scale, ratio and interpolation are used.
-        prepare: What turns a picture upright and converts it.
+        crop: timm's random crop; its size, scale, ratio and interpolation are used.
+        prepare: Turns an image upright and converts it.
 
     Source: ``PIL.Image.Image.draft``; ``timm.data.transforms.RandomResizedCropAndInterpolation``.
     """
@@ -35,19 +35,19 @@ class DraftedCrop:
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
             width, height = height, width
-        shape = torch.empty(height, width, device="meta")  # the picture itself may still lie on its side
+        shape = torch.empty(height, width, device="meta")  # the image itself may still be rotated
         top, left, crop_height, crop_width = self.crop.get_params(shape, self.crop.scale, self.crop.ratio)
         choices = self.crop.interpolation
         interpolation = random.choice(choices) if isinstance(choices, tuple | list) else choices
         if image.format == "JPEG":
             scale = self._scale(crop_height, crop_width)
             image.draft(self.prepare.mode, (image.width // scale, image.height // scale))
-        picture = self.prepare(image)
-        if picture.size == (width, height):
-            return resized_crop(picture, top, left, crop_height, crop_width, self.crop.size, interpolation)
-        x, y = picture.width / width, picture.height / height
+        image = self.prepare(image)
+        if image.size == (width, height):
+            return resized_crop(image, top, left, crop_height, crop_width, self.crop.size, interpolation)
+        x, y = image.width / width, image.height / height
         box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
-        return picture.resize(self.crop.size[::-1], pil_modes_mapping[interpolation], box=box)
+        return image.resize(self.crop.size[::-1], pil_modes_mapping[interpolation], box=box)
 
     def _scale(self, height: int, width: int) -> int:
         wanted = self.crop.size
@@ -61,8 +61,8 @@ def take_crop(transform: Any, prepare: PrepareImage) -> DraftedCrop:
     """Take timm's random crop out of a transform, and return the `DraftedCrop` to be called before it.
 
     Args:
-        transform: timm's training transform; it loses its crop.
-        prepare: What comes first.
+        transform: timm's training transform; its crop is removed.
+        prepare: Turns an image upright and converts it.
 
     Raises:
         ValueError: The transform does not begin with that crop.

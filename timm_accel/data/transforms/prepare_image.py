@@ -1,4 +1,4 @@
-"""From any picture to what the model expects: upright, in the right mode, nothing clipped."""
+"""Convert any decoded image to an upright 8-bit image in the model's mode, without clipping."""
 
 import io
 from collections.abc import Callable
@@ -11,33 +11,33 @@ _WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 class PrepareImage:
-    """Turn a picture upright, scale 16-bit and float ones to 8 bits, and convert it to grey or RGB.
+    """Turn an image upright, scale 16-bit and float pixels to 8 bits, and convert it to grayscale or RGB.
 
-    The first transform of our data sets; with timm's own ``ImageDataset`` pass it before the others, and
-    ``input_img_mode=None``. ``convert("RGB")`` alone, as timm does it, turns a 16-bit picture white (Pillow 13).
+    It is the first transform of timm_accel's datasets. With timm's ``ImageDataset`` pass it before the others, and
+    ``input_img_mode=None``. timm only calls ``convert("RGB")``, which makes a 16-bit image white (Pillow 13).
 
     Args:
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grayscale.
 
     Raises:
         ValueError: `channels` is neither 1 nor 3.
-        OSError: By calling, at a picture that cannot be decoded.
+        OSError: The image cannot be decoded.
 
     Source: ``PIL.ImageOps.exif_transpose``.
     """
 
     def __init__(self, channels: int = 3) -> None:
         if channels not in (1, 3):
-            raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. Grey is 1, colour 3.")
+            raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. 1 is grayscale, 3 is color.")
         self.mode = "L" if channels == 1 else "RGB"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the picture decoded, upright and in mode ``L`` or ``RGB``."""
+        """Return the image decoded, upright and in mode ``L`` or ``RGB``."""
         image = ImageOps.exif_transpose(image)
         if image.mode in _WIDE:
             image = _to_8_bits(image)
         elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # Pillow warns of the direct way
+            image = image.convert("RGBA")  # Pillow warns about the direct conversion
         return image.convert(self.mode) if image.mode != self.mode else image
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class PrepareImage:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale whole numbers by the range of their type, and floats by 1, by 255, or by their largest value."""
+    """Scale integers by the range of their type, and floats by 1, by 255, or by their largest value."""
     pixels = np.asarray(image, dtype=np.float64)
     if image.mode == "F":
         largest = float(np.nanmax(pixels, initial=0.0))
@@ -57,10 +57,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Decode a picture from an open binary file or from bytes; one of Pillow's is prepared alone.
+    """Decode an image from an open binary file or from bytes, and prepare it; a PIL image is only prepared.
 
     Raises:
-        OSError: It cannot be decoded, whatever Pillow raised.
+        OSError: It cannot be decoded, for any error of Pillow.
     """
     try:
         if isinstance(file, Image.Image):

@@ -1,4 +1,4 @@
-"""The pictures to predict: from files, folders and memory, each decoded and transformed as in evaluation."""
+"""The images to predict, from files, folders and memory, decoded and transformed as in evaluation."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,13 +16,13 @@ from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
 
 
-class Pictures(Dataset):
-    """Pictures without labels: sample n is (image ``(C, H, W)`` or None, why it could not be read or None).
+class ImageInputs(Dataset):
+    """Images without labels; a sample is (image ``(C, H, W)``, None), or (None, error) if it cannot be read.
 
     Args:
-        items: Paths, or pictures of Pillow's.
-        transform: What makes an image of a picture.
-        prepare: How a picture is decoded.
+        items: Paths or PIL images.
+        transform: Turns a decoded image into a tensor.
+        prepare: Decodes an image.
     """
 
     def __init__(self, items: list[Any], transform: Callable[[Any], Tensor], prepare: PrepareImage) -> None:
@@ -30,7 +30,7 @@ class Pictures(Dataset):
 
     @property
     def paths(self) -> list[str | None]:
-        """The file of each picture; None for one from memory."""
+        """The file of each image; None for an image in memory."""
         return [str(item) if isinstance(item, Path) else None for item in self.items]
 
     def __len__(self) -> int:
@@ -50,34 +50,34 @@ class Pictures(Dataset):
 
     @staticmethod
     def collate_fn(samples: list[tuple[Tensor | None, str | None]]) -> tuple[Tensor | None, list[str | None]]:
-        """Return the images that are there, ``(B, C, H, W)`` or None, and for each sample its error or None."""
+        """Return the readable images, ``(B, C, H, W)`` or None, and for each sample its error or None."""
         images = [image for image, _ in samples if image is not None]
         return torch.stack(images) if images else None, [error for _, error in samples]
 
 
-def find_pictures(images: Any) -> list[Any]:
-    """Return paths and pictures of Pillow's, one for each picture, the files of folders in natural order.
+def find_images(images: Any) -> list[Any]:
+    """Return a path or a PIL image for each image; the files of folders are in natural order.
 
     Args:
-        images: A picture of Pillow's; a ``uint8`` array ``(H, W)`` or ``(H, W, C)``; a ``uint8`` tensor ``(C, H, W)``;
-            a path of a file or of a folder, which is searched with all folders below it; or several of these.
+        images: A PIL image; a ``uint8`` array ``(H, W)`` or ``(H, W, C)``; a ``uint8`` tensor ``(C, H, W)``;
+            a path of a file or of a folder, which is searched with all folders below it; or a list of these.
 
     Raises:
-        FileNotFoundError: The one path does not exist, or a folder holds no images.
-        TypeError: Something is of another kind.
+        FileNotFoundError: The path does not exist, or a folder holds no images.
+        TypeError: An item is of another kind.
         ValueError: An array or tensor is of another shape.
     """
     if isinstance(images, str | Path) and not Path(images).exists():
         raise FileNotFoundError(
-            f"Expected images to be a picture, a file or a folder, but got {str(images)!r}, which does not exist. "
+            f"Expected images to be an image, a file or a folder, but got {str(images)!r}, which does not exist. "
             "Correct the path."
         )
     return [found for item in _as_list(images) for found in _found(item)]
 
 
 def _as_list(images: Any) -> Iterable[Any]:
-    one = isinstance(images, str | Path | Image.Image)
-    if one or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4) or not isinstance(images, Iterable):
+    is_single = isinstance(images, str | Path | Image.Image)
+    if is_single or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4) or not isinstance(images, Iterable):
         return [images]
     return images
 
@@ -89,7 +89,7 @@ def _found(item: Any) -> list[Any]:
         return [item]
     if not isinstance(item, np.ndarray | Tensor):
         raise TypeError(
-            "Expected images to be paths, pictures of Pillow's, or arrays or tensors of uint8, but got "
+            "Expected images to be paths, PIL images, or arrays or tensors of uint8, but got "
             f"{type(item).__name__}. Convert it."
         )
     return [_from_array(item)]
@@ -108,8 +108,8 @@ def _files(folder: Path) -> list[Path]:
 def _from_array(pixels: np.ndarray | Tensor) -> Image.Image:
     if pixels.dtype not in (np.uint8, torch.uint8):
         raise TypeError(
-            f"Expected images to be of uint8, from 0 to 255, but got {pixels.dtype}. Scale and convert them: they are "
-            "normalised here."
+            f"Expected images to be uint8, from 0 to 255, but got {pixels.dtype}. Scale and convert them: they are "
+            "normalized here."
         )
     array = isinstance(pixels, np.ndarray)
     if not (pixels.ndim == 3 and pixels.shape[2 if array else 0] in (1, 3, 4)) and not (array and pixels.ndim == 2):

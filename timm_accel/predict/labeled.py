@@ -1,4 +1,4 @@
-"""Labelled images for a classifier: any source, with the classifier's preprocessing and its order of classes."""
+"""Labeled images from any source, with the preprocessing and the order of classes of a classifier."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,75 +12,75 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from timm_accel.data.classes import in_label_order, is_multi_label
-from timm_accel.data.labelled_images import LabelledImages
+from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.sources import Source
-from timm_accel.data.streams.streamed_images import StreamedImages, create_image_set
+from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
 
 _MANIFESTS = (".csv", ".parquet", ".pq")
 
 
 class ModelTarget:
-    """Make of the data's label, or its list of labels, the model's target.
+    """Turn a label of the data, or a list of labels, into the model's target.
 
     Args:
-        numbers: The model's number of each of the data's classes.
+        numbers: The model's class number for each class of the data.
         multi_label: Whether targets are ``(num_classes,)`` of 0 and 1.
     """
 
     def __init__(self, numbers: Sequence[int], multi_label: bool) -> None:
         self.numbers = list(numbers)
-        self._several = MultiLabelTarget(len(self.numbers)) if multi_label else None
+        self._multi_label_target = MultiLabelTarget(len(self.numbers)) if multi_label else None
 
     def __call__(self, label: Any) -> Any:
-        if self._several is None:
+        if self._multi_label_target is None:
             return self.numbers[int(label)]
-        return self._several([self.numbers[int(each)] for each in label])
+        return self._multi_label_target([self.numbers[int(each)] for each in label])
 
 
-def open_labelled(
+def open_labeled(
     classifier: Classifier, reader: Any, transform: Callable[[Any], Any]
-) -> LabelledImages | StreamedImages:
-    """Return the images with the model's targets; what cannot be read is left out, but not of a stream.
+) -> LabeledImages | StreamedImages:
+    """Return the images with the model's targets; unreadable images are left out, but raise an error in a stream.
 
     Args:
         classifier: The classifier.
-        reader: What `open_reader` returned.
-        transform: What makes an image of a decoded picture.
+        reader: A reader from `open_reader`.
+        transform: Turns a decoded image into a tensor.
 
     Raises:
-        ValueError: The classes are not the model's, or an image has one label where the model has several.
+        ValueError: The classes are not the model's, or only one of data and model is multi-label.
     """
-    several = is_multi_label(reader)
-    if several != classifier.multi_label:
-        kind, wanted = ("several labels", "one label") if several else ("one label", "several labels")
+    multi_label = is_multi_label(reader)
+    if multi_label != classifier.multi_label:
+        kind, wanted = ("multi-label", "single-label") if multi_label else ("single-label", "multi-label")
         raise ValueError(
-            f"Expected data to have {wanted} an image, as the classifier, but got {kind}. "
-            f"Open it with load_classifier(…, multi_label={several})."
+            f"Expected data to be {wanted}, as the classifier is, but got {kind} data. "
+            f"Open it with load_classifier(…, multi_label={multi_label})."
         )
     numbers = model_numbers(classifier, in_label_order(reader.class_to_idx))
-    return create_image_set(
+    return create_image_dataset(
         reader,
         transform,
-        ModelTarget(numbers, several),
+        ModelTarget(numbers, multi_label),
         prepare=classifier.prepare,
         on_error="raise" if hasattr(reader, "share") else "skip",
     )
 
 
 def open_reader(data: Any, split: str | None) -> Any:
-    """Return the timm reader of labelled pictures.
+    """Return the timm reader of labeled images.
 
     Args:
-        data: Anything that `Source` takes, a `Source`, or a data set.
-        split: The split; None for the whole, undivided.
+        data: Anything that `Source` takes, a `Source`, or a dataset.
+        split: The split; None for all images.
 
     Raises:
-        FileNotFoundError: There are no such data.
+        FileNotFoundError: The data do not exist.
         ValueError: There is no such split.
     """
-    reader = getattr(data, "reader", data)  # ours and timm's data sets know their pictures as they are on the disk
+    reader = getattr(data, "reader", data)  # timm's and timm_accel's datasets have the reader of their files
     if isinstance(reader, Reader):
         return reader
     source = data if isinstance(data, Source) else Source(data)
@@ -88,18 +88,18 @@ def open_reader(data: Any, split: str | None) -> Any:
         return source.open(split)
     if not isinstance(source.data, Dataset) and Path(source.data).suffix.lower() in _MANIFESTS:
         return ManifestReader(source.data, root=source.root)
-    return Source({"val": source.data}).open("val")  # the parts of a mapping are never divided
+    return Source({"val": source.data}).open("val")  # the parts of a mapping are never split
 
 
 def model_numbers(classifier: Classifier, names: list[str]) -> list[int]:
-    """Return the model's number of each class of the data, by their names.
+    """Return the model's class number for each class of the data, by name.
 
     Args:
         classifier: The classifier.
-        names: Those of the data, in the order of its labels.
+        names: The class names of the data, in the order of its labels.
 
     Raises:
-        ValueError: The classes differ; the message names which.
+        ValueError: The classes differ; the message names them.
     """
     known = classifier.class_names
     if set(names) == set(known):
@@ -109,28 +109,28 @@ def model_numbers(classifier: Classifier, names: list[str]) -> list[int]:
     missing, extra = sorted(set(known) - set(names)), sorted(set(names) - set(known))
     raise ValueError(
         f"Expected data to have the model's {len(known)} classes, but got {len(names)}: it lacks {_some(missing)} and "
-        f"has {_some(extra)} besides. Use the data's own model, or name its classes as the model does."
+        f"has {_some(extra)} besides. Use a model of these classes, or name its classes as the model does."
     )
 
 
-def _some(names: list[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{names[:most]}{more}" if names else "none"
+def _some(names: list[str], max_names: int = 10) -> str:
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return f"{names[:max_names]}{more}" if names else "none"
 
 
 def collect(
     compute: Callable[[Tensor], Tensor],
-    dataset: LabelledImages | StreamedImages,
+    dataset: LabeledImages | StreamedImages,
     *,
     batch_size: int,
     num_workers: int,
     progress: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return what is computed of each image, ``(N, num_classes)``, and the targets, ``(N,)`` or ``(N, num_classes)``.
+    """Return the output for each image, ``(N, num_classes)``, and the targets, ``(N,)`` or ``(N, num_classes)``.
 
     Args:
-        compute: Takes a batch of images.
-        dataset: What `open_labelled` returned.
+        compute: A function of a batch of images.
+        dataset: A dataset from `open_labeled`.
         batch_size: Images at a time.
         num_workers: Loader processes.
         progress: Whether a bar is shown.
@@ -139,22 +139,20 @@ def collect(
         ValueError: No image could be read.
     """
     if isinstance(dataset, StreamedImages):
-        dataset.share(batch_size, num_workers)  # all of it is read here, also by a process of a launch
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabelledImages.collate_fn)
+        dataset.share(batch_size, num_workers)  # every rank reads all of it here
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)
     parts = [
         (compute(images), targets) for images, targets in filter(None, tqdm(loader, unit="batch", disable=not progress))
     ]
     if not parts:
         why = "" if isinstance(dataset, StreamedImages) else f" ({dataset.why_unreadable(0)})"
-        raise ValueError(
-            f"Expected data to hold a picture that can be read, but got none{why}. Repair or replace them."
-        )
+        raise ValueError(f"Expected data to hold an image that can be read, but got none{why}. Repair or replace them.")
     outputs, targets = zip(*parts, strict=True)
     return torch.cat(outputs), torch.cat(targets)
 
 
-def unreadable_paths(dataset: LabelledImages | StreamedImages) -> list[str]:
-    """Return the files that were left out; a stream stops at the first."""
+def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
+    """Return the files that were left out; a stream raises at the first one."""
     if isinstance(dataset, StreamedImages):
         return []
     return [dataset.filename(number, absolute=True) for number in dataset.unreadable]

@@ -1,4 +1,4 @@
-"""An image set over any timm reader: class names, upright pictures, and a rule for those that cannot be read."""
+"""A dataset over any timm reader, with class names, upright images, and a rule for unreadable images."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_error_options(on_error: str, max_bad_fraction: float) -> None:
-    """Raise a `ValueError` when an option about unreadable images, of `LabelledImages`, is out of range."""
+    """Raise a `ValueError` when an option of `LabeledImages` about unreadable images is out of range."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"Expected on_error to be 'raise' or 'skip', but got {on_error!r}. Choose one of them.")
     if not (isinstance(max_bad_fraction, int | float) and 0 <= max_bad_fraction <= 1):
@@ -25,31 +25,30 @@ def check_error_options(on_error: str, max_bad_fraction: float) -> None:
         )
 
 
-class LabelledImages(ImageDataset):
-    """timm's `ImageDataset` over a reader, which never replaces or drops a picture without saying so.
+class LabeledImages(ImageDataset):
+    """Extend timm's `ImageDataset`: no image is replaced or left out unless you ask for it.
 
-    timm's own (1.0.31) takes the next picture instead of one that it cannot read, in evaluation too, with a line in a
-    log only.
+    timm's dataset (1.0.31) replaces an unreadable image by the next one, in evaluation too, and only logs a line.
 
-    With ``on_error="skip"``, in training the next readable picture, with its own label, takes the place, so that
-    batches and updates stay as planned; in evaluation the sample is None, which `collate_fn` leaves out: a batch may be
-    short, or None as a whole. `unreadable` tells which they were, of all loader workers.
+    With ``on_error="skip"``, training replaces an unreadable image by the next readable one and its label, so the
+    number of batches and updates does not change. In evaluation the sample is None, and `collate_fn` leaves it out: a
+    batch may be short, or None if all its images are unreadable. `unreadable` lists these images of all workers.
 
     Args:
         reader: A timm reader: ``reader[index]`` gives an open binary file, or bytes, and a label.
-        transform: What makes an image of the model's input.
-        target_transform: What makes a target of the label; None: for a reader with lists of labels timm's
-            `MultiLabelTarget`, else nothing.
-        prepare: How a picture is decoded; RGB by default.
-        device_transform: What ends the way of an image. `LoopTrainer` applies it to whole batches on the device; who
-            reads the set otherwise gets it applied to each image.
-        on_error: ``"raise"`` stops at a picture that cannot be read, ``"skip"`` goes on.
-        is_training: Whether a skipped picture is replaced; else it is left out.
-        max_bad_fraction: The share of unreadable pictures above which a run is to stop, but at least 10 of them.
+        transform: Turns a decoded image into the model's input.
+        target_transform: Turns a label into a target. With None, a multi-label reader gets timm's `MultiLabelTarget`,
+            and other labels stay as they are.
+        prepare: Decodes an image; the default gives RGB.
+        device_transform: The on-device normalization and random erasing. `LoopTrainer` applies it to batches on the
+            device. Indexing the dataset applies it to each image.
+        on_error: ``"raise"`` stops at an image that cannot be read, ``"skip"`` continues without it.
+        is_training: Whether a skipped image is replaced; in evaluation it is left out.
+        max_bad_fraction: The share of unreadable images above which a run stops, but at least 10 of them.
 
     Raises:
-        ValueError: `on_error` is neither, or `max_bad_fraction` no share.
-        OSError: By indexing, at a picture that cannot be read, or when none can; its name is in the message.
+        ValueError: `on_error` is unknown, or `max_bad_fraction` is not from 0 to 1.
+        OSError: An indexed image cannot be read, or no image can be read; the message has its name.
 
     Source: ``timm.data.ImageDataset``.
     """
@@ -72,14 +71,14 @@ class LabelledImages(ImageDataset):
         super().__init__("", reader=reader, transform=transform, target_transform=target_transform)
         self.prepare, self.device_transform = prepare or PrepareImage(), device_transform
         self.on_error, self.is_training, self.max_bad_fraction = on_error, is_training, max_bad_fraction
-        # one flag a picture, in memory that loader workers share: what they meet, the main process sees
+        # one flag for each image, in memory shared with the loader workers, so that the main process sees theirs
         self._bad = torch.zeros(len(reader), dtype=torch.uint8).share_memory_()
 
     transform_of_size: Callable[..., Any] | None = None
-    """Makes the transform for another ``input_size`` (height, width) in pixels, where the set knows how."""
+    """Create the transform for another ``input_size`` (height, width) in pixels; None where the dataset cannot."""
 
     data_config: dict[str, Any] | None = None
-    """How a picture becomes an image (``input_size``, ``mean``, ``crop_pct``, …), of evaluation sets that know it."""
+    """The preprocessing of an evaluation dataset: ``input_size``, ``mean``, ``crop_pct``, …; None if it is unknown."""
 
     @property
     def class_names(self) -> list[str] | None:
@@ -96,21 +95,21 @@ class LabelledImages(ImageDataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """The label of each image, ``(N,)``, or the list of its labels."""
+        """The label of each image, ``(N,)``; a list of labels where the dataset is multi-label."""
         return labels_of(self.reader)
 
     @property
     def unreadable(self) -> list[int]:
-        """The numbers of the pictures that could not be read so far, by this process or its loader workers."""
+        """The indices of the images that this process or its loader workers could not read so far."""
         return self._bad.nonzero().flatten().tolist()
 
     @property
     def max_unreadable(self) -> int:
-        """The number of unreadable pictures above which a run is to stop."""
+        """The number of unreadable images above which a run stops."""
         return max(10, int(self.max_bad_fraction * len(self)))
 
     def why_unreadable(self, index: int) -> str:
-        """Return what is wrong with a picture, by reading it once more; "" when it can be read now."""
+        """Read an image again and return the error; "" when it can be read now."""
         try:
             self._read(index)
         except OSError as error:
@@ -124,7 +123,7 @@ class LabelledImages(ImageDataset):
         return self.device_transform(sample[0]), *sample[1:]
 
     def load(self, index: int) -> Any:
-        """Return a sample (image, label) without its `device_transform`, None where it was left out."""
+        """Return a sample (image, label) before the `device_transform`, or None for an image that is left out."""
         if not 0 <= index < len(self):
             raise IndexError(f"Expected index to be from 0 to {len(self) - 1}, but got {index}. Choose one of these.")
         for candidate in range(index, index + len(self)):
@@ -144,7 +143,7 @@ class LabelledImages(ImageDataset):
         try:
             return read_image(file, self.prepare), label
         finally:
-            if hasattr(file, "read"):  # a file, not a picture that the source keeps
+            if hasattr(file, "read"):  # a file, not a decoded image of the source
                 file.close()
 
     def _note(self, number: int, error: OSError) -> None:
@@ -163,6 +162,6 @@ class LabelledImages(ImageDataset):
 
     @staticmethod
     def collate_fn(samples: list[Any]) -> Any:
-        """Collate the samples that are there; None when there are none."""
+        """Collate the samples that are not None; return None when all are."""
         readable = [sample for sample in samples if sample is not None]
         return default_collate(readable) if readable else None

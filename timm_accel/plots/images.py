@@ -1,4 +1,4 @@
-"""What the figures show: pictures on a scale from 0 to 1, titles, and checks of what was given."""
+"""Parts of the figures: images scaled from 0 to 1, titles, and checks of the arguments."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -14,11 +14,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from timm_accel.data.transforms.device_transform import DeviceTransform
 
-TITLE_LETTERS = 24  # that fit above an image
+TITLE_LETTERS = 24  # the letters that fit above an image
 
 
-def _to_pictures(images: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """Return a copy of a batch on the host, its values from 0 to 1."""
+def _to_unit_range(images: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+    """Return a copy of a batch on the CPU, with values from 0 to 1."""
     if not isinstance(images, torch.Tensor):
         raise TypeError(
             f"Expected images to be a tensor (B, C, H, W), but got {type(images).__name__}. "
@@ -37,13 +37,13 @@ def _to_pictures(images: torch.Tensor, mean: Sequence[float] | None, std: Sequen
         images = images * _per_channel("std", std, images) + _per_channel("mean", mean, images)
     low, high = images.aminmax()
     if not (low.isfinite() and high.isfinite()):
-        raise ValueError("Expected images to be finite, but got NaN or infinity. Look at what made them.")
+        raise ValueError("Expected images to be finite, but got NaN or infinity. Check the code that creates them.")
     if mean is None and (low < -1 / 255 or high > 1 + 1 / 255):
         raise ValueError(
             f"Expected images to be from 0 to 1 without mean and std, but got {low:.3g} to {high:.3g}. "
-            "Pass the mean and the std by which they were normalised."
+            "Pass the mean and the std of their normalization."
         )
-    return images.clamp(0, 1)  # erased regions hold noise beyond
+    return images.clamp(0, 1)  # noise in erased regions may exceed the range
 
 
 def _per_channel(name: str, values: Sequence[float] | None, images: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ def _per_channel(name: str, values: Sequence[float] | None, images: torch.Tensor
     if values is None or torch.as_tensor(values).shape != (channels,):
         raise ValueError(
             f"Expected {name} to be one number for each channel, {channels} in all, but got {values!r}. "
-            "Pass mean and std as the data set normalises."
+            "Pass mean and std of the dataset's normalization."
         )
     return torch.as_tensor(values).float().view(-1, 1, 1)
 
@@ -64,7 +64,7 @@ def _titles(targets: torch.Tensor, count: int, class_names: Sequence[str] | None
     ):
         raise ValueError(
             f"Expected class_names to name each of {num_classes} classes, but got {len(class_names)} names. "
-            "Pass those of the data set: timm_accel.data.class_names(dataset)."
+            "Pass those of the dataset: timm_accel.data.class_names(dataset)."
         )
     names = [str(label) for label in range(num_classes)] if class_names is None else class_names
     if targets.ndim == 1:
@@ -93,7 +93,7 @@ def _check_targets(targets: torch.Tensor, count: int) -> None:
     hard = targets.ndim == 1 and not targets.is_floating_point()
     if not (hard or targets.ndim == 2) or len(targets) != count or 0 in targets.shape:
         raise ValueError(
-            f"Expected targets to be whole numbers ({count},) or soft labels ({count}, num_classes), since there are "
+            f"Expected targets to be integers ({count},) or soft labels ({count}, num_classes), since there are "
             f"{count} images, but got {targets.dtype} of the shape {tuple(targets.shape)}. "
             "Pass those of the same batch."
         )
@@ -111,7 +111,8 @@ def _check_mixup(mixup: Mixup, targets: torch.Tensor, count: int) -> None:
         )
     if count % 2:
         raise ValueError(
-            f"Expected images to be an even number, since Mixup pairs them up, but got {count}. Leave one out."
+            f"Expected images to be an even number, since Mixup needs an even batch size, but got {count}. Leave "
+            "one out."
         )
     _check_targets(targets, count)
     if targets.ndim != 1 or targets.max() >= mixup.num_classes:
@@ -125,17 +126,18 @@ def _check_mixup(mixup: Mixup, targets: torch.Tensor, count: int) -> None:
 def _check_has_transform(dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(
-            f"Expected dataset to be map-style, since one image is drawn often, but got {type(dataset).__name__}. "
-            "Use plot_batch for a batch of it."
+            f"Expected dataset to be map-style, since one image is loaded repeatedly, but got "
+            f"{type(dataset).__name__}. Use plot_batch for a batch of it."
         )
     if getattr(dataset, "transform", None) is None:
         raise TypeError(
-            "Expected dataset to have a transform, since its draws are shown, but got "
-            f"{type(dataset).__name__} without one. Pass the data set that holds it: of a Subset its .dataset."
+            "Expected dataset to have a transform, since the figure shows its draws, but got "
+            f"{type(dataset).__name__} without one. Pass the dataset with the transform; for a Subset "
+            "this is its .dataset."
         )
 
 
-def _normalisation(dataset: Any) -> tuple[Any, Any]:
+def _normalization(dataset: Any) -> tuple[Any, Any]:
     steps = (*getattr(dataset.transform, "transforms", ()), getattr(dataset, "device_transform", None))
     for step in steps:
         if isinstance(step, Normalize | v2.Normalize | DeviceTransform):
@@ -146,7 +148,7 @@ def _normalisation(dataset: Any) -> tuple[Any, Any]:
 def _untransformed(dataset: Any) -> Any:
     plain = copy(dataset)
     plain.transform = lambda image: image
-    if hasattr(plain, "transforms"):  # torchvision keeps the pair of both transforms as well
+    if hasattr(plain, "transforms"):  # torchvision stores both transforms there too
         plain.transforms = None
     return plain
 
@@ -164,7 +166,7 @@ def _to_tensor(image: Any) -> torch.Tensor:
         image = torch.tensor(image)
     if not isinstance(image, torch.Tensor):
         raise TypeError(
-            f"Expected the data set to yield images, but got {type(image).__name__}. "
+            f"Expected the dataset to yield images, but got {type(image).__name__}. "
             "Let its transform return a tensor, an array (C, H, W) or a PIL image."
         )
     return image[None]

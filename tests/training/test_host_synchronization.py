@@ -67,7 +67,7 @@ def test_a_longer_run_reads_back_no_more_than_a_bare_loop() -> None:
 
 
 @pytest.mark.usefixtures("capsys")
-def test_the_loss_is_read_back_at_agreement_points_only() -> None:
+def test_the_loss_is_read_back_at_sync_points_only() -> None:
     def agreeing(every: int) -> int:
         trainer = make_trainer(callbacks=DEFAULT_CALLBACKS, sync_every_n_updates=every)
         with CountReads() as counter:

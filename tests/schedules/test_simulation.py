@@ -1,4 +1,4 @@
-"""A schedule fits its run, and its plan is what a real run through the trainer uses."""
+"""A schedule fits its run, and its simulation is what a real run through the trainer uses."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, Re
 
 from timm_accel import Recipe, TimmTrainer
 from timm_accel.recipes import named_recipe
-from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, plan
+from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, simulate_schedule
 
 EPOCHS, UPDATES, LR = 6, 4, 0.1
 METRICS = [0.5, 0.4, 0.4, 0.4, 0.4, 0.3]
@@ -44,7 +44,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 class NotingSGD(torch.optim.SGD):
-    """Notes the rate of each group at each update."""
+    """Notes the learning rate of each group at each update."""
 
     def step(self, closure: Any = None) -> Any:
         self.noted = [*getattr(self, "noted", []), [group["lr"] for group in self.param_groups]]
@@ -90,11 +90,11 @@ def test_a_plan_is_what_a_run_uses(name: str, on_updates: bool) -> None:
         return  # refused, below
     settings = settings | {"step_on_epochs": not on_updates}
     optimizer = layered_optimizer()
-    planned = plan(settings, optimizer=optimizer, metrics=METRICS, **RUN)
-    assert planned.rates.shape == (EPOCHS * UPDATES, 3)
-    assert np.array_equal(planned.rates, rates_of_a_run(settings))
-    assert planned.updates.tolist() == list(range(24))
-    assert planned.epochs.tolist() == [update / 4 for update in range(24)]
+    simulated = simulate_schedule(settings, optimizer=optimizer, metrics=METRICS, **RUN)
+    assert simulated.learning_rates.shape == (EPOCHS * UPDATES, 3)
+    assert np.array_equal(simulated.learning_rates, rates_of_a_run(settings))
+    assert simulated.updates.tolist() == list(range(24))
+    assert simulated.epochs.tolist() == [update / 4 for update in range(24)]
     assert [group["lr"] for group in optimizer.param_groups] == [LR, LR / 2, LR]  # as it was
 
 
@@ -111,16 +111,16 @@ def test_every_schedule_of_timm_is_among_them() -> None:
     ],
 )
 def test_a_function_that_makes_a_scheduler_can_be_planned(create: Any) -> None:
-    planned = plan(create, optimizer=layered_optimizer(), metrics=METRICS, **RUN)
-    assert np.array_equal(planned.rates, rates_of_a_run(create_scheduler_fn=create))
-    assert len(np.unique(planned.rates)) > 3
+    simulated = simulate_schedule(create, optimizer=layered_optimizer(), metrics=METRICS, **RUN)
+    assert np.array_equal(simulated.learning_rates, rates_of_a_run(create_scheduler_fn=create))
+    assert len(np.unique(simulated.learning_rates)) > 3
 
 
 @pytest.mark.parametrize("on_updates", [False, True])
 def test_warm_up_prefix_cycles_and_cooldown_share_the_run(on_updates: bool) -> None:
     settings = {"warmup_epochs": 1, "warmup_prefix": True, "cooldown_epochs": 2, "cycle_limit": 3, "min_lr": 1e-3}
     settings |= {"warmup_lr": 1e-4, "cycle_decay": 0.5, "step_on_epochs": not on_updates}
-    rates = plan(settings, lr=LR, num_epochs=12, updates_per_epoch=2).rates[:, 0]
+    rates = simulate_schedule(settings, lr=LR, num_epochs=12, updates_per_epoch=2).learning_rates[:, 0]
     assert rates[0] == 1e-4
     for cycle in range(3):
         assert rates[2 + 6 * cycle] == pytest.approx(LR * 0.5**cycle)
@@ -130,14 +130,16 @@ def test_warm_up_prefix_cycles_and_cooldown_share_the_run(on_updates: bool) -> N
 
 def test_cycles_that_grow_fill_the_run() -> None:
     settings = {"cycle_limit": 3, "cycle_mul": 2.0, "cycle_decay": 1.0}
-    rates = plan(settings, lr=LR, num_epochs=14, updates_per_epoch=1).rates[:, 0]
+    rates = simulate_schedule(settings, lr=LR, num_epochs=14, updates_per_epoch=1).learning_rates[:, 0]
     assert [epoch for epoch, rate in enumerate(rates) if rate == LR] == [0, 2, 6]
     assert rates[-1] == pytest.approx(LR / 2 * (1 + math.cos(math.pi * 7 / 8)))
 
 
 def test_the_given_length_of_a_cycle_is_timms() -> None:
-    rates = plan({"num_epochs": 2, "cycle_limit": 9, "cycle_decay": 1.0}, lr=LR, num_epochs=7, updates_per_epoch=1)
-    assert [epoch for epoch, rate in enumerate(rates.rates[:, 0]) if rate == LR] == [0, 2, 4, 6]
+    rates = simulate_schedule(
+        {"num_epochs": 2, "cycle_limit": 9, "cycle_decay": 1.0}, lr=LR, num_epochs=7, updates_per_epoch=1
+    )
+    assert [epoch for epoch, rate in enumerate(rates.learning_rates[:, 0]) if rate == LR] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_the_given_length_of_a_cycle_is_timms() -> None:
 )
 def test_a_warm_up_may_be_given_in_updates_or_as_a_share_of_the_run(length: dict[str, Any], peak: int) -> None:
     settings = {"sched": "constant", "warmup_lr": 0.0, "step_on_epochs": False} | length
-    rates = plan(settings, lr=LR, num_epochs=6, updates_per_epoch=4).rates[:, 0]
+    rates = simulate_schedule(settings, lr=LR, num_epochs=6, updates_per_epoch=4).learning_rates[:, 0]
     assert rates.tolist() == pytest.approx([LR * min(update / peak, 1) for update in range(24)])
 
 
@@ -153,14 +155,18 @@ def test_a_warm_up_may_be_given_in_updates_or_as_a_share_of_the_run(length: dict
 def test_a_warm_up_in_updates_ends_with_that_update(updates_per_epoch: int) -> None:
     for updates in range(1, updates_per_epoch + 2):
         settings = {"warmup_updates": updates, "warmup_lr": 0.0, "step_on_epochs": False}
-        rates = plan(settings, lr=LR, num_epochs=2, updates_per_epoch=updates_per_epoch).rates[:, 0]
-        without = plan({"step_on_epochs": False}, lr=LR, num_epochs=2, updates_per_epoch=updates_per_epoch)
-        assert rates[updates] == without.rates[updates, 0]
+        rates = simulate_schedule(settings, lr=LR, num_epochs=2, updates_per_epoch=updates_per_epoch).learning_rates[
+            :, 0
+        ]
+        without = simulate_schedule({"step_on_epochs": False}, lr=LR, num_epochs=2, updates_per_epoch=updates_per_epoch)
+        assert rates[updates] == without.learning_rates[updates, 0]
         assert rates[updates - 1] == pytest.approx(LR * (updates - 1) / updates)
 
 
 def test_a_share_counts_whole_epochs_where_the_schedule_steps_with_them() -> None:
-    rates = plan({"sched": "constant", "warmup_fraction": 0.4, "warmup_lr": 0.0}, lr=LR, **RUN).rates[::UPDATES, 0]
+    rates = simulate_schedule(
+        {"sched": "constant", "warmup_fraction": 0.4, "warmup_lr": 0.0}, lr=LR, **RUN
+    ).learning_rates[::UPDATES, 0]
     assert rates.tolist() == pytest.approx([0, LR / 2, LR, LR, LR, LR])
 
 
@@ -173,10 +179,12 @@ def test_a_share_counts_whole_epochs_where_the_schedule_steps_with_them() -> Non
         ({"cooldown_epochs": 0}, True, 24),
     ],
 )
-def test_a_cooldown_holds_the_lowest_rate_at_the_end(length: dict[str, Any], on_updates: bool, steps: int) -> None:
+def test_a_cooldown_holds_the_minimum_learning_rate_at_the_end(
+    length: dict[str, Any], on_updates: bool, steps: int
+) -> None:
     """A straight line down to it in `steps`."""
     settings = {"sched": "poly", "decay_rate": 1.0, "min_lr": 0.02, "step_on_epochs": not on_updates} | length
-    rates = plan(settings, lr=LR, **RUN).rates[:: 1 if on_updates else UPDATES, 0]
+    rates = simulate_schedule(settings, lr=LR, **RUN).learning_rates[:: 1 if on_updates else UPDATES, 0]
     line = [0.02 + 0.08 * (1 - step / steps) for step in range(steps)]
     assert rates.tolist() == pytest.approx(line + [0.02] * (len(rates) - steps))
 
@@ -191,7 +199,9 @@ def test_timms_cosine_is_torchs_warm_restarts(multiplier: int) -> None:
             optimizer, t_initial=10, cycle_mul=multiplier, lr_min=1e-6, cycle_limit=20, t_in_epochs=False
         )
 
-    theirs, ours = (plan(kind, lr=0.05, num_epochs=13, updates_per_epoch=10).rates for kind in (torchs, timms))
+    theirs, ours = (
+        simulate_schedule(kind, lr=0.05, num_epochs=13, updates_per_epoch=10).learning_rates for kind in (torchs, timms)
+    )
     assert np.array_equal(ours, theirs)
     assert (theirs == 0.05).sum() == {1: 13, 2: 4, 3: 3}[multiplier]  # the restarts
 
@@ -200,33 +210,36 @@ def test_a_recipe_has_its_own_schedule_rate_and_length() -> None:
     recipe = Recipe(num_epochs=5, warmup_epochs=2, lr=0.2, warmup_lr=0.01, min_lr=0.001)
     expected = {"sched": "cosine", "min_lr": 0.001, "warmup_lr": 0.01, "warmup_epochs": 2}
     assert recipe.scheduler_args().items() >= expected.items()
-    planned = plan(recipe, updates_per_epoch=3)
-    assert np.array_equal(planned.rates, plan(recipe.scheduler_args(), lr=0.2, num_epochs=5, updates_per_epoch=3).rates)
-    assert plan(recipe, updates_per_epoch=3, num_epochs=4, lr=0.1).rates.shape == (12, 1)
-    assert plan(recipe, updates_per_epoch=3, optimizer=layered_optimizer()).rates.shape == (15, 3)
+    simulated = simulate_schedule(recipe, updates_per_epoch=3)
+    assert np.array_equal(
+        simulated.learning_rates,
+        simulate_schedule(recipe.scheduler_args(), lr=0.2, num_epochs=5, updates_per_epoch=3).learning_rates,
+    )
+    assert simulate_schedule(recipe, updates_per_epoch=3, num_epochs=4, lr=0.1).learning_rates.shape == (12, 1)
+    assert simulate_schedule(recipe, updates_per_epoch=3, optimizer=layered_optimizer()).learning_rates.shape == (15, 3)
 
 
 @pytest.mark.parametrize(
     ("opt", "num_processes", "accumulation", "peak"),
     [("sgd", 1, 1, 0.05), ("sgd", 2, 4, 0.4), ("lamb", 1, 8, 0.2)],
 )
-def test_a_recipe_s_rate_is_scaled_by_its_global_batch(
+def test_a_recipe_s_learning_rate_is_scaled_by_its_global_batch_size(
     opt: str, num_processes: int, accumulation: int, peak: float
 ) -> None:
     recipe = Recipe(lr=0.1, base_batch_size=512, batch_size=256, opt=opt, gradient_accumulation_steps=accumulation,
                     num_epochs=5, warmup_epochs=0)  # fmt: skip
     options = {"updates_per_epoch": 2, "num_processes": num_processes}
-    assert plan(recipe, **options).rates.max() == pytest.approx(peak)
-    assert plan(recipe, lr=0.3, **options).rates.max() == 0.3  # given as it is
-    assert plan(recipe, optimizer=layered_optimizer(), **options).rates.max() == LR
+    assert simulate_schedule(recipe, **options).learning_rates.max() == pytest.approx(peak)
+    assert simulate_schedule(recipe, lr=0.3, **options).learning_rates.max() == 0.3  # given as it is
+    assert simulate_schedule(recipe, optimizer=layered_optimizer(), **options).learning_rates.max() == LR
 
 
 def test_a_named_recipe_peaks_where_its_run_does() -> None:
-    """After 5 of 100 epochs of warm-up; one process has 256 of the 2048 images that the rate is for."""
-    planned = plan(named_recipe("a3").recipe(), updates_per_epoch=4)
+    """After 5 of 100 epochs of warm-up; one process has 256 of the 2048 images that the learning rate is for."""
+    simulated = simulate_schedule(named_recipe("a3").recipe(), updates_per_epoch=4)
     highest, lowest = 0.008 * (256 / 2048) ** 0.5, 1e-6
     expected = lowest + (highest - lowest) * (1 + math.cos(math.pi * 5 / 100)) / 2
-    assert planned.rates.max() == planned.rates[20, 0] == pytest.approx(expected)
+    assert simulated.learning_rates.max() == simulated.learning_rates[20, 0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +275,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_an_error_before_training(
     settings: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     with refused(ValueError, *words):
-        plan(settings, lr=LR, **RUN)
+        simulate_schedule(settings, lr=LR, **RUN)
     optimizer = layered_optimizer()
     trainer = make_trainer(TimmTrainer, optimizer.model, optimizer=optimizer, scheduler_args=settings)
     with refused(ValueError, *words):
@@ -312,13 +325,16 @@ def test_a_run_cut_short_by_updates_may_end_within_the_warm_up() -> None:
         ({"warmup_updates": 3}, ("step_on_epochs=False beside warmup_updates", "or warmup_epochs")),
         ({"sched": "plateau", "step_on_epochs": False}, ("step_on_epochs to be True", "once an epoch")),
         ({"sched": "cosin"}, ("scheduler of timm", "Did you mean 'cosine'")),
-        ({"cycle_limit": 0}, ("cycle_limit to be a whole number of at least 1", "got 0")),
-        ({"cycle_limit": 1.5}, ("cycle_limit to be a whole number of at least 1", "got 1.5")),
+        ({"cycle_limit": 0}, ("cycle_limit to be an integer of at least 1", "got 0")),
+        ({"cycle_limit": 1.5}, ("cycle_limit to be an integer of at least 1", "got 1.5")),
         ({"cycle_limit": 2, "cycle_mul": 0}, ("cycle_mul to be positive", "got 0")),
         ({"sched": "step", "decay_epochs": 0}, ("decay_epochs to be positive", "got 0", "None")),
         ({"sched": "rsqrt", "stable_timescale": -1}, ("stable_timescale to be positive", "got -1")),
         *(
-            ({"sched": sched, "cooldown_epochs": 1}, ("a cooldown with one of cosine", "no lowest rate", repr(sched)))
+            (
+                {"sched": sched, "cooldown_epochs": 1},
+                ("a cooldown with one of cosine", "no minimum learning rate", repr(sched)),
+            )
             for sched in ("step", "multistep", "constant", "plateau", "none")
         ),
         (
@@ -333,15 +349,15 @@ def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, A
     with refused(ValueError, *words):
         create_schedule(layered_optimizer(), settings, **RUN)
     with refused(ValueError, *words):
-        plan(settings, lr=LR, **RUN)
+        simulate_schedule(settings, lr=LR, **RUN)
 
 
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"num_epochs": None}, ValueError, ("num_epochs to be a whole number", "got None")),
-        ({"updates_per_epoch": 0}, ValueError, ("updates_per_epoch to be a whole number", "got 0")),
-        ({"num_processes": 0}, ValueError, ("num_processes to be a whole number of at least 1", "got 0")),
+        ({"num_epochs": None}, ValueError, ("num_epochs to be an integer", "got None")),
+        ({"updates_per_epoch": 0}, ValueError, ("updates_per_epoch to be an integer", "got 0")),
+        ({"num_processes": 0}, ValueError, ("num_processes to be an integer of at least 1", "got 0")),
         ({"lr": None}, ValueError, ("lr or optimizer", "got neither")),
         ({"optimizer": layered_optimizer()}, ValueError, ("lr or optimizer", "got both")),
         ({"schedule": {"sched": "plateau"}}, ValueError, ("metrics to be 6 values", "got None")),
@@ -349,14 +365,16 @@ def test_arguments_that_no_run_can_use_are_refused_at_once(settings: dict[str, A
         ({"schedule": "cosine"}, TypeError, ("schedule to be a recipe", "got str")),
     ],
 )
-def test_a_plan_says_what_it_lacks(options: dict[str, Any], kind: type[Exception], words: tuple[str, ...]) -> None:
+def test_a_simulation_names_what_it_lacks(
+    options: dict[str, Any], kind: type[Exception], words: tuple[str, ...]
+) -> None:
     settings = {"schedule": {"sched": "cosine"}, "lr": LR, **RUN} | options
     with refused(kind, *words):
-        plan(settings.pop("schedule"), **settings)
+        simulate_schedule(settings.pop("schedule"), **settings)
 
 
-def test_an_optimizer_that_finds_its_own_rate_has_no_plan() -> None:
+def test_an_optimizer_without_a_learning_rate_has_no_simulation() -> None:
     optimizer = layered_optimizer()
     optimizer.param_groups[1]["lr"] = None
-    with refused(ValueError, "group 1 to have a rate", "Pass lr"):
-        plan({}, optimizer=optimizer, **RUN)
+    with refused(ValueError, "group 1 to have a learning rate", "Pass lr"):
+        simulate_schedule({}, optimizer=optimizer, **RUN)

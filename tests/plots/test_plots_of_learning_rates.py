@@ -1,4 +1,4 @@
-"""The figures of rates hold the numbers that they are of."""
+"""Figures of learning rates show the right numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from tiny_runs import load_example
 from torch import nn
 from torch.optim import SGD
 
-from timm_accel.lr_finder import RateSweep
+from timm_accel.lr_finder import LRRangeTest
 from timm_accel.plots import plot_lr_finder, plot_schedule
-from timm_accel.schedules import plan
+from timm_accel.schedules import simulate_schedule
 
 pytest.importorskip("matplotlib")
 LENGTH = {"num_epochs": 4, "updates_per_epoch": 2}
@@ -25,28 +25,30 @@ def lines(figure: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def test_a_schedule_is_drawn_over_the_epochs() -> None:
-    planned = plan({"sched": "cosine"}, lr=0.1, **LENGTH)
-    figure = plot_schedule(planned, title="cosine")
+    simulated = simulate_schedule({"sched": "cosine"}, lr=0.1, **LENGTH)
+    figure = plot_schedule(simulated, title="cosine")
     ((_, epochs, rates),) = lines(figure)
     assert epochs.tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
-    assert rates.tolist() == planned.rates[:, 0].tolist()
+    assert rates.tolist() == simulated.learning_rates[:, 0].tolist()
     (axes,) = figure.axes
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("cosine", "epoch", "learning rate")
     assert axes.get_legend() is None
 
 
-def test_groups_of_one_rate_share_a_line_and_plans_are_named() -> None:
+def test_groups_of_one_rate_share_a_line_and_panels_are_named() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.1, 0.3)]
-    planned = plan({"sched": "cosine"}, optimizer=SGD(groups), **LENGTH)
-    drawn = lines(plot_schedule({"ours": planned, "theirs": plan({"sched": "none"}, lr=0.1, **LENGTH)}))
+    simulated = simulate_schedule({"sched": "cosine"}, optimizer=SGD(groups), **LENGTH)
+    drawn = lines(plot_schedule({"ours": simulated, "theirs": simulate_schedule({"sched": "none"}, lr=0.1, **LENGTH)}))
     assert [label for label, _, _ in drawn] == ["ours, group 0 and 1 more", "ours, group 2", "theirs"]
-    for (_, _, rates), expected in zip(drawn, (planned.rates[:, 0], planned.rates[:, 2], [0.1] * 8), strict=True):
+    for (_, _, rates), expected in zip(
+        drawn, (simulated.learning_rates[:, 0], simulated.learning_rates[:, 2], [0.1] * 8), strict=True
+    ):
         assert rates.tolist() == list(expected)
 
 
-def test_a_sweep_is_drawn_with_its_suggestions() -> None:
+def test_a_range_test_is_drawn_with_its_suggestions() -> None:
     rates = np.geomspace(1e-3, 1, 4)
-    sweep = RateSweep(rates, np.array([3.0, 2, 1, 5]), np.array([3.0, 2.5, 2, 3]), 0.01, 0.02, None)
+    sweep = LRRangeTest(rates, np.array([3.0, 2, 1, 5]), np.array([3.0, 2.5, 2, 3]), 0.01, 0.02, None)
     drawn = {label: (x, y) for label, x, y in lines(plot_lr_finder(sweep))}
     assert drawn["loss"][1].tolist() == [3, 2, 1, 5]
     assert drawn["smoothed"][1].tolist() == [3, 2.5, 2, 3]
@@ -56,28 +58,28 @@ def test_a_sweep_is_drawn_with_its_suggestions() -> None:
 
 
 def test_other_things_are_refused() -> None:
-    with refused(TypeError, "Expected a SchedulePlan, but got dict", "schedules.plan"):
+    with refused(TypeError, "Expected a SimulatedSchedule, but got dict", "schedules.simulate_schedule"):
         plot_schedule({"one": {}})
     with refused(ValueError, "at least one, but got none"):
         plot_schedule({})
-    with refused(TypeError, "Expected a RateSweep, but got int"):
+    with refused(TypeError, "Expected an LRRangeTest, but got int"):
         plot_lr_finder(3)
 
 
 def test_the_example_draws_the_figures_of_the_chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = load_example(Path(__file__).parents[2] / "examples" / "schedules.py")
-    plans = example.panels()
-    assert len(plans) == 22
+    panels = example.panels()
+    assert len(panels) == 22
     for factor in (1, 2, 3):
-        compared = plans[f"CosineAnnealingWarmRestarts, T_mult {factor}"]
-        assert np.array_equal(compared["torch"].rates, compared["timm"].rates)
-        assert (compared["timm"].rates == example.LR).sum() == {1: 2, 2: 3, 3: 3}[factor]
+        compared = panels[f"CosineAnnealingWarmRestarts, T_mult {factor}"]
+        assert np.array_equal(compared["torch"].learning_rates, compared["timm"].learning_rates)
+        assert (compared["timm"].learning_rates == example.LR).sum() == {1: 2, 2: 3, 3: 3}[factor]
     half = example.HALF * example.UPDATES_PER_EPOCH
-    assert plans["cosine, warm-up of 20"].rates[0, 0] == 0.01
-    assert plans["cosine, cycle_limit 1"].rates[half:].tolist() == [[1e-5]] * half
-    assert plans["timm's script: cooldown of 10"].rates[-100:].tolist() == [[1e-6]] * 100
+    assert panels["cosine, warm-up of 20"].learning_rates[0, 0] == 0.01
+    assert panels["cosine, cycle_limit 1"].learning_rates[half:].tolist() == [[1e-5]] * half
+    assert panels["timm's script: cooldown of 10"].learning_rates[-100:].tolist() == [[1e-6]] * 100
     with monkeypatch.context() as patch:
         drawn: list[str] = []
         patch.setattr(example, "plot_schedule", lambda each, title, figure: drawn.append(title))
         assert example.main(tmp_path / "few.png").stat().st_size > 0
-    assert drawn == list(plans)
+    assert drawn == list(panels)

@@ -1,4 +1,4 @@
-"""The learning rate from a base rate and the true global batch."""
+"""Scale a base learning rate to the global batch size."""
 
 from typing import Literal
 
@@ -11,18 +11,18 @@ def scale_lr(
     base_batch_size: int = 256,
     lr_scaling: Literal["linear", "sqrt"] | None = None,
 ) -> float:
-    """Return the learning rate for a global batch, from the rate that is right for a base batch.
+    """Return the learning rate for a global batch from that for a base batch.
 
     >>> scale_lr(0.1, 1024, opt="sgd"), scale_lr(0.1, 1024, opt="lamb")
     (0.4, 0.2)
 
     Args:
-        base_lr: The rate for a batch of `base_batch_size` images.
+        base_lr: The learning rate for a batch of `base_batch_size` images.
         global_batch_size: Images of one update: per process, times processes, times accumulation.
         opt: The optimizer's name, which chooses the rule.
-        base_batch_size: Images.
-        lr_scaling: ``linear`` or ``sqrt`` in the batch's size; None for the square root for names with "ada" or
-            "lamb", linear for the others.
+        base_batch_size: Images of the base batch.
+        lr_scaling: ``linear`` or ``sqrt`` in the batch size; None for ``sqrt`` for optimizers with "ada" or "lamb" in
+            their name, and ``linear`` for others.
 
     Raises:
         ValueError: A number is not positive, or the rule is unknown.

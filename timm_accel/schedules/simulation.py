@@ -1,4 +1,4 @@
-"""The plan of a schedule: the rate of each group for each update of a run, by a simulation without a model."""
+"""Simulate a schedule without a model: the learning rate of each group for each update of a run."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from timm_accel.optim.rates import scale_lr
+from timm_accel.optim.lr_scaling import scale_lr
 from timm_accel.schedules.fitting import check_fits, create_schedule
 
 _PLATEAU = (PlateauLRScheduler, ReduceLROnPlateau)
@@ -21,7 +21,7 @@ _PLATEAU = (PlateauLRScheduler, ReduceLROnPlateau)
 
 @runtime_checkable
 class DescribesSchedule(Protocol):
-    """A description of a run, such as a `Recipe`."""
+    """The options of a run that a simulation reads, such as those of a `Recipe`."""
 
     num_epochs: int
     lr: float
@@ -36,21 +36,21 @@ class DescribesSchedule(Protocol):
 
 
 @dataclass(frozen=True)
-class SchedulePlan:
-    """The rates that a run will use.
+class SimulatedSchedule:
+    """The learning rates that a run will use.
 
     Args:
-        rates: The rate of each group for each update, ``(updates, groups)``, layer decay included.
+        learning_rates: The learning rate of each group for each update, ``(updates, groups)``, with layer decay.
         updates: The number of each update, from 0, ``(updates,)``.
-        epochs: Where each update begins, in epochs, ``(updates,)``.
+        epochs: The start of each update in epochs, ``(updates,)``.
     """
 
-    rates: np.ndarray
+    learning_rates: np.ndarray
     updates: np.ndarray
     epochs: np.ndarray
 
 
-def plan(
+def simulate_schedule(
     schedule: DescribesSchedule | Mapping[str, Any] | Callable[[Optimizer], Any],
     *,
     updates_per_epoch: int,
@@ -59,27 +59,28 @@ def plan(
     optimizer: Optimizer | None = None,
     metrics: Sequence[float] | None = None,
     num_processes: int = 1,
-) -> SchedulePlan:
-    """Return the rate of each group for each update of a run, by running the schedule without a model.
+) -> SimulatedSchedule:
+    """Return the learning rate of each group for each update of a run, by running the schedule without a model.
 
-    They are those that `TimmSchedulerMixin` gives a run of this length with this rate or optimizer. A recipe's rate is
-    scaled by its ``base_batch_size`` as in its run. Its layer decay needs the layers of a model: without `optimizer`
-    there is one group, with the rate of the head, which is the highest. The optimizer stays as it is.
+    `TimmSchedulerMixin` sets the same learning rates in a run of this length with this `lr` or `optimizer`. A recipe's
+    learning rate is scaled by its ``base_batch_size`` as in its run. Layer decay needs the layers of a model: without
+    `optimizer` there is one group with the learning rate of the head, which is the highest. The optimizer does not
+    change.
 
     Args:
-        schedule: A `Recipe`, the ``scheduler_args`` of a trainer, or a function that makes a scheduler of timm or torch
-            from an optimizer.
+        schedule: A `Recipe`, the ``scheduler_args`` of a trainer, or a function that creates a scheduler of timm or
+            torch from an optimizer.
         updates_per_epoch: Optimizer updates in one epoch.
-        num_epochs: Epochs of the run; a recipe has its own.
-        lr: The highest rate; a recipe has its own.
-        optimizer: Instead of `lr`: one whose groups have the rates, and a ``lr_scale`` under layer decay.
-        metrics: What the run measures after each epoch, for a plateau schedule, ``(num_epochs,)``.
-        num_processes: Processes of the run, by which a recipe's rate is scaled too.
+        num_epochs: Epochs of the run; None for those of the recipe.
+        lr: The highest learning rate; None for that of the recipe.
+        optimizer: An optimizer instead of `lr`. Its groups have the learning rates, and a ``lr_scale`` for layer decay.
+        metrics: The metric after each epoch, for a plateau schedule, ``(num_epochs,)``.
+        num_processes: Processes of the run; they also scale a recipe's learning rate.
 
     Raises:
-        TypeError: `schedule` is none of these.
-        ValueError: The schedule does not fit the run, a length or a rate is missing, or a plateau schedule has no
-            metrics.
+        TypeError: `schedule` is of another kind.
+        ValueError: The schedule does not fit the run, a length or a learning rate is missing, or a plateau schedule has
+            no metrics.
     """
     _check_counts(num_processes=num_processes)
     if isinstance(schedule, DescribesSchedule):
@@ -88,20 +89,20 @@ def plan(
         schedule = schedule.scheduler_args()
     _check_counts(num_epochs=num_epochs, updates_per_epoch=updates_per_epoch)
     assert num_epochs is not None
-    stand_in = _stand_in(lr, optimizer)
-    scheduler = _create(schedule, stand_in, num_epochs, updates_per_epoch)
+    dummy = _dummy_optimizer(lr, optimizer)
+    scheduler = _create(schedule, dummy, num_epochs, updates_per_epoch)
     if isinstance(scheduler, _PLATEAU) and (metrics is None or len(metrics) != num_epochs):
         raise ValueError(
             f"Expected metrics to be {num_epochs} values, one for each epoch, since a plateau schedule follows them, "
             f"but got {None if metrics is None else len(metrics)}. Pass metrics, or choose another schedule."
         )
-    rates = _simulate(scheduler, stand_in, num_epochs, updates_per_epoch, metrics or [0.0] * num_epochs)
-    updates = np.arange(len(rates))
-    return SchedulePlan(rates, updates, updates / updates_per_epoch)
+    lrs = _simulate(scheduler, dummy, num_epochs, updates_per_epoch, metrics or [0.0] * num_epochs)
+    updates = np.arange(len(lrs))
+    return SimulatedSchedule(lrs, updates, updates / updates_per_epoch)
 
 
 def _lr_of(described: DescribesSchedule, num_processes: int) -> float:
-    """Return the highest rate of a described run, scaled by its global batch where it asks for that."""
+    """Return the highest learning rate of a run, scaled by its global batch size if it has a ``base_batch_size``."""
     if described.base_batch_size is None:
         return described.lr
     return scale_lr(
@@ -116,25 +117,25 @@ def _lr_of(described: DescribesSchedule, num_processes: int) -> float:
 def _check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {count!r}. Pass {name}.")
+            raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Pass {name}.")
 
 
-def _stand_in(lr: float | None, optimizer: Optimizer | None) -> SGD:
-    """Return an optimizer of single numbers with the same rates, which may be stepped for nothing."""
+def _dummy_optimizer(lr: float | None, optimizer: Optimizer | None) -> SGD:
+    """Return a dummy optimizer of single numbers with the same learning rates."""
     if (lr is None) == (optimizer is None):
         raise ValueError(f"Expected lr or optimizer, but got {'neither' if lr is None else 'both'}. Pass one of them.")
     groups: list[dict[str, Any]] = [{"lr": lr}]
     if optimizer is not None:
-        kept = ("lr", "lr_scale", "initial_lr")
-        groups = [{name: group[name] for name in kept if name in group} for group in optimizer.param_groups]
+        copied = ("lr", "lr_scale", "initial_lr")
+        groups = [{name: group[name] for name in copied if name in group} for group in optimizer.param_groups]
     for number, group in enumerate(groups):
         if group["lr"] is None:
             raise ValueError(
-                f"Expected the optimizer's group {number} to have a rate, but got None, since it finds its own. "
-                "Pass lr to the optimizer."
+                f"Expected the optimizer's group {number} to have a learning rate, but got None, since it finds its "
+                "own. Pass lr to the optimizer."
             )
         group["params"] = [nn.Parameter(torch.zeros(()))]
-    return SGD(groups, momentum=0.9)  # which torch's OneCycleLR looks for
+    return SGD(groups, momentum=0.9)  # torch's OneCycleLR needs a momentum
 
 
 def _create(schedule: Any, optimizer: Optimizer, num_epochs: int, updates_per_epoch: int) -> Any:
@@ -147,7 +148,7 @@ def _create(schedule: Any, optimizer: Optimizer, num_epochs: int, updates_per_ep
     if not callable(schedule):
         raise TypeError(
             "Expected schedule to be a recipe, a dict of scheduler_args, or a function of the optimizer, but got "
-            f"{type(schedule).__name__}. A scheduler that is made already cannot be run again from its start."
+            f"{type(schedule).__name__}. An existing scheduler cannot be run again from its start."
         )
     return schedule(optimizer)
 
@@ -155,12 +156,12 @@ def _create(schedule: Any, optimizer: Optimizer, num_epochs: int, updates_per_ep
 def _simulate(
     scheduler: Any, optimizer: Optimizer, num_epochs: int, updates_per_epoch: int, metrics: Sequence[float]
 ) -> np.ndarray:
-    """Run the loop's order: the update, the scheduler's step, and its other step at the end of each epoch."""
+    """Run in the order of the training loop: update and scheduler step, then the step at the end of an epoch."""
     groups, scaled = optimizer.param_groups, isinstance(scheduler, Scheduler)
-    rates: list[list[float]] = []
+    lrs: list[list[float]] = []
     for epoch in range(num_epochs):
         for update in range(epoch * updates_per_epoch, (epoch + 1) * updates_per_epoch):
-            rates.append([group["lr"] * (1 if scaled else group.get("lr_scale", 1)) for group in groups])
+            lrs.append([group["lr"] * (1 if scaled else group.get("lr_scale", 1)) for group in groups])
             optimizer.step()
             if scaled:
                 scheduler.step_update(update + 1)
@@ -170,4 +171,4 @@ def _simulate(
             scheduler.step(epoch + 1, metrics[epoch])
         elif isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(metrics[epoch])
-    return np.array(rates)
+    return np.array(lrs)
