@@ -72,8 +72,8 @@ class LabelCheck:
                 index = int(wrong.numpy().argmax())
                 raise ValueError(self._message(int(labels.numpy()[index]), index, batch))
             return labels
-        index = wrong.long().argmax()
-        first = torch.stack([wrong.any().long(), labels[index], index, torch.full_like(index, batch)])
+        place = wrong.long().argmax()
+        first = torch.stack([wrong.any().long(), labels[place].long(), place, torch.full_like(place, batch)])
         self._found = torch.where(self._found[0] > 0, self._found, first)
         return labels.where(~wrong, 0)
 
