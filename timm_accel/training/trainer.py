@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
-from timm_accel.callbacks.recorded_metrics import refuse_unless_recorded
+from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.states.consensus import Stop
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
@@ -193,6 +193,22 @@ class LoopTrainer(Trainer):
         """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
         return self.loss_func(outputs, targets)
 
+    def checked_batch(self, batch: Any, number: int, training: bool) -> Any:
+        """Return a batch on its device, before any hook sees it. Mixins check it.
+
+        Args:
+            batch: What the loader gave.
+            number: Its number in the epoch, from 0.
+            training: Whether the model is trained on it; otherwise it is evaluated.
+        """
+        return batch
+
+    def start_evaluation_metrics(self) -> None:
+        """Do nothing. Called before each evaluation, before ``eval_epoch_start``."""
+
+    def record_evaluation_metrics(self) -> None:
+        """Do nothing. Called after the last evaluation batch, before ``eval_epoch_end``."""
+
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
         """Do nothing. Called with each evaluation batch and its output, after every mixin has added to the output."""
 
@@ -289,10 +305,10 @@ class LoopTrainer(Trainer):
             name: The metric's name in the history.
 
         Raises:
-            ValueError: The metric has no value.
+            ValueError: The metric has no value, or it is not one number.
         """
         refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
-        return float(self.run_history.get_latest_metric(name))
+        return one_number(argument, name, self.run_history.get_latest_metric(name))
 
     # Upstream's public methods
 
