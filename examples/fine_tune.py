@@ -14,6 +14,7 @@ from torch import nn
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, SaveBestCallback, SaveStateCallback
 from timm_accel.data import Source
+from timm_accel.messages import own_sentence
 from timm_accel.optim import create_optimizer
 
 
@@ -78,7 +79,7 @@ if __name__ == "__main__":
     parser.add_argument("--run_dir", default="runs/fine_tune")
     try:
         main(parser.parse_args()).accelerator.end_training()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if not str(error).startswith("Expected"):
-            raise
-        sys.exit(f"fine_tune.py: {error}")
+    except Exception as error:
+        if (sentence := own_sentence(error)) is None:
+            raise  # not a user error
+        sys.exit(f"fine_tune.py: {sentence}")

@@ -182,6 +182,18 @@ class ShardedBatches(Sampler[list[Any]]):
             yield [*full, *share]
 
 
+def batch_sizes(loader: Any, num_processes: int) -> set[int]:
+    """Return the numbers of images that a rank's batches have, as far as the loader's sampler tells."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is not BatchSampler:
+        return set()
+    if num_processes > 1 and not batches.drop_last:
+        batches = ShardedBatches(batches, 0, num_processes)
+        return {batches.batch_size, *batches.last_batch_sizes()}
+    rest = 0 if batches.drop_last else len(batches.sampler) % batches.batch_size  # type: ignore[arg-type]
+    return {batches.batch_size} | ({rest} if rest else set())
+
+
 def deal_out_rest(loader: Any, rank: int, num_processes: int) -> None:
     """Let a `DataLoader` that keeps its last, shorter batch share that among the ranks; leave others as they are."""
     batches = getattr(loader, "batch_sampler", None)
