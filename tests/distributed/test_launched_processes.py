@@ -77,6 +77,7 @@ def test_what_comes_before_a_trainer_leaves_the_processes_together(processes: in
         assert rank["processes"] == processes
         assert torch.equal(rank["embeddings"], together[0]["embeddings"])
         assert rank["embeddings"].shape[0] == 7
+        assert rank["file is written"]
         assert rank["loss"] == together[0]["loss"]
 
 

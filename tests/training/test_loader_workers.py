@@ -1,5 +1,7 @@
 """No loader worker is left when `train` or `evaluate` returns, whatever ends it."""
 
+import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -157,23 +159,24 @@ def test_ctrl_c_leaves_no_worker() -> None:
 
 
 class Stuck(Dataset):
-    """A dataset whose third batch takes an hour."""
+    """A dataset whose third batch takes very long."""
 
     def __len__(self) -> int:
         return 16
 
     def __getitem__(self, index: int) -> Any:
         if index >= 8:
-            time.sleep(3600)
+            time.sleep(30)
         return tiny_data()[index]
 
 
 def test_a_worker_that_is_busy_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    loading = WORKERS | {"shuffle": False}
+    loading, begun = WORKERS | {"shuffle": False}, time.monotonic()
     with pytest.raises(ValueError, match="ends the run") as kept:
         fit(make_trainer(callbacks=[Second()]), Stuck(), train_dataloader_kwargs=loading)
     assert workers() == 0
+    assert time.monotonic() - begun < 60  # each of them has two minutes to go
     assert kept.value.__traceback__ is not None
 
 
@@ -230,10 +233,11 @@ def test_a_users_loader_leaves_no_worker(ends: str, form: str, persistent: bool)
     assert ending.most >= 1
 
 
+@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("form", ["loader", "slice", "wrapped"])
-def test_the_rest_of_an_epoch_is_watched(form: str, start: int) -> None:
-    loader: Any = DataLoader(tiny_data(), batch_size=4, num_workers=1)
+def test_the_rest_of_an_epoch_is_watched(form: str, start: int, persistent: bool) -> None:
+    loader: Any = DataLoader(tiny_data(), batch_size=4, num_workers=1, persistent_workers=persistent)
     loader = {"loader": loader, "slice": DataLoaderSlice(loader, 3), "wrapped": Wrapped([loader])}[form]
     watched, rest = LoaderWorkers(), remaining(loader, start)
     assert workers() == 0  # it has not begun
@@ -242,9 +246,14 @@ def test_the_rest_of_an_epoch_is_watched(form: str, start: int) -> None:
     images, _ = next(iterator)
     assert torch.equal(images, torch.stack([tiny_data()[4 * start + index][0] for index in range(4)]))
     assert workers() == 1
+    (worker,) = multiprocessing.active_children()
     watched.end()
     assert workers() == 0
+    assert worker.exitcode == 0  # it ended by itself, since it was not busy
+    assert form != "loader" or "_get_iterator" not in vars(loader)  # a user's loader is as before
     assert len(list(loader)) == (3 if form == "slice" else 4)  # it starts others
+    del loader, rest, iterator
+    gc.collect()
 
 
 def test_a_resumed_epoch_leaves_no_worker(tmp_path: Path) -> None:

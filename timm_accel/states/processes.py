@@ -23,7 +23,6 @@ def process_state() -> PartialState:
     launcher = launcher_options()
     refuse_sharding(asked_sharding(os.environ, launcher))
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    refuse_sharding(state.distributed_type)
     is_grouped = distributed.is_available() and distributed.is_initialized()
     check_launch(os.environ, launcher, distributed.get_world_size() if is_grouped else 1, state.num_processes)
     return state

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet, ref
 
 from accelerate import Accelerator, skip_first_batches
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
 from timm_accel.data.streams.streamed_images import StreamedImages
@@ -51,9 +51,8 @@ class LoaderWorkers:
     def watch(self, loader: Any) -> None:
         """Note the iterators that a loader starts from now on, also where accelerate or a user has wrapped it."""
         for inner in _torch_loaders(loader):
-            if inner not in self._loaders:
-                self._loaders.add(inner)
-                vars(inner)["_get_iterator"] = partial(self._start, ref(inner))  # torch's factory, in all its versions
+            self._loaders.add(inner)
+            vars(inner)["_get_iterator"] = partial(self._start, ref(inner))  # torch calls it for each iterator (2.14)
 
     def _start(self, loader_ref: Callable[[], Any]) -> Any:
         loader = loader_ref()
@@ -83,7 +82,7 @@ def _torch_loaders(loader: Any, depth: int = 3) -> Iterator[DataLoader]:
     elif depth > 0 and isinstance(loader, list | tuple | dict):
         for each in islice(loader.values() if isinstance(loader, dict) else loader, 100):  # long ones hold no loaders
             yield from _torch_loaders(each, depth - 1)
-    elif depth > 0 and hasattr(loader, "__iter__") and not isinstance(loader, Dataset):
+    elif depth > 0 and hasattr(loader, "__iter__"):
         yield from _torch_loaders(getattr(loader, "__dict__", {}), depth)
 
 
