@@ -44,7 +44,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5,
        "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
 
-OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay"}
+OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay",
+                 "patience"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +428,11 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"loss": "twoway", "mixup": 0, "cutmix": 0}, ("smoothing to be 0 with the loss 'twoway'", "got 0.1")),
         ({"distill_kind": "logits"}, ("distill_kind to be one of logit, token, feature", "'logit'")),
         ({"distill_temperature": 0}, ("distill_temperature to be positive", "got 0")),
+        ({"on_error": "skp"}, ("on_error to be one of raise, skip", "got 'skp'", "'skip'")),
+        ({"drop_last": "no"}, ("drop_last to be bool | None", "got 'no'", "default is None")),
+        ({"patience": 0}, ("patience to be an integer of at least 1", "got 0")),
+        ({"patience": 2, "min_delta": -1}, ("min_delta to be at least 0", "got -1")),
+        ({"min_delta": 0.1}, ("patience to be a number of epochs with min_delta", "got None")),
         ({"distill_hard": True}, ("distill_kind to be 'token' with distill_hard", "got 'logit'")),
         ({"opt": "sgd", "opt_args": {"momentm": 0.9}}, ("opt_args to be options", "of 'sgd'", "'momentum'")),
         ({"opt_args": {"weight_decay": 0.1}}, ("opt_args without 'weight_decay'", "option weight_decay")),
@@ -462,7 +468,7 @@ def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
 def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
     free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
-            "max_minutes"}  # fmt: skip
+            "max_minutes", "on_error", "patience", "min_delta"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16)).resume_key()
     assert key.keys() == Recipe.__annotations__.keys() - free
     assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, None, (8, 16))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from timm.optim import list_optimizers
 
-from timm_accel.callbacks import SaveStateCallback
+from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback
 from timm_accel.data import create_datasets
 from timm_accel.data.transforms.create import check_policy
 from timm_accel.data.transforms.device_transform import ERASING_MODES
@@ -43,6 +43,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
+    *("on_error", "patience", "min_delta"),
 }
 
 
@@ -180,6 +181,12 @@ class Recipe:
     """memory decodes all images once; None reads the files in each epoch."""
     draft: bool = False
     """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
+    on_error: Literal["raise", "skip"] | None = default_of(create_datasets, "on_error")
+    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None skips in
+    training and raises in evaluation."""
+    drop_last: bool | None = None
+    """Whether each epoch leaves out its last, shorter batch, with other images each time; None leaves it out unless the
+    dataset is smaller than a batch."""
     ema_decay: float | None = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
     """The decay of the EMA weights, the share of them that an update keeps; it rises to this. None follows the length
     of the run."""
@@ -219,6 +226,11 @@ class Recipe:
     """The number of states to keep."""
     max_minutes: float | None = field(default=None, metadata=POSITIVE)
     """Save a state and exit with code 75 after so many minutes; None for no limit."""
+    patience: int | None = field(default=None, metadata=INTEGER_FROM_1)
+    """Epochs without a better accuracy, or mAP of a multi-label dataset, after which the run stops early; None for
+    never."""
+    min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
+    """The smallest change that counts as better, with patience."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
