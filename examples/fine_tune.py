@@ -8,6 +8,7 @@ Without --weights timm downloads its pretrained weights.
 import argparse
 import sys
 
+import torch
 from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
@@ -19,6 +20,7 @@ from timm_accel.optim import create_optimizer
 
 def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
     """Train as the arguments say, and return the trainer."""
+    torch.manual_seed(arguments.seed)  # for the new classifier; the trainer seeds the rest
     source = Source(arguments.data_dir)
     names = list(source.open("train").class_to_idx)
     model, config = create_classifier(

@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, extract_model_from_parallel
 from torch import nn
@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
 from timm_accel.messages import nearest, one_line
+from timm_accel.states.launching import refuse_sharding
+from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
@@ -64,27 +66,23 @@ def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[
 
 
 def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
-    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``."""
+    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``.
+
+    Raises:
+        ValueError: What was launched is not what runs, or accelerate is to accumulate or to shard.
+    """
     if os.environ.get(_ACCUMULATION, "1") != "1":
         raise ValueError(
             f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
             f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
         )
+    process_state()
     accelerator = Accelerator(
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
     refuse_sharding(accelerator.distributed_type)
     return accelerator
-
-
-def refuse_sharding(distributed_type: DistributedType) -> None:
-    """Raise a `ValueError` where the weights are sharded: EMA and evaluation need complete weights."""
-    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            "Expected complete weights on every process, since the EMA and the evaluation need them, but got "
-            f"{distributed_type.value}. Choose MULTI_GPU in the accelerate config."
-        )
 
 
 def worker_kwargs() -> dict[str, Any]:

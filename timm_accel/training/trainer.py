@@ -19,6 +19,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.states.consensus import Stop
+from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
@@ -56,6 +57,8 @@ class LoopTrainer(Trainer):
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
+        ValueError: The processes that were launched do not run together (on CPUs without ``ACCELERATE_USE_CPU``), or
+            the weights are to be sharded.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
             within a run.
         BlockingIOError: By `train`, when another run uses `run_dir`.
@@ -343,7 +346,8 @@ class LoopTrainer(Trainer):
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
-            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loader workers alive
+            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loaders alive
+            run.loader_workers.end()
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -437,6 +441,7 @@ class LoopTrainer(Trainer):
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
         self._accelerator = self._create_accelerator()
+        process_state()  # checks the launch again, also where a subclass creates the accelerator
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
