@@ -36,7 +36,7 @@ class Run:
     """A run that is ready to start.
 
     Args:
-        recipe: The recipe that it was built from.
+        recipe: The recipe that it was built from, with the warm-up of its run.
         trainer: The trainer.
         train_arguments: The arguments of its ``train``.
     """
@@ -100,7 +100,7 @@ def build_run(recipe: Recipe) -> Run:
         recipe=_plain(recipe.resume_key()),
         **_mixin_options(recipe),
     )
-    return Run(recipe, trainer, _train_arguments(recipe, train_set, eval_set))
+    return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set))
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:

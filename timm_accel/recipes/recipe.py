@@ -4,7 +4,7 @@ Each option is one field and its sentence: name, type, default and, as `metadata
 mixin, a callback or a builder has a default for the option, the field reads that default.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from timm.optim import list_optimizers
@@ -35,6 +35,7 @@ from timm_accel.recipes.options import (
     tuple_for_list,
 )
 from timm_accel.schedules.arguments import SCHEDULERS
+from timm_accel.schedules.fitting import bent_warmup
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import LoopTrainer
 
@@ -117,8 +118,8 @@ class Recipe:
     """Further arguments of timm's create_scheduler_v2: step_on_epochs, cooldown_epochs, cycle_limit, …."""
     min_lr: float = field(default=_ARTICLE["min_lr"], metadata=AT_LEAST_0)
     """The learning rate at the end of the schedule."""
-    warmup_epochs: int = field(default=_ARTICLE["warmup_epochs"], metadata=INTEGER_FROM_0)
-    """Epochs of linear warm-up."""
+    warmup_epochs: int | None = field(default=None, metadata=INTEGER_FROM_0)
+    """Epochs of linear warm-up; None for 3, or at most half of a shorter run."""
     warmup_lr: float = field(default=_ARTICLE["warmup_lr"], metadata=AT_LEAST_0)
     """The learning rate at the start of the warm-up."""
     scheduler_metric: str = field(
@@ -243,8 +244,17 @@ class Recipe:
         return self.mixup > 0 or self.cutmix > 0
 
     def resume_key(self) -> dict[str, Any]:
-        """Return the options that a run must have in common with a state to resume from it."""
-        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
+        """Return the options that a run must have in common with a state to resume from it.
+
+        A default warm-up follows the length of the run, which may resume longer, so it is not among them.
+        """
+        bends = {"warmup_epochs"} if self.warmup_epochs is None else set()
+        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED | bends}
+
+    def resolved(self) -> "Recipe":
+        """Return the recipe with the warm-up of its run in place of the default."""
+        given = self.warmup_epochs is not None or "warmup_epochs" in (self.sched_args or {})
+        return self if given else replace(self, warmup_epochs=self.scheduler_args().get("warmup_epochs"))
 
     def scheduler_args(self) -> dict[str, Any]:
         """Return the arguments of timm's ``create_scheduler_v2``, without the length of the run."""
@@ -252,7 +262,11 @@ class Recipe:
         names = ["sched", "min_lr", "warmup_lr", "warmup_epochs"]
         if given.keys() & {"warmup_updates", "warmup_fraction"}:
             names.remove("warmup_epochs")
-        return {name: getattr(self, name) for name in names} | given
+        arguments = {name: getattr(self, name) for name in names} | given
+        if arguments.get("warmup_epochs", 0) is None:
+            arguments["warmup_epochs"] = _ARTICLE["warmup_epochs"]
+            arguments["warmup_epochs"] = bent_warmup(arguments, self.num_epochs)
+        return arguments
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Return the options in which two recipes differ: ``{name: (ours, theirs)}``."""
