@@ -137,6 +137,8 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "max_minutes": (60.0, lambda run: callback(run, TimeLimitCallback).max_minutes),
     "on_error": ("raise", lambda run: only_one({train_set(run).on_error, eval_set(run).on_error})),
     "drop_last": (False, lambda run: run.train_arguments["train_dataloader_kwargs"]["drop_last"]),
+    "mixed_precision": ("bf16", lambda run: run.trainer.accelerator.mixed_precision),
+    "torch_compile": (True, lambda run: run.trainer.accelerator.state.dynamo_plugin.backend == "INDUCTOR"),
     "patience": (3, lambda run: callback(run, EarlyStoppingCallback).patience),
     "min_delta": (0.125, lambda run: callback(run, EarlyStoppingCallback).min_delta),
 }  # fmt: skip
@@ -163,6 +165,8 @@ HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "distill_alpha": (0.75, lambda run: run.trainer.distill_alpha),
     "distill_temperature": (3.0, lambda run: run.trainer.distill_temperature),
     "distill_hard": (True, lambda run: run.trainer.distill_hard),
+    "mixed_precision": ("no", lambda run: run.trainer.accelerator.mixed_precision),
+    "torch_compile": ("max-autotune", lambda run: run.trainer.accelerator.state.dynamo_plugin.mode),
     "on_error": ("skip", lambda run: only_one({train_set(run).on_error, eval_set(run).on_error})),
     "drop_last": (True, lambda run: run.train_arguments["train_dataloader_kwargs"]["drop_last"]),
 }  # fmt: skip

@@ -495,6 +495,8 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"distill_temperature": 0}, ("distill_temperature to be positive", "got 0")),
         ({"on_error": "skp"}, ("on_error to be one of raise, skip", "got 'skp'", "'skip'")),
         ({"drop_last": "no"}, ("drop_last to be bool | None", "got 'no'", "default is None")),
+        ({"mixed_precision": "bf6"}, ("mixed_precision to be one of no, fp16, bf16", "got 'bf6'", "mean 'bf16'")),
+        ({"torch_compile": "max"}, ("torch_compile to be one of default", "got 'max'", "'max-autotune'")),
         ({"patience": 0}, ("patience to be an integer of at least 1", "got 0")),
         ({"patience": 2, "min_delta": -1}, ("min_delta to be at least 0", "got -1")),
         ({"min_delta": 0.1}, ("patience to be a number of epochs with min_delta", "got None")),
@@ -533,7 +535,7 @@ def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
 def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
     free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
-            "max_minutes", "on_error", "patience", "min_delta"}  # fmt: skip
+            "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
     assert key.keys() - {"warmup_epochs"} == Recipe(num_epochs=2).resume_key().keys()  # the default follows num_epochs

@@ -195,6 +195,8 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "clip_grad": recipe.clip_grad,
         "clip_mode": recipe.clip_mode,
         "sync_bn": recipe.sync_bn,
+        "mixed_precision": recipe.mixed_precision,
+        "torch_compile": recipe.torch_compile,
         "freeze_schedule": {0: -1, recipe.freeze_epochs: 0} if recipe.freeze_epochs else None,
         "resolutions": recipe.resolutions,
         "distill_teacher": recipe.distill_teacher,

@@ -44,7 +44,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
-    *("on_error", "patience", "min_delta"),
+    *("on_error", "patience", "min_delta", "mixed_precision", "torch_compile"),
 }
 
 
@@ -210,6 +210,13 @@ class Recipe:
     """norm, value or agc."""
     sync_bn: bool = False
     """Whether to synchronize BatchNorm across processes."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = default_of(LoopTrainer, "mixed_precision")
+    """The precision of the forward pass: no, fp16 or bf16; None for that of the launcher."""
+    torch_compile: bool | Literal["default", "reduce-overhead", "max-autotune"] | None = default_of(
+        LoopTrainer, "torch_compile"
+    )
+    """Whether to compile the model, or the mode: default, reduce-overhead or max-autotune; None as the launcher
+    says."""
     seed: int = default_of(LoopTrainer, "seed")
     """The seed of all random numbers."""
     num_workers: int | None = field(default=None, metadata=INTEGER_FROM_0)
