@@ -212,7 +212,7 @@ def test_a_skipped_fp16_step_counts_for_nothing(fused: bool, monkeypatch: pytest
             super().optimizer_zero_grad()
 
         def tensors(self) -> dict[str, Any]:
-            parts = {name: dict(module.named_parameters()) for name, module in self.weights().items()}
+            parts = {name: dict(module.named_parameters()) for name, module in self.evaluated_models().items()}
             ema = dict(self.ema_model.module.named_parameters())
             return deepcopy({"model": parts["model"], "ema": ema})
 
