@@ -56,7 +56,7 @@ class NamedRecipe:
         return Recipe(**options)
 
     def warmup_epochs(self, changes: Mapping[str, Any]) -> Any:
-        """Return the warm-up of the recipe with changes that do not set it; one that is shortened is said.
+        """Return the warm-up of the recipe with changes that do not set it; print one that is shortened.
 
         Args:
             changes: Options of a `Recipe`.

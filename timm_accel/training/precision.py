@@ -40,7 +40,7 @@ def refuse_half_on_cpu(mixed_precision: str | None, device: torch.device) -> Non
 
 
 def accelerator_options(mixed_precision: str | None, torch_compile: bool | str | None) -> dict[str, Any]:
-    """Return the keyword arguments of an `Accelerator`, and let it set them anew.
+    """Return the keyword arguments of an `Accelerator`, and let it set them again.
 
     accelerate keeps the precision and the compilation of the first `Accelerator` for the process (1.15). An option of
     None is that of the launcher, or of an `Accelerator` that was there before any trainer with options.
