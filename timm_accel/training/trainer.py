@@ -23,10 +23,10 @@ from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
-from timm_accel.training.options import merged_signature, refuse_unknown_options
+from timm_accel.training.options import FromRun, merged_signature, refuse_unknown_options
 from timm_accel.training.precision import check_precision
-from timm_accel.training.run import FromRun, Run
-from timm_accel.training.snapshot import Stateful, take_components
+from timm_accel.training.run import Run
+from timm_accel.training.snapshot import Stateful, load_components, with_components
 from timm_accel.training.training_run import TrainingRun
 from timm_accel.upstream import ConvertSyncBatchNormCallback, Trainer, TrainerCallback, TrainerRunConfig
 
@@ -410,32 +410,23 @@ class LoopTrainer(Trainer):
     def save_checkpoint(
         self, save_path: str | Path, checkpoint_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        super().save_checkpoint(save_path, self._with_components(checkpoint_kwargs), **kwargs)
+        super().save_checkpoint(save_path, with_components(self, checkpoint_kwargs), **kwargs)
 
     def load_checkpoint(self, checkpoint_path: str | Path, **kwargs: Any) -> dict[str, Any]:
-        return self._load_components(super().load_checkpoint(checkpoint_path, **kwargs))
+        return load_components(self, super().load_checkpoint(checkpoint_path, **kwargs))
 
     def save_training_state(self, output_dir: str | Path, checkpoint_kwargs: dict[str, Any] | None = None) -> None:
         self._forget_registered()
-        super().save_training_state(output_dir, self._with_components(checkpoint_kwargs))
+        super().save_training_state(output_dir, with_components(self, checkpoint_kwargs))
 
     def load_training_state(self, input_dir: str | Path) -> dict[str, Any]:
         self._forget_registered()
-        return self._load_components(super().load_training_state(input_dir))
+        return load_components(self, super().load_training_state(input_dir))
 
     def _forget_registered(self) -> None:
         """Upstream registers the scheduler at every call, so that the second state cannot be loaded (0.1.61)."""
         others = [each for each in self._accelerator._custom_objects if each is not self.scheduler]
         self._accelerator._custom_objects[:] = others
-
-    def _with_components(self, given: dict[str, Any] | None) -> dict[str, Any]:
-        return {**(given or {}), "components": take_components(self)}
-
-    def _load_components(self, saved: dict[str, Any]) -> dict[str, Any]:
-        for name, component in self.components().items():
-            if name in saved.get("components", {}):
-                component.load_state_dict(saved["components"][name])
-        return saved
 
     # Upstream's private seams, which its own methods and callbacks call
 
