@@ -43,6 +43,17 @@ def check_parts(model: Any, optimizer: Any) -> None:
         )
 
 
+def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
+    """Raise a `ValueError` where an optimizer has no parameter of the model or the loss."""
+    parts = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
+    trained = {id(parameter) for part in parts for parameter in part.parameters()}
+    if not any(id(parameter) in trained for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            "Expected optimizer to have parameters of the model, but got none, so that training would change nothing. "
+            "Create it over model.parameters()."
+        )
+
+
 def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[str, Any]) -> None:
     """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work."""
     for name in options:
@@ -168,8 +179,8 @@ def refuse_batch_of_one(model: nn.Module, loader: Any, num_processes: int, unpac
         if "more than 1 value per channel" in str(error):  # torch.nn.functional.batch_norm (2.14)
             raise ValueError(
                 "Expected every training batch to have at least 2 images, since a BatchNorm of the model needs them, "
-                f"but got one of 1 image ({one_line(error)}). Pass drop_last=True, or choose another "
-                "per_device_batch_size."
+                f"but got one of 1 image ({one_line(error)}). Choose another "
+                "per_device_batch_size, or pass drop_last=True in train_dataloader_kwargs."
             ) from error
     except Exception:
         return

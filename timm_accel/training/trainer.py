@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
+from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.states.consensus import Stop
 from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
@@ -202,6 +203,7 @@ class LoopTrainer(Trainer):
 
     def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
+        refuse_integer_labels("the evaluation loss", self.loss_func, targets)
         return self.loss_func(outputs, targets)
 
     def checked_batch(self, batch: Any, number: int, training: bool) -> Any:
@@ -333,6 +335,8 @@ class LoopTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         preparation.check_train_arguments(train_dataset, num_epochs, kwargs)
+        run = self.current_run()
+        preparation.check_optimizes(run.unwrapped_model, run.unwrapped_optimizer, self.loss_func)
         checkpointer = Checkpointer(self, resume_from)
         with checkpointer.claimed(train_dataset, num_epochs), self._running(TrainingRun(self, checkpointer)):
             self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
@@ -383,6 +387,7 @@ class LoopTrainer(Trainer):
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
         outputs = self._outputs(inputs)
+        refuse_integer_labels("loss_func", self.loss_func, targets)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
 

@@ -74,7 +74,7 @@ class TrainingRun(Run):
         for epoch in range(self.progress.epoch, trainer.run_config.num_epochs):
             self.epoch = epoch
             if self.progress.stage == "train":
-                trainer._run_train_epoch(trainer._train_dataloader)
+                trainer._run_train_epoch(trainer._train_dataloader)  # a seam of upstream's, which calls `train_epoch`
             if self.progress.stage == "evaluate" and trainer.eval_dataset is not None:
                 trainer._run_eval_epoch(trainer._eval_dataloader)
             trainer.training_run_epoch_end()
