@@ -150,7 +150,6 @@ def test_binary_cross_entropy_with_weights_is_a_mean_over_elements(weighted: str
         (partial(functional.nll_loss, reduction="sum"), "label"),
         (nn.MultiMarginLoss(weight=WEIGHTS), "label"),
     ],
-    ids=str,
 )
 def test_other_losses_of_torch_and_timm_give_that_of_one_batch(loss: Any, targets: str, size: int) -> None:
     drawn = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
@@ -254,7 +253,6 @@ def test_an_evaluation_of_ignored_labels_alone_is_an_error(kind: type[LoopTraine
         (BinaryCrossEntropy(), None),
         (partial(LabelSmoothingCrossEntropy()), None),
     ],
-    ids=str,
 )
 def test_the_label_that_a_loss_ignores_is_known(loss: Any, ignored: int | None) -> None:
     assert ignored_label(loss) == ignored
