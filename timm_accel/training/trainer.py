@@ -22,8 +22,9 @@ from timm_accel.states.consensus import Stop
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
+from timm_accel.training.from_run import FromRun
 from timm_accel.training.options import merged_signature, refuse_unknown_options
-from timm_accel.training.run import FromRun, Run
+from timm_accel.training.run import Run
 from timm_accel.training.snapshot import Stateful, take_components
 from timm_accel.training.training_run import TrainingRun
 from timm_accel.upstream import ConvertSyncBatchNormCallback, Trainer, TrainerCallback, TrainerRunConfig
