@@ -91,7 +91,7 @@ class TimmMixupTrainer(
         num_class: int | None = ...,
         mixup_args: dict[str, Any] | None = ...,
         mixup_off_epoch: int | None = ...,
-        ema_decay: float = ...,
+        ema_decay: float | None = ...,
         ema_warmup: bool = ...,
         ema_update_every: int | Literal["epoch"] = ...,
         ema_device: str | torch.device | None = ...,

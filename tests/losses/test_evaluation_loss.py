@@ -1,5 +1,6 @@
 """The recorded evaluation loss is that of the whole set in one batch, worked out with numpy."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,12 @@ from torch.utils.data import TensorDataset
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
 from timm_accel.losses import Divisors, ignored_label
 from timm_accel.states.weights import metric_prefix
+
+
+def named(value: object) -> str:
+    """A name without an address in memory, the same in every process of the suite."""
+    return re.sub(r" at 0x\w+", "", str(value))
+
 
 WEIGHTS = torch.tensor([10.0, 1.0, 1.0])
 SIZES = (1, 4, 7, 30)
@@ -150,6 +157,7 @@ def test_binary_cross_entropy_with_weights_is_a_mean_over_elements(weighted: str
         (partial(functional.nll_loss, reduction="sum"), "label"),
         (nn.MultiMarginLoss(weight=WEIGHTS), "label"),
     ],
+    ids=named,
 )
 def test_other_losses_of_torch_and_timm_give_that_of_one_batch(loss: Any, targets: str, size: int) -> None:
     drawn = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
@@ -253,6 +261,7 @@ def test_an_evaluation_of_ignored_labels_alone_is_an_error(kind: type[LoopTraine
         (BinaryCrossEntropy(), None),
         (partial(LabelSmoothingCrossEntropy()), None),
     ],
+    ids=named,
 )
 def test_the_label_that_a_loss_ignores_is_known(loss: Any, ignored: int | None) -> None:
     assert ignored_label(loss) == ignored

@@ -7,6 +7,7 @@ from timm.layers import FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from timm_accel.models import memory_of
 from timm_accel.training import LoopTrainer
 
 DIST_BN_MODES = ("reduce", "broadcast")
@@ -80,8 +81,10 @@ class DistributedBatchNormMixin(LoopTrainer):
         super().train_epoch_end()
 
     def _distribute(self, module: Any, names: set[str]) -> None:
-        for name, buffer in module.named_buffers():
-            if name in names:
+        done = set()  # a buffer may have several names
+        for name, buffer in module.named_buffers(remove_duplicate=False):
+            if name in names and memory_of(buffer) not in done:
+                done.add(memory_of(buffer))
                 statistics = buffer.to(self.device)  # the EMA model may be on the CPU, where nccl does not work
                 if self.dist_bn == "reduce":
                     statistics = self.current_run().accelerator.reduce(statistics, reduction="mean")

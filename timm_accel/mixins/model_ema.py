@@ -10,22 +10,42 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from timm_accel.data.seeding import mix_seed
+from timm_accel.models import EmaUpdate
 from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
 from timm_accel.training import LoopTrainer
 from timm_accel.upstream import ModelEmaCallback, TrainerCallback
 
+MAX_EMA_DECAY = 0.9998
+"""timm's default decay, the highest that is chosen."""
+
+
+def choose_ema_decay(total: int, every: int = 1) -> float:
+    """Return the highest decay, at most `MAX_EMA_DECAY`, whose averaging window is at most a fifth of the run.
+
+    The window is ``every / (1 - decay)`` updates: 0.95 for 100 updates, 0.995 for 1,000, and 0.9998 from 25,000 on.
+
+    Args:
+        total: Optimizer updates of the run.
+        every: Optimizer updates between two updates of the EMA weights.
+    """
+    return max(0.0, min(MAX_EMA_DECAY, 1 - 5 * every / total))
+
 
 class _EmaProgress:
-    """Whether the EMA weights were updated; their step is the number of optimizer updates."""
+    """Whether the EMA weights were updated, and their decay; their step is the number of optimizer updates."""
 
-    def __init__(self, trainer: "ModelEmaMixin") -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: "ModelEmaMixin", ema_model: ModelEmaV3) -> None:
+        self.trainer, self.ema_model = trainer, ema_model
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updated": self.trainer._ema_updated}
+        if fault := self.trainer._find_ema_fault():
+            raise ArithmeticError(fault)
+        return {"updated": self.trainer._ema_updated, "decay": self.ema_model.decay}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.trainer._ema_updated = state_dict["updated"]
+        if self.trainer.ema_decay is None:
+            self.ema_model.decay = state_dict.get("decay", MAX_EMA_DECAY)  # the default of states without one
 
 
 class ModelEmaMixin(LoopTrainer):
@@ -34,8 +54,13 @@ class ModelEmaMixin(LoopTrainer):
     ``trainer.ema_model`` is timm's ``ModelEmaV3``; its module is evaluated from its first update on, and its metrics
     have the prefix ``ema_model_``. Each `train` starts a new EMA model, and `evaluate` keeps it.
 
+    The update is timm's, except that a tensor with several names moves once, and that values which are not finite are
+    copied. EMA weights that are not finite where the model's are end the run with an error at the next sync point.
+
     Args:
-        ema_decay: The share of the EMA weights that an update keeps, from 0 to below 1.
+        ema_decay: The share of the EMA weights that an update keeps, from 0 to below 1. None chooses it by the length
+            of the run: at most 0.9998, so that the EMA weights average over at most a fifth of the updates. A resumed
+            run keeps what was chosen.
         ema_warmup: Whether the decay rises to `ema_decay` with the number of updates.
         ema_update_every: Optimizer updates between two updates of the EMA weights, or ``"epoch"`` for one at the end of
             each epoch.
@@ -53,15 +78,16 @@ class ModelEmaMixin(LoopTrainer):
     def __init__(
         self,
         *args: Any,
-        ema_decay: float = 0.9998,
+        ema_decay: float | None = None,
         ema_warmup: bool = True,
         ema_update_every: int | Literal["epoch"] = 1,
         ema_device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> None:
-        if not (isinstance(ema_decay, int | float) and 0 <= ema_decay < 1):
+        if not (ema_decay is None or (isinstance(ema_decay, int | float) and 0 <= ema_decay < 1)):
             raise ValueError(
-                f"Expected ema_decay to be from 0 to below 1, but got {ema_decay!r}. Usual values are 0.99 to 0.9999."
+                f"Expected ema_decay to be from 0 to below 1, but got {ema_decay!r}. Usual values are 0.99 to 0.9999; "
+                "None follows the length of the run."
             )
         if ema_update_every != "epoch" and not (isinstance(ema_update_every, int | Integral) and ema_update_every >= 1):
             raise ValueError(
@@ -70,7 +96,9 @@ class ModelEmaMixin(LoopTrainer):
             )
         self.ema_decay, self.ema_warmup, self.ema_update_every = ema_decay, ema_warmup, ema_update_every
         self.ema_device = None if ema_device is None else torch.device(ema_device)
-        self._ema_updated = False
+        self._ema_updated = self._ema_decay_logged = False
+        self._ema_update: EmaUpdate | None = None
+        self._ema_num_updates = 0  # of the optimizer, at the last update of the EMA weights
         super().__init__(*args, **kwargs)
 
     def refused_callbacks(self) -> dict[type[TrainerCallback], tuple[str, str]]:
@@ -79,18 +107,22 @@ class ModelEmaMixin(LoopTrainer):
     def before_prepare(self) -> None:
         if self.ema_model is None or self.current_run().train_dataloader is not None:  # a run starts a new EMA model
             device = self.ema_device or self.device
-            self.ema_model = ModelEmaV3(
-                self.current_run().unwrapped_model, decay=self.ema_decay, use_warmup=self.ema_warmup, device=device
-            )
+            decay = MAX_EMA_DECAY if self.ema_decay is None else self.ema_decay  # the length is not known yet
+            model = self.current_run().unwrapped_model
+            self.ema_model = ModelEmaV3(model, decay=decay, use_warmup=self.ema_warmup, device=device)
             self.ema_model.foreach = self._is_evaluated()  # the model itself moves to its device only now
-            self._ema_updated = False
+            self._ema_updated = self._ema_decay_logged = False
+            self._ema_update = None
         super().before_prepare()
 
     def training_run_start(self) -> None:
         super().training_run_start()
         assert self.ema_model is not None
         self.ema_model.set(self.current_run().unwrapped_model)  # DDP has given every rank the weights of rank 0
-        self._warn_of_long_window(self.ema_model)
+        if self.ema_decay is None:
+            self.ema_model.decay = choose_ema_decay(self.run_config.max_num_train_steps, self._updates_between())
+        else:
+            self._warn_of_long_window(self.ema_model)
         if not self._is_evaluated():
             warnings.warn(
                 f"The EMA model is on {self.ema_device} and the model on {self.device}, so the EMA model is not "
@@ -98,40 +130,82 @@ class ModelEmaMixin(LoopTrainer):
                 stacklevel=2,
             )
 
+    def _updates_between(self) -> int:
+        """Return the optimizer updates between two updates of the EMA weights."""
+        return self.current_run().updates_per_epoch if self.ema_update_every == "epoch" else int(self.ema_update_every)
+
+    def _window(self, ema_model: ModelEmaV3) -> float:
+        """Return the optimizer updates over which the EMA weights average at the end of the run."""
+        return self._updates_between() / (1 - ema_model.get_decay(self.run_config.max_num_train_steps))
+
     def _warn_of_long_window(self, ema_model: ModelEmaV3) -> None:
-        total = self.run_config.max_num_train_steps
-        every = self.current_run().updates_per_epoch if self.ema_update_every == "epoch" else int(self.ema_update_every)
-        decay = ema_model.get_decay(total)
-        if every / (1 - decay) > total / 3:
+        total, window = self.run_config.max_num_train_steps, self._window(ema_model)
+        if window > total / 3:
             warnings.warn(
-                f"ema_decay={self.ema_decay} averages over about {every / (1 - decay):.0f} of the run's {total} "
-                "updates, so the EMA weights lag behind the model. "
-                f"Try ema_decay={max(0.0, 1 - 5 * every / total):.4g}.",
+                f"ema_decay={self.ema_decay} averages over about {window:.0f} of the run's {total} updates, so the EMA "
+                f"weights lag behind the model. Try ema_decay={choose_ema_decay(total, self._updates_between()):.4g}.",
                 stacklevel=2,
+            )
+
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        assert self.ema_model is not None
+        if self.ema_decay is None and not self._ema_decay_logged:  # a resumed run has its decay only now
+            self._ema_decay_logged = True
+            self.print(
+                f"ema_decay is {self.ema_model.decay:.4g}: at the end, the EMA weights average over about "
+                f"{self._window(self.ema_model):.0f} of the run's {self.run_config.max_num_train_steps} updates."
             )
 
     def after_update(self) -> None:
         super().after_update()
-        if self.ema_update_every != "epoch" and self.current_run().num_updates % int(self.ema_update_every) == 0:
+        num_updates = self.current_run().num_updates
+        if self.ema_update_every != "epoch" and num_updates % int(self.ema_update_every) == 0:
             self._update_ema()
+        if num_updates % self.sync_every_n_updates == 0:
+            self._stop_on_ema_fault()
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()
         if self.ema_update_every == "epoch":
             self._update_ema()
+        self._stop_on_ema_fault()
+
+    def training_run_end(self) -> None:
+        self._ema_update = None
+        super().training_run_end()
 
     def _update_ema(self) -> None:
         assert self.ema_model is not None
+        model, num_updates = self.current_run().unwrapped_model, self.current_run().num_updates
+        if self._ema_update is None or self._ema_update.model is not model:
+            self._ema_update = EmaUpdate(self.ema_model, model)
         # bfloat16 EMA weights are rounded at random; no state holds the generator (timm 1.0.31)
-        self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, self.current_run().num_updates))
-        self.ema_model.update(self.current_run().unwrapped_model, step=self.current_run().num_updates)
-        self._ema_updated = True
+        self.ema_model._sr_generator.manual_seed(mix_seed(self.seed, num_updates))
+        self._ema_update(num_updates)
+        self._ema_updated, self._ema_num_updates = True, num_updates
+
+    def _find_ema_fault(self) -> str | None:
+        """Return a sentence about EMA weights that are not finite where the model's are, or None."""
+        if self._ema_update is None:
+            return None
+        run = self.current_run()
+        name = self._ema_update.fault(model_moved=run.num_updates != self._ema_num_updates)
+        where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
+        return name and (
+            f"Expected the EMA weights to be finite where the model's are, but {name} is not{where}, after "
+            f"{run.num_updates} updates. Resume from the last state, and look for code that changes the EMA model."
+        )
+
+    def _stop_on_ema_fault(self) -> None:
+        if fault := self._find_ema_fault():
+            self.request_stop(fault, failed=True)
 
     def components(self) -> dict[str, Any]:
         components = super().components()
         if self.ema_model is None:
             return components
-        return components | {EMA_MODEL: self.ema_model, EMA_PROGRESS: _EmaProgress(self)}
+        return components | {EMA_MODEL: self.ema_model, EMA_PROGRESS: _EmaProgress(self, self.ema_model)}
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         weights = super().evaluated_models()

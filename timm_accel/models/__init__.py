@@ -2,6 +2,7 @@
 
 from timm_accel.models.building import check_model_name
 from timm_accel.models.create import create_classifier
+from timm_accel.models.ema import EmaUpdate, memory_of
 from timm_accel.models.freezing import FrozenParts, freeze_stages, parts_to_freeze, stage_names, stage_parameters
 from timm_accel.models.heads import MlpHead
 from timm_accel.models.opening import open_classifier, weights_of_run
@@ -11,12 +12,14 @@ from timm_accel.models.weights import LoadReport
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "EmaUpdate",
     "FrozenParts",
     "LoadReport",
     "MlpHead",
     "check_model_name",
     "create_classifier",
     "freeze_stages",
+    "memory_of",
     "open_classifier",
     "parts_to_freeze",
     "remove_unfinished",

@@ -180,8 +180,9 @@ class Recipe:
     """memory decodes all images once; None reads the files in each epoch."""
     draft: bool = False
     """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
-    ema_decay: float = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
-    """The decay of the EMA weights, the share of them that an update keeps; it rises to this."""
+    ema_decay: float | None = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
+    """The decay of the EMA weights, the share of them that an update keeps; it rises to this. None follows the length
+    of the run."""
     distill_teacher: str | None = None
     """A model to learn from: a run, a folder or a name of timm; None for none."""
     distill_kind: Literal["logit", "token", "feature"] = default_of(DistillationMixin, "distill_kind")

@@ -21,7 +21,7 @@ from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.states.weights import metric_prefix
-from timm_accel.training.loaders import device_transform_of
+from timm_accel.training.loaders import LoaderWorkers, device_transform_of
 from timm_accel.training.prefetch import prefetch
 from timm_accel.training.snapshot import Progress
 from timm_accel.upstream import StopTrainingError
@@ -45,6 +45,7 @@ class Run:
         self.epoch: int | None = None  # from 0
         self.batch_index: int | None = None  # the micro-batch of the training epoch, from 0
         self.progress = Progress()
+        self.loader_workers = LoaderWorkers()
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self._consensus: Consensus | None = None
@@ -205,6 +206,7 @@ class Run:
             start: The number of the first batch in the training epoch; None in evaluation, where nothing is random.
         """
         trainer, numbers = self.trainer, count(start or 0)
+        self.loader_workers.watch(batches)
         transform = device_transform_of(batches if loader is None else loader)
 
         def finish(batch: Any) -> Any:

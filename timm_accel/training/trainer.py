@@ -19,6 +19,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.states.consensus import Stop
+from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
@@ -57,6 +58,8 @@ class LoopTrainer(Trainer):
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
+        ValueError: The processes that were launched do not run together (on CPUs without ``ACCELERATE_USE_CPU``), or
+            the weights are to be sharded.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
             within a run.
         BlockingIOError: By `train`, when another run uses `run_dir`.
@@ -110,6 +113,7 @@ class LoopTrainer(Trainer):
                 "Expected sync_every_n_updates to be a number of updates of at least 1, but got "
                 f"{sync_every_n_updates!r}. The default is 10."
             )
+        preparation.check_parts(model, optimizer)
         if not isinstance(seed, int | Integral):
             raise TypeError(f"Expected seed to be an integer, but got {seed!r}. The default is 42.")
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
@@ -343,7 +347,8 @@ class LoopTrainer(Trainer):
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
-            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loader workers alive
+            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loaders alive
+            run.loader_workers.end()
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -370,15 +375,23 @@ class LoopTrainer(Trainer):
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
-        outputs = self.model(inputs)
+        outputs = self._outputs(inputs)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
+
+    def _outputs(self, inputs: Any) -> Any:
+        try:
+            return self.model(inputs)
+        except (RuntimeError, TypeError) as error:
+            if (wrong := batches.wrong_dtype(self.model, inputs)) is not None:
+                raise wrong from error
+            raise
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self.model(inputs)
+                outputs = self._outputs(inputs)
             outputs = convert_to_fp32(outputs)
             loss = self.evaluation_loss(self.logits_of(outputs), targets)
         return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
@@ -429,9 +442,14 @@ class LoopTrainer(Trainer):
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
         self._accelerator = self._create_accelerator()
+        process_state()  # checks the launch again, also where a subclass creates the accelerator
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
+        if self._train_dataloader is not None:
+            preparation.refuse_batch_of_one(
+                self.get_unwrapped_model(), self._train_dataloader, processes, self.unpack_batch
+            )
         self.optimizer = self.current_run().unwrapped_optimizer
         self.before_prepare()
         loaders = preparation.seed_and_shard(
