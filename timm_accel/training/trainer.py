@@ -25,6 +25,7 @@ from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
 from timm_accel.training.from_run import FromRun
 from timm_accel.training.options import merged_signature, refuse_unknown_options
+from timm_accel.training.precision import check_precision
 from timm_accel.training.run import Run
 from timm_accel.training.snapshot import Stateful, take_components
 from timm_accel.training.training_run import TrainingRun
@@ -55,6 +56,9 @@ class LoopTrainer(Trainer):
         run_dir: The folder for states and the files of callbacks. It must not hold a run, unless that run is resumed.
         sync_every_n_updates: Updates between two sync points, at which all processes agree on saving and stopping.
         recipe: Plain values that describe the run. Its states hold them, and a state with other values is refused.
+        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None for that of the launcher.
+        torch_compile: Whether to compile the model, or a mode of ``torch.compile``: ``"default"``,
+            ``"reduce-overhead"`` or ``"max-autotune"``; None as the launcher says. A model is saved without it.
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
@@ -105,6 +109,8 @@ class LoopTrainer(Trainer):
         run_dir: str | Path | None = None,
         sync_every_n_updates: int = 10,
         recipe: Mapping[str, Any] | None = None,
+        mixed_precision: str | None = None,
+        torch_compile: bool | str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown_options(type(self), unknown)
@@ -119,6 +125,8 @@ class LoopTrainer(Trainer):
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.recipe = dict(recipe or {})
+        check_precision(mixed_precision, torch_compile)
+        self.mixed_precision, self.torch_compile = mixed_precision, torch_compile
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
     def current_run(self) -> Run:
@@ -437,7 +445,7 @@ class LoopTrainer(Trainer):
         return EventHandler(list(super()._create_callback_handler()))
 
     def _create_accelerator(self) -> Accelerator:
-        return preparation.create_accelerator(self.ddp_kwargs())
+        return preparation.create_accelerator(self.ddp_kwargs(), self.mixed_precision, self.torch_compile)
 
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
