@@ -150,8 +150,8 @@ def memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a state dict with their names: not copies of them, and each under all its names."""
-    for prefix, each in module.named_modules(remove_duplicate=False):
+    """Yield the tensors of a state dict with their names: not copies of them, and those of a shared module once."""
+    for prefix, each in module.named_modules():
         for name, tensor in [*each._parameters.items(), *each._buffers.items()]:
             if tensor is not None and name not in each._non_persistent_buffers_set:
                 yield f"{prefix}.{name}" if prefix else name, tensor
