@@ -8,16 +8,19 @@ Without --weights timm downloads its pretrained weights.
 import argparse
 import sys
 
+import torch
 from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, SaveBestCallback, SaveStateCallback
 from timm_accel.data import Source
+from timm_accel.messages import own_sentence
 from timm_accel.optim import create_optimizer
 
 
 def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
     """Train as the arguments say, and return the trainer."""
+    torch.manual_seed(arguments.seed)  # for the new classifier; the trainer seeds the rest
     source = Source(arguments.data_dir)
     names = list(source.open("train").class_to_idx)
     model, config = create_classifier(
@@ -76,7 +79,7 @@ if __name__ == "__main__":
     parser.add_argument("--run_dir", default="runs/fine_tune")
     try:
         main(parser.parse_args()).accelerator.end_training()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if not str(error).startswith("Expected"):
-            raise
-        sys.exit(f"fine_tune.py: {error}")
+    except Exception as error:
+        if (sentence := own_sentence(error)) is None:
+            raise  # not a user error
+        sys.exit(f"fine_tune.py: {sentence}")

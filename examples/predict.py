@@ -11,6 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from timm_accel import load_classifier
+from timm_accel.messages import own_sentence
 from timm_accel.predict import Prediction, exit_code, write_predictions
 
 
@@ -41,7 +42,7 @@ def print_table(predictions: Sequence[Prediction]) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if not str(error).startswith("Expected"):
+    except Exception as error:
+        if (sentence := own_sentence(error)) is None:
             raise  # not a user error
-        sys.exit(f"predict.py: {error}")
+        sys.exit(f"predict.py: {sentence}")

@@ -15,7 +15,8 @@ from argparse import ArgumentError
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from timm_accel import Recipe, TimmMixupTrainer
-from timm_accel.recipes import build_run, explain, named_recipe, recipe_names
+from timm_accel.messages import own_sentence
+from timm_accel.recipes import build_run, named_recipe, recipe_names, refuse_arguments
 
 
 def parse_recipe(arguments: list[str] | None = None) -> Recipe:
@@ -37,7 +38,7 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
             parser.set_defaults(dict(named_recipe(options["recipe"]).options))
             options = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
-        raise ValueError(explain(str(error))) from error
+        refuse_arguments(error)
     for name in ("config", "recipe"):
         options.pop(name)
     return Recipe(**options)
@@ -58,9 +59,7 @@ def main(recipe: Recipe) -> TimmMixupTrainer:
 if __name__ == "__main__":
     try:
         main(parse_recipe()).accelerator.end_training()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        sentence = str(error).rpartition("\nOSError: ")[2].strip()  # a loader worker adds a traceback before it
-        sentence = " ".join([sentence, *getattr(error, "__notes__", [])])
-        if not sentence.startswith("Expected") and "--help" not in sentence:
+    except Exception as error:
+        if (sentence := own_sentence(error)) is None:
             raise  # not a user error
         sys.exit(f"train.py: {sentence}")

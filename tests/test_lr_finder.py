@@ -309,7 +309,7 @@ def test_numbers_that_cannot_be_right_are_refused(options: dict[str, Any], words
 
 def test_an_optimizer_without_a_learning_rate_and_a_current_run_are_refused() -> None:
     model = tiny_model()
-    with refused(ValueError, "optimizer with positive learning rates", "got [None]"):
+    with refused(ValueError, "first group has a positive learning rate", "got [None]"):
         find_lr(make_trainer(model=model, optimizer=create_optimizer(model, "adafactor")), tiny_data(), **OPTIONS)
 
     class Within(LoopTrainer):

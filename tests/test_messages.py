@@ -1,8 +1,15 @@
 """What error messages are made of."""
 
-import pytest
+from typing import Any
 
-from timm_accel.messages import missing_extra, nearest, one_line, root_cause
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from timm_accel import LoopTrainer
+from timm_accel.messages import missing_extra, nearest, one_line, own_sentence, root_cause
+from timm_accel.training.batches import unpack
 
 
 def test_another_librarys_error_is_one_line_of_at_most_200_characters() -> None:
@@ -34,3 +41,54 @@ def test_a_missing_extra_is_named_with_what_it_is_for_and_what_else_helps() -> N
 )
 def test_near_names_are_suggested_and_else_the_known_ones(name: str, text: str) -> None:
     assert nearest(name, ["loss", "accuracy"]) == text
+
+
+class Broken(Dataset):
+    """Its samples raise in a loader worker: an error of this package, or another."""
+
+    def __init__(self, ours: bool) -> None:
+        self.ours = ours
+
+    def __getitem__(self, index: int) -> Any:
+        if self.ours:
+            unpack("no batch")
+        raise ValueError("Expected more than 1 value per channel")
+
+    def __len__(self) -> int:
+        return 4
+
+
+def raised(call: Any) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        call()
+    return caught.value
+
+
+def test_a_sentence_that_this_package_raises_is_known_by_its_origin() -> None:
+    assert own_sentence(raised(lambda: unpack("no batch"))).startswith("Expected a batch to be (inputs, targets, …)")
+    error = raised(lambda: LoopTrainer(nn.Linear, None, None))
+    error.add_note("The last state is 'x'.")
+    assert own_sentence(error).endswith("Pass a model that was created. The last state is 'x'.")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nn.BatchNorm1d(3)(torch.zeros(1, 3)),  # torch's sentence begins with "Expected" too
+        lambda: nearest("name", 3),  # a mistake within this package
+        lambda: {}["key"],
+        lambda: int("Expected"),
+    ],
+)
+def test_a_sentence_of_anybody_else_is_not(call: Any) -> None:
+    assert own_sentence(raised(call)) is None
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_error_of_a_loader_worker_is_known_by_its_origin_too(ours: bool) -> None:
+    error = raised(lambda: list(DataLoader(Broken(ours), num_workers=1)))
+    sentence = own_sentence(error)
+    assert (sentence is not None) == ours
+    if sentence is not None:
+        assert sentence.startswith("Expected a batch to be (inputs, targets, …)")
+        assert sentence.endswith("Override unpack_batch() and repack_batch().")

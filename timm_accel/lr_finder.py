@@ -163,10 +163,10 @@ def _check(trainer: LoopTrainer, min_lr: float, max_lr: float, num_updates: int,
     if not stop_at > 1:
         raise ValueError(f"Expected stop_at to be above 1, but got {stop_at!r}. The default is 4.")
     lrs = _learning_rates(trainer)
-    if not all(lr is not None and lr > 0 for lr in lrs):
+    if not (lrs[0] and all(lr is not None and lr >= 0 for lr in lrs)):
         raise ValueError(
-            f"Expected an optimizer with positive learning rates, but got {lrs}. Pass lr to the optimizer; its "
-            "groups keep their ratios."
+            f"Expected an optimizer whose first group has a positive learning rate, and none a negative one, but got "
+            f"{lrs}. Pass lr to the optimizer; its groups keep their ratios."
         )
 
 

@@ -1,8 +1,15 @@
 """Parts of error messages: similar names, another library's error in one line, the extra to install."""
 
+import dis
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+_PACKAGE = __name__.split(".")[0]
+_RAISED_IN_WORKER = re.compile(
+    rf'File ".*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in \w+\n +raise [^\n]*\n(?:[ ^~]+\n)?(?:\w+\.)*\w+: ((?:.|\n)*)'
+)
 
 
 def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
@@ -26,6 +33,26 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
         limit: The largest number of characters; None for all of them.
     """
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def own_sentence(error: BaseException) -> str | None:
+    """Return the sentence of an error that a ``raise`` of this package raised, for a user; None for any other error.
+
+    Args:
+        error: The error, as it was caught; it may come from a loader worker.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == _PACKAGE:
+        raised = trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+        sentence = str(error) if raised else None
+    else:  # torch puts the traceback of a loader worker into the message
+        worker = _RAISED_IN_WORKER.findall(str(error))
+        sentence = worker[-1] if worker else None
+    if sentence is None:
+        return None
+    return " ".join([" ".join(sentence.split()), *getattr(error, "__notes__", [])])
 
 
 def root_cause(error: BaseException) -> str:

@@ -162,7 +162,7 @@ def test_images_that_a_file_does_not_take(tmp_path: Path) -> None:
     pixels = open_exported(export_torchscript(Small(), tmp_path / "pixels.pt", normalize=True).path)
     with refused(TypeError, "images to be torch.float32, since the file takes normalized", "torch.uint8"):
         plain(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    with refused(TypeError, "images to be torch.uint8, since the file normalises itself", "torch.float32"):
+    with refused(TypeError, "images to be torch.uint8, since the file normalizes itself", "torch.float32"):
         pixels(torch.zeros(1, 3, 8, 8))
     for shape in ((3, 8, 8), (1, 1, 8, 8)):
         with refused(ValueError, "of shape (B, 3, H, W), but got", shape):

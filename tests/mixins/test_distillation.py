@@ -1,9 +1,11 @@
 """Distillation: timm's losses in the trainer's loop, and the student alone everywhere else."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -154,6 +156,61 @@ def test_named_parameters_stay_named() -> None:
     optimizer = torch.optim.SGD(student.named_parameters(), lr=0.1)
     make_trainer(DistillationMixin, student, optimizer=optimizer, **feature_options())
     assert optimizer.param_groups[-1]["param_names"] == ["projection.weight", "projection.bias"]
+
+
+def states_of_the_generators() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_the_projection_comes_from_the_seed_and_nothing_else_moves() -> None:
+    def projection(seed: int, moved: int) -> nn.Module:
+        student, options = create("test_efficientnet"), feature_options()
+        for generator in (random.seed, np.random.seed, torch.manual_seed):
+            generator(moved)
+        before = states_of_the_generators()
+        trainer = make_trainer(DistillationMixin, student, seed=seed, **options)
+        assert states_of_the_generators() == before
+        return trainer.components()["distill_projection"]
+
+    first = projection(7, moved=1)
+    assert same_weights(first, projection(7, moved=2))
+    other = projection(8, moved=1)
+    assert not torch.equal(first.weight, other.weight)
+    assert not torch.equal(first.bias, other.bias)
+    bound = first.in_features**-0.5  # that of torch's initialization
+    assert 0.9 * bound < first.weight.abs().max() <= bound
+
+
+def test_two_runs_with_the_same_seed_have_the_same_bits_whatever_was_drawn_before() -> None:
+    def trained(moved: int) -> Any:
+        student, options = create("test_efficientnet"), feature_options()
+        torch.manual_seed(moved)
+        return fit(make_trainer(DistillationMixin, student, seed=7, **options), images(), num_epochs=1)
+
+    first, second = trained(1), trained(2)
+    assert same_weights(first.model, second.model)
+    assert same_weights(*(each.components()["distill_projection"] for each in (first, second)))
+
+
+def test_making_a_trainer_of_all_mixins_draws_nothing(tmp_path: Path) -> None:
+    save_classifier(create("test_resnet"), tmp_path / "teacher", ["a", "b", "c"])  # a model is made from it
+    student = create("test_efficientnet")
+    before = states_of_the_generators()
+    make_trainer(
+        TimmMixupTrainer,
+        student,
+        loss_func=SoftTargetCrossEntropy(),
+        num_class=3,
+        mixup_args={"mixup_alpha": 0.8},
+        ema_decay=0.9,
+        clip_grad=1.0,
+        freeze_schedule={0: -1, 1: 0},
+        resolutions=[32, 64],
+        scheduler_args={"sched": "cosine", "warmup_epochs": 0},
+        distill_teacher=tmp_path / "teacher",
+        distill_kind="feature",
+    )
+    assert states_of_the_generators() == before
 
 
 def test_equal_widths_need_no_projection() -> None:

@@ -174,7 +174,7 @@ def test_cross_entropy_is_refused_before_training(data: tuple[Any, Any], argumen
     losses = dict(loss_func=create_loss("bce")[0], eval_loss_fn=create_loss("bce")[0])
     losses[argument] = nn.CrossEntropyLoss()
     trainer = make_trainer(TimmMixupTrainer, model, num_class=3, **losses)
-    with refused(ValueError, argument, "each label by itself", "CrossEntropyLoss"):
+    with refused(ValueError, argument, "each class by itself", "CrossEntropyLoss"):
         fit(trainer, *data)
     assert trainer.num_updates == 0
 

@@ -237,11 +237,26 @@ def test_the_weights_of_timm_are_asked_for(
     assert asked == [pretrained]
 
 
+def test_the_new_classifier_and_the_projection_come_from_the_seed(folder: Path, tmp_path: Path) -> None:
+    def made(name: str, seed: int, moved: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(moved)
+        distill = {"distill_teacher": str(folder / "teacher"), "distill_kind": "feature", "model": "test_efficientnet"}
+        trainer = build(folder, tmp_path / name, seed=seed, pretrained=False, **distill).trainer
+        projection = trainer.components()["distill_projection"].state_dict()
+        return {"head": trainer.model.get_classifier().weight, "projection": projection["weight"]}
+
+    first, second, other = made("first", 7, 1), made("second", 7, 2), made("other", 8, 1)
+    for name in first:
+        assert torch.equal(first[name], second[name])
+        assert not torch.equal(first[name], other[name])
+
+
 def test_the_global_batch_counts_images_accumulation_and_processes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accelerator = SimpleNamespace(num_processes=3, local_main_process_first=nullcontext)
-    monkeypatch.setattr(building, "Accelerator", lambda: accelerator)
+    state = SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(building, "process_state", lambda: state)
+    monkeypatch.setattr(building, "local_main_process_first", nullcontext)
     options = {"opt": "sgd", "lr": 0.1, "batch_size": 4, "gradient_accumulation_steps": 2, "base_batch_size": 64}
     assert group(build(folder, tmp_path, **options), "lr") == pytest.approx(0.1 * 4 * 2 * 3 / 64)
 

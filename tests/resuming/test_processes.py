@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(root: Path) -> tuple[list[dict[str, Any]], Any]:
-    return launch(2, "any_cut,wish_of_one,lock,full_disk,kept_for_others,signal_to_one", root / "two")
+    return launch(2, "any_cut,request_of_one,lock,full_disk,kept_for_others,signal_to_one", root / "two")
 
 
 @pytest.mark.parametrize("name", ["reduce", "none", "workers"])

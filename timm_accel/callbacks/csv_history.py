@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
-from timm_accel.callbacks.recorded_metrics import FreshMetrics
+from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.run_dir import check_run_dir
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class CsvHistoryCallback(Callback):
     """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
 
-    The field of a metric is empty in an epoch that did not record it.
+    The field of a metric is empty in an epoch that did not record it. Tensors and arrays are written as numbers or
+    lists.
 
     Args:
         path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
@@ -66,7 +67,7 @@ class CsvHistoryCallback(Callback):
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
-        row: dict[str, Any] = epoch | self._metrics.take(trainer.run_history)
+        row: dict[str, Any] = epoch | plain_value(self._metrics.take(trainer.run_history))
         if self._writes:
             self._write(row)
 

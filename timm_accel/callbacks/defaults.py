@@ -8,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from timm_accel.callbacks.base import Callback
-from timm_accel.callbacks.recorded_metrics import FreshMetrics
+from timm_accel.callbacks.recorded_metrics import FreshMetrics, readable
 from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
 
@@ -136,8 +136,8 @@ class PrintMetricsCallback(Callback):
         for name in sorted(fresh, key=_training_first):
             if name.removeprefix(prefix) in fresh and name.startswith(prefix):
                 continue  # is printed beside that of the model
-            ema = f" (ema {fresh[prefix + name]:.4f})" if prefix + name in fresh else ""
-            columns.append(f"{name.removesuffix('_epoch')} {fresh[name]:.4f}{ema}")
+            ema = f" (ema {readable(fresh[prefix + name])})" if prefix + name in fresh else ""
+            columns.append(f"{name.removesuffix('_epoch')} {readable(fresh[name])}{ema}")
         trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
 
 

@@ -9,6 +9,7 @@
 
 import random
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 _MASK = (1 << 64) - 1
-_ORDER, _IMAGE, _STEP, _PREFETCH = range(4)  # one stream for each kind of draw
+_ORDER, _IMAGE, _STEP, _PREFETCH, _CONSTRUCTION = range(5)  # one stream for each kind of draw
 
 
 def mix_seed(*numbers: int) -> int:
@@ -50,6 +51,19 @@ def _seed_host_and_device(seed: int, device: torch.device) -> None:
     _seed_host(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def seeded_construction(seed: int) -> Iterator[None]:
+    """Draw from the run's seed on the host, before the run, and restore the global random states afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        _seed_host(mix_seed(seed, _CONSTRUCTION))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def seed_streamed_image(seed: int, epoch: int, rank: int, worker: int, position: int) -> None:

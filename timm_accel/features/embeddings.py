@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
@@ -17,6 +16,8 @@ from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
+from timm_accel.states.consensus import wait_for_all
+from timm_accel.states.processes import process_state
 
 _SUFFIXES = (".parquet", ".npz")
 
@@ -77,10 +78,10 @@ def extract_embeddings(
         ModuleNotFoundError: The extra ``parquet`` is not installed for a ``.parquet`` file.
         OSError: An image cannot be read; the message has its name.
         TypeError: The dataset cannot be indexed.
-        ValueError: The dataset is empty, or the file is of another kind.
+        ValueError: The dataset is empty, the file is of another kind, or the launched processes do not run together.
     """
     _check(data, path)
-    state = PartialState()
+    state = process_state()
     share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
     loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
     shown = tqdm(loader, unit="batch", disable=not (progress and state.is_main_process))
@@ -90,7 +91,7 @@ def extract_embeddings(
     made = Embeddings(features[order], labels[order])
     if path is not None and state.is_main_process:
         _write(made, Path(path))
-    state.wait_for_everyone()
+    wait_for_all(state.num_processes)
     return made
 
 

@@ -7,19 +7,24 @@ from typing import Any
 import torch
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
     MultilabelAveragePrecision,
     MultilabelExactMatch,
     MultilabelF1Score,
 )
 
 from timm_accel.data.classes import class_names, is_multi_label
-from timm_accel.losses import refuse_other_weights, refuse_softmax_loss
+from timm_accel.losses import (
+    LabelCheck,
+    ignored_label,
+    refuse_other_weights,
+    refuse_softmax_loss,
+    takes_classes,
+)
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"
+_NO_LABEL = -1
 
 
 class ClassificationMetricsMixin(LoopTrainer):
@@ -27,7 +32,8 @@ class ClassificationMetricsMixin(LoopTrainer):
 
     By default ``accuracy``, with more than five classes ``accuracy_top5``, and ``f1_macro``; for the EMA model
     the same with the prefix ``ema_model_``. They are exact on any number of processes: no batch is padded or gathered.
-    Metrics get logits ``(B, num_classes)`` and hard labels ``(B,)``.
+    Metrics get logits ``(B, num_classes)`` and hard labels ``(B,)``, without the images whose label the loss ignores.
+    They depend on no hook that a subclass may override without ``super()``.
 
     Multi-label metrics are ``map``, mean average precision, which needs no threshold, ``f1_macro``, also a mean over
     the classes, and ``exact_match``, the share of images with all labels right at a probability of 0.5. None is called
@@ -43,8 +49,8 @@ class ClassificationMetricsMixin(LoopTrainer):
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
         ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data is multi-label
-            and the loss is over a softmax, the loss has weights for another number of classes, or targets are of the
-            other kind.
+            and the loss is over a softmax, the loss has weights for another number of classes, targets are of the other
+            kind, or a label is out of range (on a GPU the run then fails at the next sync point).
 
     Source: ``torchmetrics.classification``.
     """
@@ -73,7 +79,8 @@ class ClassificationMetricsMixin(LoopTrainer):
         self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
         self._is_multi_label = multi_label
         self._collections: dict[str, MetricCollection] = {}
-        self._batches: dict[str, int] = {}
+        self._counted: dict[str, torch.Tensor] = {}
+        self._label_check: LabelCheck | None = None
         super().__init__(*args, **kwargs)
         self._check_num_classes("the model's head", getattr(self.model, "num_classes", None))
 
@@ -89,6 +96,7 @@ class ClassificationMetricsMixin(LoopTrainer):
             names = class_names(dataset)
             self._check_num_classes("the data", None if names is None else len(names))
         self._detect_multi_label(self.train_dataset, self.eval_dataset)
+        self._label_check = None
         super().before_prepare()
 
     def _detect_multi_label(self, *datasets: Any) -> None:
@@ -105,14 +113,48 @@ class ClassificationMetricsMixin(LoopTrainer):
         names = super().evaluation_metrics()
         return names if self.metrics is None else [*names, *map(str, self.metrics.keys())]
 
-    def eval_epoch_start(self) -> None:
+    def _loss_of(self, training: bool) -> Any:
+        return (None if training else getattr(self, "eval_loss_fn", None)) or self.loss_func
+
+    def checked_batch(self, batch: Any, number: int, training: bool) -> Any:
+        batch = super().checked_batch(batch, number, training)
+        loss = self._loss_of(training)
+        if self._is_multi_label or not (takes_classes(loss) or (self._has_default_metrics and not training)):
+            return batch
+        try:
+            inputs, labels = self.unpack_batch(batch)
+        except TypeError:  # raised again where the targets are needed
+            return batch
+        num_classes = self.num_classes or getattr(self.current_run().unwrapped_model, "num_classes", None) or 0
+        if num_classes < 2 or not (isinstance(labels, torch.Tensor) and labels.ndim == 1 and _are_integers(labels)):
+            return batch
+        if self._label_check is None:
+            self._label_check = LabelCheck(num_classes, labels.device)
+        checked = self._label_check(labels, ignored_label(loss), number)
+        return batch if checked is labels else self.repack_batch(batch, inputs, checked)
+
+    def _stop_at_wrong_label(self) -> None:
+        fault = None if self._label_check is None else self._label_check.fault()
+        if fault is not None:
+            self.request_stop(fault, failed=True)
+
+    def after_update(self) -> None:
+        super().after_update()
+        if self.current_run().num_updates % self.sync_every_n_updates == 0:
+            self._stop_at_wrong_label()
+
+    def train_epoch_end(self) -> None:
+        super().train_epoch_end()
+        self._stop_at_wrong_label()
+
+    def start_evaluation_metrics(self) -> None:
+        super().start_evaluation_metrics()
         if self.metrics is not None:
             self._collections = {name: _separate(self.metrics).to(self.device) for name in self.evaluated_models()}
-            self._batches = dict.fromkeys(self._collections, 0)
+            self._counted = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in self._collections}
             if self._is_multi_label and self._has_default_metrics:
                 for collection in self._collections.values():
                     _update_with_empty_batch(collection[_AVERAGE_PRECISION], self.num_classes)
-        super().eval_epoch_start()
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
         super().update_metrics(batch, batch_output)
@@ -124,10 +166,15 @@ class ClassificationMetricsMixin(LoopTrainer):
             if outputs is not None:
                 logits = self.logits_of(outputs)
                 self._check_num_classes("the logits", logits.shape[1])
-                collection.update(*self._to_metric_inputs(logits, targets))
-                self._batches[name] += 1
+                scores, labels, counted = self._to_metric_inputs(logits, targets)
+                if len(labels):
+                    collection.update(scores, labels)
+                self._counted[name] += counted
 
-    def _to_metric_inputs(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _to_metric_inputs(
+        self, logits: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
+        """Return scores and labels without what the loss ignores, and how many of them count."""
         multi_label = targets.ndim == 2
         if self._has_default_metrics and multi_label != self._is_multi_label:
             wanted = "(B, num_classes)" if self._is_multi_label else "(B,)"
@@ -135,14 +182,23 @@ class ClassificationMetricsMixin(LoopTrainer):
                 f"Expected targets {wanted} with multi_label={self.multi_label}, but got {tuple(targets.shape)}. "
                 f"Pass multi_label={multi_label}."
             )
-        return (logits.sigmoid(), targets.round().long()) if self._is_multi_label else (logits, targets)
+        if self._is_multi_label:
+            return logits.sigmoid(), targets.round().long(), len(targets)
+        ignored = ignored_label(self._loss_of(training=False))
+        if ignored is None or targets.ndim != 1 or not _are_integers(targets):
+            return logits, targets, len(targets)
+        kept = targets != ignored
+        if self._has_default_metrics:  # a selection would wait for the device
+            return logits, targets.where(kept, _NO_LABEL), kept.sum()
+        return logits[kept], targets[kept], kept.sum()
 
-    def eval_epoch_end(self) -> None:
-        super().eval_epoch_end()
+    def record_evaluation_metrics(self) -> None:
+        super().record_evaluation_metrics()
+        self._stop_at_wrong_label()
         if not self._collections:
             return
-        batches = torch.tensor(list(self._batches.values()), device=self.device)
-        evaluated = self.current_run().accelerator.reduce(batches, reduction="sum").tolist()
+        counted = torch.stack(list(self._counted.values()))
+        evaluated = self.current_run().accelerator.reduce(counted, reduction="sum").tolist()
         for (name, collection), count in zip(self._collections.items(), evaluated, strict=True):
             if count:
                 with warnings.catch_warnings():
@@ -151,6 +207,10 @@ class ClassificationMetricsMixin(LoopTrainer):
                 for key, value in values.items():
                     self.run_history.update_metric(f"{metric_prefix(name)}{key}", value.item())
         self._collections = {}
+
+
+def _are_integers(labels: torch.Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
 def _separate(metrics: MetricCollection) -> MetricCollection:
@@ -172,10 +232,73 @@ def _update_with_empty_batch(average_precision: Any, num_classes: int | None) ->
     average_precision.update(empty, empty.long())
 
 
+class TopKAccuracy(Metric):
+    """The share of labels that are among the top-k predictions; negative labels do not count.
+
+    torchmetrics' metric (1.9) makes a one-hot matrix of every batch, and waits for the device to leave labels out.
+
+    Args:
+        top_k: How many classes are looked at.
+    """
+
+    is_differentiable, higher_is_better, full_state_update = False, True, False
+    correct: torch.Tensor
+    total: torch.Tensor
+
+    def __init__(self, top_k: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top_k = top_k
+        for name in ("correct", "total"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
+        top = logits.argmax(1, keepdim=True) if self.top_k == 1 else logits.topk(self.top_k, dim=1).indices
+        self.correct += (top == labels[:, None]).sum()
+        self.total += (labels >= 0).sum()
+
+    def compute(self) -> torch.Tensor:
+        """Return the share; 0 without labels."""
+        return self.correct.float() / self.total.clamp(min=1)
+
+
+class MacroF1(Metric):
+    """The mean F1 of the classes that occur, as label or prediction; negative labels do not count.
+
+    Memory and time are linear in the classes: torchmetrics' metric (1.9) makes a confusion matrix of every batch.
+
+    Args:
+        num_classes: The number of classes.
+    """
+
+    is_differentiable, higher_is_better, full_state_update = False, True, False
+    right: torch.Tensor
+    predicted: torch.Tensor
+    actual: torch.Tensor
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("right", "predicted", "actual"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
+        predictions, kept = logits.argmax(1), (labels >= 0).long()
+        labels = labels.long().clamp(min=0)
+        self.predicted.index_add_(0, predictions, kept)  # torch.bincount would wait for the device
+        self.actual.index_add_(0, labels, kept)
+        self.right.index_add_(0, labels, kept * (predictions == labels))
+
+    def compute(self) -> torch.Tensor:
+        """Return the mean over the classes; 0 without labels."""
+        either = self.predicted + self.actual  # 2 tp + fp + fn
+        scores = 2 * self.right.float() / either.clamp(min=1)
+        return scores.sum() / (either > 0).sum().clamp(min=1)
+
+
 def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:
-    # validate_args reads every batch back to the host
-    options: dict[str, Any] = {"average": "macro", "validate_args": False}
     if multi_label:
+        options: dict[str, Any] = {"average": "macro", "validate_args": False}  # validation reads every batch back
         return MetricCollection(
             {
                 _AVERAGE_PRECISION: MultilabelAveragePrecision(num_classes, **options),
@@ -183,10 +306,7 @@ def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:
                 "exact_match": MultilabelExactMatch(num_classes, validate_args=False),
             }
         )
-    metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        "f1_macro": MulticlassF1Score(num_classes, **options),
-    }
+    metrics: dict[str, Metric | MetricCollection] = {"accuracy": TopKAccuracy(), "f1_macro": MacroF1(num_classes)}
     if num_classes > 5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
+        metrics["accuracy_top5"] = TopKAccuracy(top_k=5)
     return MetricCollection(metrics)

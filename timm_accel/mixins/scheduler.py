@@ -135,7 +135,8 @@ class TimmSchedulerMixin(LoopTrainer):
     def training_run_end(self) -> None:
         if isinstance(self.scheduler, Scheduler):  # the next run scales the learning rates itself
             for group in self.optimizer.param_groups:
-                group["lr"] /= group.get("lr_scale", 1.0)
+                scale = group.get("lr_scale", 1.0)
+                group["lr"] = group["lr"] / scale if scale else group.get("initial_lr", group["lr"])
         super().training_run_end()
 
     def _metric_name(self) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torch import nn
@@ -26,6 +25,7 @@ from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.states.folder import STATES
+from timm_accel.states.processes import local_main_process_first, process_state
 from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
 
@@ -66,15 +66,15 @@ def build_run(recipe: Recipe) -> Run:
         ValueError: The model, the data and the options do not fit each other.
     """
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
-    accelerator = Accelerator()
-    with accelerator.local_main_process_first():
+    state = process_state()
+    with local_main_process_first(state):
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
     source = Source(data, split_file=run_dir / "split.csv")
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
     train_set, eval_set = _create_data(recipe, source, data_config)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
-    images = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
+    images = recipe.batch_size * recipe.gradient_accumulation_steps * state.num_processes
     learning_rate: dict[str, Any] = {"lr": recipe.lr}
     if recipe.base_batch_size is not None:
         learning_rate = {"base_lr": recipe.lr, "base_batch_size": recipe.base_batch_size, "global_batch_size": images}

@@ -1,14 +1,19 @@
 """Messages of a command line about a faulty recipe."""
 
 import re
+from typing import NoReturn
 
 from timm_accel.messages import nearest
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
 
 
-def explain(message: str) -> str:
-    """Reword jsonargparse's message about an option, with the nearest name for an unknown option."""
+def refuse_arguments(error: Exception) -> NoReturn:
+    """Raise a `ValueError` for what jsonargparse says of the arguments, with the nearest name for an unknown option."""
+    raise ValueError(_explain(str(error))) from error
+
+
+def _explain(message: str) -> str:
     if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
         name = unknown[1] or unknown[2]
         return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"

@@ -98,6 +98,12 @@ class Consensus:
         return everyone or []
 
 
+def wait_for_all(num_processes: int) -> None:
+    """Return once every process has called this; on host memory, so that no GPU is needed. Collective."""
+    if num_processes > 1:
+        distributed.all_reduce(torch.zeros(1), group=_host_group(distributed.group.WORLD))
+
+
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Return what `work` returns on rank 0, or raise what it raises there, on all processes. Collective."""
     outcome: list[Any] = [None, None]

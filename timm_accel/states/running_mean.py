@@ -7,27 +7,49 @@ from accelerate import Accelerator
 
 
 class RunningMean:
-    """A sum and a count, in float64 if the device has it.
+    """A sum and what it is divided by, in float64 if the device has it.
 
     Replaces pytorch-accelerated's ``LossTracker``, which reads every loss back to the host (0.1.61).
     """
 
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.weight = torch.zeros_like(self.total)
         self.count = 0
+        self.sums = False
 
-    def update(self, value: torch.Tensor, count: int) -> None:
-        """Add the mean `value` of `count` samples."""
-        self.total.add_(value.detach().mean(), alpha=count)
+    def update(self, value: torch.Tensor, count: int, weight: torch.Tensor | None = None) -> None:
+        """Add the mean `value` of `count` samples.
+
+        Args:
+            value: The mean.
+            count: The number of samples.
+            weight: What the mean was divided by; None for `count`. A mean of weight 0, which is NaN, adds nothing.
+        """
+        value = value.detach().mean()
+        if weight is None:
+            self.total.add_(value, alpha=count)
+            self.weight.add_(count)
+        else:
+            weight = weight.to(self.total)
+            self.total.add_(torch.where(weight == 0, weight, value * weight))
+            self.weight.add_(weight)
         self.count += count
 
+    def add(self, value: torch.Tensor, count: int) -> None:
+        """Add the sum `value` over `count` samples: the result is a sum, not a mean."""
+        self.total.add_(value.detach().sum())
+        self.count, self.sums = self.count + count, True
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the sum and the count, on the CPU."""
-        return {"total": self.total.cpu(), "count": self.count}
+        """Return the sum, its divisor and the number of samples, on the CPU."""
+        return {"total": self.total.cpu(), "weight": self.weight.cpu(), "count": self.count}
 
     def merge(self, state_dict: dict[str, Any]) -> None:
-        """Add the sum and the count of another."""
+        """Add the sum and the count of another; an older state has no divisor beside the count."""
         self.total += state_dict["total"].to(self.total)
+        weight = state_dict.get("weight", state_dict["count"])
+        self.weight += weight.to(self.weight) if isinstance(weight, torch.Tensor) else weight
         self.count += state_dict["count"]
 
     def finite(self) -> bool:
@@ -37,11 +59,28 @@ class RunningMean:
     @property
     def average(self) -> float:
         """The mean over the samples of this rank, or NaN without samples. Waits for the device."""
-        return float(self.total) / self.count if self.count else float("nan")
+        return float(self.total if self.sums else self.total / self.weight)
 
 
 def global_means(means: dict[str, RunningMean], accelerator: Accelerator) -> dict[str, float]:
-    """Return the means over all ranks, in one reduction; a mean without samples is left out."""
-    sums = torch.stack([torch.stack([mean.total, mean.total.new_tensor(mean.count)]) for mean in means.values()])
-    sums = accelerator.reduce(sums, reduction="sum").tolist()
-    return {name: total / count for name, (total, count) in zip(means, sums, strict=True) if count}
+    """Return the means over all ranks, in one reduction; a mean without samples is left out.
+
+    Raises:
+        ValueError: There are samples, but all of them have no weight.
+    """
+    sums = torch.stack(
+        [
+            torch.stack([mean.total, mean.weight, mean.total.new_tensor(mean.count), mean.total.new_tensor(mean.sums)])
+            for mean in means.values()
+        ]
+    )
+    found = {}
+    for name, (total, weight, count, added) in zip(means, accelerator.reduce(sums, "sum").tolist(), strict=True):
+        if count and not weight and not added:
+            raise ValueError(
+                f"Expected at least one label that the loss counts, but all of the {count:.0f} images have its "
+                "ignore_index or a class of weight 0. Evaluate images with labels."
+            )
+        if count:
+            found[name] = total if added else total / weight
+    return found

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 INPUTS = ("image", "images", "pixel_values", "inputs")
 TARGETS = ("label", "labels", "target", "targets")
@@ -69,6 +70,18 @@ def logits_of(outputs: Any) -> torch.Tensor:
     raise TypeError(
         "Expected the model's outputs to be logits, to have .logits, or to begin with them, but got "
         f"{type(outputs).__name__}. Override logits_of()."
+    )
+
+
+def wrong_dtype(model: Any, images: Any) -> TypeError | None:
+    """Return the error for images that a model failed on since its weights have another dtype; None for others."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    weights = next((each.dtype for each in parameters if each.is_floating_point()), None)
+    if weights is None or not (isinstance(images, torch.Tensor) and images.ndim == 4) or images.dtype == weights:
+        return None
+    return TypeError(
+        f"Expected images to be {weights}, as the model's weights are, but got {images.dtype}. Convert them in the "
+        "transform of the dataset; create_datasets() normalizes uint8 images on the device."
     )
 
 

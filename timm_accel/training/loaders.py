@@ -1,13 +1,14 @@
-"""What the loop asks of a loader: an epoch's number, the batches that are left, and a stream's share."""
+"""What the loop asks of a loader: an epoch's number, the batches that are left, a stream's share, no worker after."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
+from weakref import WeakSet, ref
 
 from accelerate import Accelerator, skip_first_batches
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
 from timm_accel.data.streams.streamed_images import StreamedImages
@@ -19,10 +20,71 @@ def remaining(loader: Any, start: int) -> Iterable[Any]:
     if start == 0:
         return loader
     if isinstance(loader, DataLoaderSlice):
-        return islice(remaining(loader.dl, start), len(loader) - start)
+        return _Part(remaining(loader.dl, start), 0, len(loader) - start)
     if isinstance(loader, DataLoader):
         return skip_first_batches(loader, start)
-    return islice(loader, start, None)
+    return _Part(loader, start, None)
+
+
+class _Part:
+    """Some of a loader's batches. Its workers start with the iteration, so that `LoaderWorkers` can watch them."""
+
+    def __init__(self, loader: Any, start: int, stop: int | None) -> None:
+        self.dl, self.start, self.stop = loader, start, stop
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.dl, self.start, self.stop)
+
+
+class LoaderWorkers:
+    """The workers of the loaders that a run iterates: none outlives the run, whatever ends it.
+
+    torch ends workers with the last reference to their iterator. A loader with persistent workers holds one, and so
+    does an exception that somebody keeps.
+    """
+
+    def __init__(self) -> None:
+        self._loaders: WeakSet[DataLoader] = WeakSet()
+        self._iterators: WeakSet[Any] = WeakSet()
+        self._workers: WeakSet[Any] = WeakSet()  # multiprocessing holds those that are alive
+
+    def watch(self, loader: Any) -> None:
+        """Note the iterators that a loader starts from now on, also where accelerate or a user has wrapped it."""
+        for inner in _torch_loaders(loader):
+            if inner not in self._loaders:
+                self._loaders.add(inner)
+                vars(inner)["_get_iterator"] = partial(self._start, ref(inner))  # torch's factory, in all its versions
+
+    def _start(self, loader_ref: Callable[[], Any]) -> Any:
+        loader = loader_ref()
+        iterator = type(loader)._get_iterator(loader)
+        self._iterators.add(iterator)
+        self._workers.update(getattr(iterator, "_workers", ()))
+        return iterator
+
+    def end(self) -> None:
+        """End the workers that are left. A loader that is iterated again starts others."""
+        for loader in self._loaders:
+            vars(loader).pop("_get_iterator", None)
+            if getattr(loader, "_iterator", None) in self._iterators:
+                loader._iterator = None  # it would be used again
+        for iterator in self._iterators:
+            if hasattr(iterator, "_shutdown_workers"):  # only those with workers
+                iterator._shutdown_workers()
+        for worker in self._workers:
+            worker.kill()  # torch's SIGTERM does not end a busy one: see `shield_workers`
+            worker.join()
+
+
+def _torch_loaders(loader: Any, depth: int = 3) -> Iterator[DataLoader]:
+    """Yield the torch loaders that start workers when `loader`, which may wrap them, is iterated."""
+    if isinstance(loader, DataLoader) and "base_dataloader" not in vars(loader):
+        yield loader
+    elif depth > 0 and isinstance(loader, list | tuple | dict):
+        for each in islice(loader.values() if isinstance(loader, dict) else loader, 100):  # long ones hold no loaders
+            yield from _torch_loaders(each, depth - 1)
+    elif depth > 0 and hasattr(loader, "__iter__") and not isinstance(loader, Dataset):
+        yield from _torch_loaders(getattr(loader, "__dict__", {}), depth)
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
@@ -118,6 +180,18 @@ class ShardedBatches(Sampler[list[Any]]):
             yield from [full, share] if full else [share]
         elif full:
             yield [*full, *share]
+
+
+def batch_sizes(loader: Any, num_processes: int) -> set[int]:
+    """Return the numbers of images that a rank's batches have, as far as the loader's sampler tells."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is not BatchSampler:
+        return set()
+    if num_processes > 1 and not batches.drop_last:
+        batches = ShardedBatches(batches, 0, num_processes)
+        return {batches.batch_size, *batches.last_batch_sizes()}
+    rest = 0 if batches.drop_last else len(batches.sampler) % batches.batch_size  # type: ignore[arg-type]
+    return {batches.batch_size} | ({rest} if rest else set())
 
 
 def deal_out_rest(loader: Any, rank: int, num_processes: int) -> None:

@@ -1,7 +1,8 @@
 """Preparation of a run: check arguments and loaders, and prepare loaders and model for accelerate."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from inspect import signature
 from math import ceil
@@ -9,7 +10,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, extract_model_from_parallel
 from torch import nn
@@ -17,13 +18,28 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.messages import nearest
-from timm_accel.training.loaders import deal_out_rest, is_stream, share_stream
+from timm_accel.messages import nearest, one_line
+from timm_accel.states.launching import refuse_sharding
+from timm_accel.states.processes import process_state
+from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _TRAIN_OPTIONS = list(signature(Trainer.train).parameters)[1:]
+
+
+def check_parts(model: Any, optimizer: Any) -> None:
+    """Raise a `TypeError` for a model or an optimizer that is none, before any work."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"Expected model to be a torch nn.Module, but got {kind}. Pass a model that was created.")
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
+        kind = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else type(optimizer).__name__
+        raise TypeError(
+            f"Expected optimizer to be one torch optimizer, but got {kind}. Pass an optimizer that was created over "
+            "the model's parameters; several learning rates are groups of one optimizer."
+        )
 
 
 def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[str, Any]) -> None:
@@ -50,27 +66,23 @@ def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[
 
 
 def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
-    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``."""
+    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``.
+
+    Raises:
+        ValueError: What was launched is not what runs, or accelerate is to accumulate or to shard.
+    """
     if os.environ.get(_ACCUMULATION, "1") != "1":
         raise ValueError(
             f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
             f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
         )
+    process_state()
     accelerator = Accelerator(
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
     refuse_sharding(accelerator.distributed_type)
     return accelerator
-
-
-def refuse_sharding(distributed_type: DistributedType) -> None:
-    """Raise a `ValueError` where the weights are sharded: EMA and evaluation need complete weights."""
-    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            "Expected complete weights on every process, since the EMA and the evaluation need them, but got "
-            f"{distributed_type.value}. Choose MULTI_GPU in the accelerate config."
-        )
 
 
 def worker_kwargs() -> dict[str, Any]:
@@ -135,6 +147,28 @@ def check_share(loader: Any, dataset: Any, num_processes: int) -> None:
             f"Expected train_dataset to fill a batch on each of {num_processes} processes, but "
             f"got {_count_images(dataset)} images. Lower per_device_batch_size or pass drop_last=False."
         )
+
+
+def refuse_batch_of_one(model: nn.Module, loader: Any, num_processes: int, unpack: Callable[[Any], Any]) -> None:
+    """Raise a `ValueError` where a training batch of one image will come, and BatchNorm in the model cannot take it.
+
+    The model is tried in a copy without values. Where it cannot be tried, nothing is refused.
+    """
+    if 1 not in batch_sizes(loader, num_processes):
+        return
+    try:
+        images, _ = unpack(loader.collate_fn([loader.dataset[0]]))
+        trial = deepcopy(model).to("meta").train()
+        trial(torch.zeros_like(images, device="meta", dtype=next(trial.parameters()).dtype))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch.nn.functional.batch_norm (2.14)
+            raise ValueError(
+                "Expected every training batch to have at least 2 images, since a BatchNorm of the model needs them, "
+                f"but got one of 1 image ({one_line(error)}). Pass drop_last=True, or choose another "
+                "per_device_batch_size."
+            ) from error
+    except Exception:
+        return
 
 
 def seed_and_shard(train_loader: Any, eval_loader: Any, accelerator: Accelerator, seed: int) -> Iterator[Any]:

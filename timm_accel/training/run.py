@@ -15,11 +15,13 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
+from timm_accel.callbacks.recorded_metrics import RepeatedMetrics
 from timm_accel.data.seeding import seed_prefetch
+from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.states.weights import metric_prefix
-from timm_accel.training.loaders import device_transform_of
+from timm_accel.training.loaders import LoaderWorkers, device_transform_of
 from timm_accel.training.prefetch import prefetch
 from timm_accel.training.snapshot import Progress
 from timm_accel.upstream import StopTrainingError
@@ -43,10 +45,12 @@ class Run:
         self.epoch: int | None = None  # from 0
         self.batch_index: int | None = None  # the micro-batch of the training epoch, from 0
         self.progress = Progress()
+        self.loader_workers = LoaderWorkers()
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
+        self._reported: set[str] = set()
 
     @property
     def accelerator(self) -> Accelerator:
@@ -137,7 +141,9 @@ class Run:
     def eval_epoch(self, loader: Iterable, is_training: bool, is_intermediate: bool) -> None:
         """Evaluate all weights on the unwrapped model, so that processes may have different numbers of batches."""
         trainer = self.trainer
+        divisors, repeated = Divisors(), RepeatedMetrics(trainer.run_history)
         with self._evaluating(is_intermediate):
+            trainer.start_evaluation_metrics()
             trainer.eval_epoch_start()
             losses = {name: RunningMean(trainer.device) for name in trainer.evaluated_models()}
             trainer._loss_tracker = losses["model"]
@@ -147,23 +153,29 @@ class Run:
             with torch.no_grad():
                 for batch in self._prefetched(trainer._eval_dataloader if limited else loader):
                     if batch is not None:  # None: none of its images could be read
-                        self._eval_batch(batch, losses)
+                        self._eval_batch(batch, losses, divisors)
+            trainer.record_evaluation_metrics()
             trainer.eval_epoch_end()
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
             self._record(losses, name)
             self.notify("on_eval_epoch_end", is_intermediate=is_intermediate)
+            self._report_repeated(repeated)
         if not is_intermediate:
             if is_training:
                 self.progress = replace(self.progress, stage="end")
             self.sync()
 
-    def _eval_batch(self, batch: Any, losses: dict[str, RunningMean]) -> None:
+    def _eval_batch(self, batch: Any, losses: dict[str, RunningMean], divisors: Divisors) -> None:
         self.notify("on_eval_step_start")
-        output = self.trainer.calculate_eval_batch_loss(batch)
+        with divisors.watching(self.trainer, "loss_func", "eval_loss_fn"):
+            output = self.trainer.calculate_eval_batch_loss(batch)
+        divisor = divisors.take(output["batch_size"])
         for name, loss in losses.items():
             key = f"{metric_prefix(name)}loss"
-            if key in output:
-                loss.update(output[key], output["batch_size"])
+            if key in output and divisors.sums:
+                loss.add(output[key], output["batch_size"])
+            elif key in output:
+                loss.update(output[key], output["batch_size"], divisor)
         self.trainer.update_metrics(batch, output)
         self.notify("on_eval_step_end", batch_output=output, batch=batch)
 
@@ -195,6 +207,7 @@ class Run:
             start: The number of the first batch in the training epoch; None in evaluation, where nothing is random.
         """
         trainer, numbers = self.trainer, count(start or 0)
+        self.loader_workers.watch(batches)
         transform = device_transform_of(batches if loader is None else loader)
 
         def finish(batch: Any) -> Any:
@@ -206,7 +219,19 @@ class Run:
             inputs, targets = trainer.unpack_batch(batch)
             return trainer.repack_batch(batch, transform(inputs), targets)
 
-        return prefetch(batches, finish, trainer.device)
+        def check(numbered: tuple[int, Any]) -> Any:
+            number, batch = numbered
+            return None if batch is None else trainer.checked_batch(batch, number, training=start is not None)
+
+        return map(check, enumerate(prefetch(batches, finish, trainer.device), start or 0))
+
+    def _report_repeated(self, repeated: RepeatedMetrics) -> None:
+        if names := repeated.names() - self._reported:
+            self._reported |= names
+            self.trainer.print(
+                f"Recorded more than once in one evaluation: {', '.join(sorted(names))}. The last value is shown; give "
+                "your metric another name."
+            )
 
     def _record(self, losses: dict[str, RunningMean], name: str) -> None:
         for weights_name, mean in global_means(losses, self.accelerator).items():

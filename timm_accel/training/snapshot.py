@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from timm_accel.callbacks.recorded_metrics import plain_value
 from timm_accel.states.folder import COMMON, SavedState, plain, rank_file
 from timm_accel.states.running_mean import RunningMean
 
@@ -152,8 +153,20 @@ def take(run: TrainingRun, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _take_history(history: Any) -> dict[str, Any]:
     names = sorted(history.get_metric_names())
-    metrics = {name: plain(list(history.get_metric_values(name)), f"the metric {name!r}") for name in names}
+    metrics = {name: [_take_value(value) for value in history.get_metric_values(name)] for name in names}
     return {"epoch": history.current_epoch, "metrics": metrics}
+
+
+def _take_value(value: Any) -> Any:
+    """Return a recorded value as a state can hold it: arrays as lists, and other objects as text."""
+    try:
+        return plain(value, "a metric")
+    except TypeError:
+        value = plain_value(value)
+    try:
+        return plain(value, "a metric")
+    except TypeError:
+        return str(value)
 
 
 def _restore_history(history: Any, saved: Mapping[str, Any]) -> None:

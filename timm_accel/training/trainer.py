@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
-from timm_accel.callbacks.recorded_metrics import refuse_unless_recorded
+from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.states.consensus import Stop
+from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
@@ -56,6 +57,8 @@ class LoopTrainer(Trainer):
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
+        ValueError: The processes that were launched do not run together (on CPUs without ``ACCELERATE_USE_CPU``), or
+            the weights are to be sharded.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
             within a run.
         BlockingIOError: By `train`, when another run uses `run_dir`.
@@ -109,6 +112,7 @@ class LoopTrainer(Trainer):
                 "Expected sync_every_n_updates to be a number of updates of at least 1, but got "
                 f"{sync_every_n_updates!r}. The default is 10."
             )
+        preparation.check_parts(model, optimizer)
         if not isinstance(seed, int | Integral):
             raise TypeError(f"Expected seed to be an integer, but got {seed!r}. The default is 42.")
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
@@ -191,6 +195,22 @@ class LoopTrainer(Trainer):
     def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
         return self.loss_func(outputs, targets)
+
+    def checked_batch(self, batch: Any, number: int, training: bool) -> Any:
+        """Return a batch on its device, before any hook sees it. Mixins check it.
+
+        Args:
+            batch: What the loader gave.
+            number: Its number in the epoch, from 0.
+            training: Whether the model is trained on it; otherwise it is evaluated.
+        """
+        return batch
+
+    def start_evaluation_metrics(self) -> None:
+        """Do nothing. Called before each evaluation, before ``eval_epoch_start``."""
+
+    def record_evaluation_metrics(self) -> None:
+        """Do nothing. Called after the last evaluation batch, before ``eval_epoch_end``."""
 
     def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
         """Do nothing. Called with each evaluation batch and its output, after every mixin has added to the output."""
@@ -288,10 +308,10 @@ class LoopTrainer(Trainer):
             name: The metric's name in the history.
 
         Raises:
-            ValueError: The metric has no value.
+            ValueError: The metric has no value, or it is not one number.
         """
         refuse_unless_recorded(argument, name, self.run_history.get_metric_names())
-        return float(self.run_history.get_latest_metric(name))
+        return one_number(argument, name, self.run_history.get_latest_metric(name))
 
     # Upstream's public methods
 
@@ -326,7 +346,8 @@ class LoopTrainer(Trainer):
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
-            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loader workers alive
+            self.create_scheduler_fn = None  # often a bound method: the cycle would keep loaders alive
+            run.loader_workers.end()
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size) | preparation.worker_kwargs()
@@ -353,15 +374,23 @@ class LoopTrainer(Trainer):
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
-        outputs = self.model(inputs)
+        outputs = self._outputs(inputs)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
+
+    def _outputs(self, inputs: Any) -> Any:
+        try:
+            return self.model(inputs)
+        except (RuntimeError, TypeError) as error:
+            if (wrong := batches.wrong_dtype(self.model, inputs)) is not None:
+                raise wrong from error
+            raise
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self.model(inputs)
+                outputs = self._outputs(inputs)
             outputs = convert_to_fp32(outputs)
             loss = self.evaluation_loss(self.logits_of(outputs), targets)
         return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
@@ -412,9 +441,14 @@ class LoopTrainer(Trainer):
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
         self._accelerator = self._create_accelerator()
+        process_state()  # checks the launch again, also where a subclass creates the accelerator
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
+        if self._train_dataloader is not None:
+            preparation.refuse_batch_of_one(
+                self.get_unwrapped_model(), self._train_dataloader, processes, self.unpack_batch
+            )
         self.optimizer = self.current_run().unwrapped_optimizer
         self.before_prepare()
         loaders = preparation.seed_and_shard(

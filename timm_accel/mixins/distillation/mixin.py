@@ -11,6 +11,7 @@ from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
 from timm_accel.data.classes import is_multi_label
+from timm_accel.data.seeding import seeded_construction
 from timm_accel.messages import nearest
 from timm_accel.mixins.distillation.teachers import Teacher, check_images, check_student, check_teacher, open_teacher
 from timm_accel.training import LoopTrainer
@@ -84,7 +85,8 @@ class DistillationMixin(LoopTrainer):
         self._distill_names: list[str] | None = None
         super().__init__(*args, **kwargs)
         if distill_teacher is not None:
-            self._create_task(distill_teacher)
+            with seeded_construction(self.seed):
+                self._create_task(distill_teacher)
 
     def _create_task(self, given: nn.Module | str | Path) -> None:
         student: Any = self.current_run().unwrapped_model

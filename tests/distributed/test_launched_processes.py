@@ -1,0 +1,91 @@
+"""1, 2 and 3 processes of one launch: they train together, or they are refused before training."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_images
+
+from timm_accel.models import create_classifier, save_classifier
+
+WORKER = Path(__file__).parent / "launched_worker.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("launched")
+    for split in ("train", "val"):
+        write_images(root / "data" / split, {"a": 3, "b": 3}, size=32)
+    torch.manual_seed(0)
+    save_classifier(create_classifier("test_resnet", 2, image_size=32)[0], root / "model", ["a", "b"])
+    return root
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def processes(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+def launch(folder: Path, processes: int, way: str) -> list[dict[str, Any]]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env |= {"ACCELERATE_USE_CPU": "true"} if way == "together" else {}
+    command = [sys.executable, *torchrun, str(WORKER), str(folder), way]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [torch.load(folder / f"{way}_{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def apart(folder: Path, processes: int) -> list[dict[str, Any]]:
+    return launch(folder, processes, "apart")
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path, processes: int) -> list[dict[str, Any]]:
+    return launch(folder, processes, "together")
+
+
+@pytest.mark.parametrize("work", ["trainer", "train", "evaluate", "embeddings", "recipe", "group", "too early"])
+def test_processes_that_do_not_know_of_each_other_are_refused(work: str, processes: int, apart: Any) -> None:
+    for rank in apart:
+        assert rank["processes"] == 1
+        if processes == 1:
+            assert rank[work] == ""
+            continue
+        source = "the process group" if work == "group" else "WORLD_SIZE"
+        assert rank[work].startswith(
+            f"Expected the {processes} processes that were launched ({source}) to run together"
+        )
+        assert "but got 1 in accelerate's state" in rank[work]
+        remedy = "Create no PartialState() before" if work == "too early" else "Set ACCELERATE_USE_CPU=true"
+        assert remedy in rank[work]
+
+
+def test_nothing_is_trained_before_the_refusal(processes: int, apart: Any) -> None:
+    assert [rank["updates"] for rank in apart] == [8 if processes == 1 else 0] * processes
+
+
+def test_what_comes_before_a_trainer_leaves_the_processes_together(processes: int, together: Any) -> None:
+    for rank in together:
+        assert rank["state is unmade"]
+        assert rank["processes"] == processes
+        assert torch.equal(rank["embeddings"], together[0]["embeddings"])
+        assert rank["embeddings"].shape[0] == 7
+        assert rank["loss"] == together[0]["loss"]
+
+
+def test_each_image_of_an_epoch_goes_to_one_process(processes: int, together: Any) -> None:
+    for epoch in range(2):
+        shares = [rank["images"][2 * epoch : 2 * epoch + 2].flatten(0, 1) for rank in together]
+        assert all(len(share) == 24 // processes for share in shares)
+        assert len({image.numpy().tobytes() for image in torch.cat(shares)}) == 24
+
+
+def test_the_others_wait_for_the_first(processes: int, together: Any) -> None:
+    assert [rank["came after"] for rank in together] == [False] + [True] * (processes - 1)

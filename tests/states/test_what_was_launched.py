@@ -1,0 +1,200 @@
+"""What was launched against what runs, with environments and command lines as dictionaries and lists."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import DistributedType
+from accelerate.state import AcceleratorState, GradientState
+from refusal import refused
+from tiny_runs import make_trainer, tiny_data
+
+from timm_accel.recipes import Recipe, build_run
+from timm_accel.states import launching
+from timm_accel.states.launching import asked_sharding, check_launch, options_of_command, refuse_sharding
+from timm_accel.training import LoopTrainer
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_each_launchers_number_of_processes_is_compared(name: str) -> None:
+    with refused(ValueError, "the 3 processes", f"({name})", "all images", "got 1 in", "USE_CPU=true", "README"):
+        check_launch({name: "3"}, {}, 1, 1)
+    with refused(ValueError, "the 3 processes", "got 2 in"):
+        check_launch({name: "3"}, {}, 1, 2)
+    check_launch({name: "3"}, {}, 1, 3)
+    for alone in ("1", "", "many"):
+        check_launch({name: alone}, {}, 1, 1)
+
+
+def test_a_process_group_is_compared() -> None:
+    for environment in ({}, {"WORLD_SIZE": "1"}):
+        with refused(ValueError, "the 2 processes", "(the process group)", "got 1"):
+            check_launch(environment, {}, 2, 1)
+        check_launch(environment, {}, 2, 2)
+    check_launch({}, {}, 1, 2)  # the processes of a TPU have neither
+
+
+def test_the_launchers_own_number_counts_where_it_sets_no_other() -> None:
+    with refused(ValueError, "the 2 processes", "(accelerate launch)", "got 1", "start with torchrun"):
+        check_launch({"ACCELERATE_USE_CPU": "True"}, {"num_processes": 2}, 1, 1)
+    check_launch({"WORLD_SIZE": "4"}, {"num_processes": 5}, 1, 4)  # 5 on 2 machines are 2 on each
+    check_launch({}, {"num_processes": None}, 1, 1)
+
+
+def test_the_remedy_is_another_where_the_cpu_was_asked_for() -> None:
+    for value in ("true", "1", "True", "yes"):
+        with refused(ValueError, "Create no PartialState() before, since it ignores ACCELERATE_USE_CPU."):
+            check_launch({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": value}, {}, 2, 1)
+    with refused(ValueError, "Set ACCELERATE_USE_CPU=true"):
+        check_launch({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "false"}, {}, 2, 1)
+
+
+SHARDING = {
+    "use_fsdp": DistributedType.FSDP,
+    "use_deepspeed": DistributedType.DEEPSPEED,
+    "use_megatron_lm": DistributedType.MEGATRON_LM,
+}
+
+
+@pytest.mark.parametrize("option", SHARDING)
+def test_sharding_is_found_in_the_environment_and_at_the_launcher(option: str) -> None:
+    name = f"ACCELERATE_{option.upper()}"
+    assert asked_sharding({name: "true"}, {}) == asked_sharding({name: "1"}, {}) == SHARDING[option]
+    assert asked_sharding({}, {option: True}) == SHARDING[option]
+    assert asked_sharding({name: "false"}, {option: False}) is None
+    with refused(ValueError, "complete weights", f"got {SHARDING[option].value}", "MULTI_GPU"):
+        refuse_sharding(SHARDING[option])
+
+
+@pytest.mark.parametrize("share", ["DP_SHARD", "TP", "CP", "SP"])
+def test_shares_of_the_parallelism_config_are_sharding(share: str) -> None:
+    name = f"PARALLELISM_CONFIG_{share}_SIZE"
+    environment = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}
+    assert asked_sharding(environment, {}) is None
+    assert asked_sharding({name: "2"}, {}) is None
+    assert asked_sharding(environment | {name: "2"}, {}) == f"{name}=2"
+    with refused(ValueError, "complete weights", f"got {name}=2"):
+        refuse_sharding(f"{name}=2")
+
+
+def test_complete_weights_are_not_refused() -> None:
+    for kind in (None, *(set(DistributedType) - {*SHARDING.values()})):
+        refuse_sharding(kind)
+
+
+LAUNCHES = [["/bin/accelerate", "launch"], ["accelerate-launch"], ["-m", "accelerate.commands.launch"]]
+LAUNCHES += [["/lib/accelerate/commands/launch.py"], ["-m", "accelerate.commands.accelerate_cli", "launch"]]
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_the_command_line_of_the_launcher_is_read(launch: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "default_config_file", "/nowhere")
+    found = options_of_command(["python", *launch, "--cpu", "--num_processes", "2", "train.py", "--num_processes", "7"])
+    assert (found["num_processes"], found["use_fsdp"]) == (2, False)
+    assert options_of_command(["python", *launch, "--use_fsdp", "train.py"])["use_fsdp"]
+
+
+def write_config(path: Path, **options: Any) -> Path:
+    lines = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 1, "use_cpu": True} | options
+    path.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
+    return path
+
+
+def test_the_config_of_the_launcher_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option, kind in SHARDING.items():
+        config = write_config(tmp_path / f"{option}.yaml", distributed_type=kind.value, num_processes=3)
+        given = ["accelerate", "launch", "--config_file", str(config)]
+        found = options_of_command([*given, "--cpu", "train.py"])
+        assert (found[option], found["num_processes"]) == (True, 3)
+        assert options_of_command([*given, "--num_processes", "2", "train.py"])["num_processes"] == 2
+        assert not options_of_command([*given, "--multi_gpu", "train.py"])[option]  # so that accelerate reads no kind
+        monkeypatch.setattr(launching, "default_config_file", str(config))
+        monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(config))
+        assert options_of_command(["accelerate", "launch", "train.py"])[option]
+        assert not options_of_command(["accelerate", "launch", "--cpu", "train.py"])[option]  # accelerate skips it
+
+
+def test_other_commands_have_no_options(tmp_path: Path) -> None:
+    for command in (
+        [],
+        ["bash"],
+        ["python", "train.py"],
+        ["accelerate", "launch"],
+        ["accelerate", "launch", "--nothing"],
+    ):
+        assert options_of_command(command) == {}
+    assert options_of_command(["accelerate", "launch", "--config_file", str(tmp_path / "missing.yaml"), "t.py"]) == {}
+
+
+@pytest.fixture
+def forgotten() -> Any:
+    """accelerate's state is made again, and again after the test."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+@pytest.mark.usefixtures("forgotten")
+def test_sharding_that_accelerate_ignores_on_a_cpu_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    monkeypatch.setenv(name, "true")
+    for work in (
+        make_trainer,
+        lambda: trainer.train(tiny_data(), 1),
+        lambda: trainer.evaluate(tiny_data()),
+        lambda: build_run(Recipe(run_dir=str(tmp_path))),
+    ):
+        with refused(ValueError, "complete weights", name.removeprefix("ACCELERATE_USE_"), "MULTI_GPU"):
+            work()
+
+
+def test_a_subclass_that_creates_the_accelerator_is_checked_in_train_and_evaluate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Own(LoopTrainer):
+        def _create_accelerator(self) -> Any:
+            return trainer._accelerator
+
+    trainer = make_trainer()
+    trainer = make_trainer(Own)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for work in (lambda: trainer.train(tiny_data(), 1), lambda: trainer.evaluate(tiny_data())):
+        with refused(ValueError, "the 2 processes", "(WORLD_SIZE)", "got 1"):
+            work()
+
+
+LAUNCHED = """
+from timm_accel.states.processes import process_state
+try:
+    print("runs", process_state().num_processes)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cpu", "--num_processes", "1"], "runs 1"),
+        (["--cpu", "--num_processes", "2"], "the 2 processes that were launched (accelerate launch)"),
+        (["--config_file", "fsdp.yaml"], "got FSDP"),
+    ],
+)
+def test_what_accelerate_launch_leaves_out_on_a_cpu_is_refused(options: list[str], said: str, tmp_path: Path) -> None:
+    write_config(tmp_path / "fsdp.yaml", distributed_type="FSDP", fsdp_config="{}")
+    (tmp_path / "script.py").write_text(LAUNCHED)
+    common = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *common, *options, "script.py"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said in result.stdout
