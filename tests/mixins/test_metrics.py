@@ -125,7 +125,7 @@ def test_each_evaluation_starts_its_metrics_again_without_the_hook() -> None:
 
 
 class Twice(TimmTrainer):
-    """Records a metric of the same name as one of ours."""
+    """Records a metric of the same name as one from here."""
 
     def eval_epoch_end(self) -> None:
         super().eval_epoch_end()

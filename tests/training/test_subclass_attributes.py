@@ -15,7 +15,7 @@ from torch.optim import AdamW
 import timm_accel.training
 from timm_accel import LoopTrainer, TimmMixupTrainer
 from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, SaveStateCallback
-from timm_accel.training.run import FromRun
+from timm_accel.training.options import FromRun
 
 NAMES = [name for name, value in vars(LoopTrainer).items() if isinstance(value, FromRun)]
 MARK = object()

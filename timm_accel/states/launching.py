@@ -17,7 +17,7 @@ _SHARDING = {
     "use_deepspeed": DistributedType.DEEPSPEED,
     "use_megatron_lm": DistributedType.MEGATRON_LM,
 }
-_SHARES = ("DP_SHARD", "TP", "CP", "SP")  # of accelerate's ParallelismConfig
+_SHARES = ("DP_SHARD", "TP", "CP", "SP")  # of `accelerate.ParallelismConfig`
 
 
 def check_launch(

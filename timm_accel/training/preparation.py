@@ -22,6 +22,7 @@ from timm_accel.messages import nearest, one_line
 from timm_accel.states.launching import refuse_sharding
 from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
+from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
@@ -65,8 +66,10 @@ def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[
         raise _too_few_images("train", 0, options.get("per_device_batch_size", 8))
 
 
-def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
-    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``.
+def create_accelerator(
+    ddp_kwargs: Mapping[str, Any], mixed_precision: str | None = None, torch_compile: bool | str | None = None
+) -> Accelerator:
+    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel`` and of the trainer.
 
     Raises:
         ValueError: What was launched is not what runs, or accelerate is to accumulate or to shard.
@@ -76,8 +79,9 @@ def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
             f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
             f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
         )
-    process_state()
+    refuse_half_on_cpu(mixed_precision, process_state().device)
     accelerator = Accelerator(
+        **accelerator_options(mixed_precision, torch_compile),
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
