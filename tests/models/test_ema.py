@@ -218,6 +218,8 @@ def test_a_fault_is_what_is_not_finite_where_the_model_is() -> None:
     update(LATE)
     assert update.fault() is None
     with torch.no_grad():
+        module[5].bias[1] = 1e30  # whose square is infinite
+        assert update.fault() is None
         module[5].bias[1] = inf
         assert update.fault() == update.fault(model_moved=True) == "5.bias"
         module[5].bias[1] = nan
