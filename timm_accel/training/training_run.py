@@ -51,8 +51,8 @@ class TrainingRun(Run):
         self.progress = Progress(learning_rate=self.learning_rate)
         trainer._loss_tracker = RunningMean(trainer.device)
         with self._agreeing(), self._handling_signals():
+            trainer.training_run_start()  # what mixins refuse leaves nothing in the run folder
             checkpointer.begin()
-            trainer.training_run_start()
             self.notify("on_training_run_start")
             if checkpointer.keeps_states:
                 snapshot.take_shared(trainer)  # raises now if something cannot be saved
