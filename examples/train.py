@@ -39,8 +39,11 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
             options = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
         refuse_arguments(error)
+    named = options["recipe"] or begin
     for name in ("config", "recipe"):
         options.pop(name)
+    if named is not None and "warmup_epochs" not in parser.parse_args(arguments, defaults=False):
+        options["warmup_epochs"] = named_recipe(named).warmup_epochs(options)  # not typed: it follows the run
     return Recipe(**options)
 
 

@@ -146,7 +146,7 @@ def test_best_weights_that_a_killed_save_has_left_are_removed_at_the_next_start(
     callback._root = tmp_path
     writing = atomic_write(tmp_path / "best" / "config.json")
     writing.__enter__().write_text("half")
-    callback._kept()
+    callback._read_best()
     assert contents(tmp_path) == {"best": None}
 
 

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
-_RAISED_IN_WORKER = re.compile(
-    rf'File ".*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in \w+\n +raise [^\n]*\n(?:[ ^~]+\n)?(?:\w+\.)*\w+: ((?:.|\n)*)'
+_RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and the error
+    rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?:[ ~^]+\n)?[\w.]+: ((?:.|\n)*)$'
 )
 
 
@@ -48,7 +48,7 @@ def own_sentence(error: BaseException) -> str | None:
         raised = trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
         sentence = str(error) if raised else None
     else:  # torch puts the traceback of a loader worker into the message
-        worker = _RAISED_IN_WORKER.findall(str(error))
+        worker = _RAISED_IN_WORKER.findall(str(error).rpartition("Traceback (most recent call last):")[2])
         sentence = worker[-1] if worker else None
     if sentence is None:
         return None

@@ -71,6 +71,8 @@ class TimmTrainer(
         run_dir: str | Path | None = ...,
         sync_every_n_updates: int = ...,
         recipe: Mapping[str, Any] | None = ...,
+        mixed_precision: str | None = ...,
+        torch_compile: bool | str | None = ...,
     ) -> None: ...
 
 class TimmMixupTrainer(
@@ -117,4 +119,6 @@ class TimmMixupTrainer(
         run_dir: str | Path | None = ...,
         sync_every_n_updates: int = ...,
         recipe: Mapping[str, Any] | None = ...,
+        mixed_precision: str | None = ...,
+        torch_compile: bool | str | None = ...,
     ) -> None: ...

@@ -14,6 +14,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from tiny_runs import Seen, fit, make_trainer, needs_gpu, same_weights, tiny_data, tiny_model
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS
@@ -287,3 +288,36 @@ def test_a_state_of_a_gpu_continues_on_the_cpu(tmp_path: Path, monkeypatch: pyte
     assert resumed.num_updates == whole.num_updates
     losses = [run.run_history.get_latest_metric("eval_loss_epoch") for run in (whole, resumed)]
     assert losses[1] == pytest.approx(losses[0], rel=0.5)  # the two devices draw other dropout masks
+
+
+# Labels
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_label_out_of_range_is_one_sentence_on_a_gpu(wrong: int) -> None:
+    images, labels = tiny_data(16).tensors
+    labels[5] = wrong
+    trainer = make_trainer(TimmMixupTrainer, num_classes=3, ema_decay=0.1)
+    with pytest.raises(RuntimeError, match=f"Expected labels to be from 0 to 2.*got {wrong} for image"):
+        fit(trainer, TensorDataset(images, labels), num_epochs=1)
+
+
+class WatchedEvaluation(TimmMixupTrainer):
+    """Raises where anything waits for the device after the first batch of an evaluation."""
+
+    def update_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        super().update_metrics(batch, batch_output)
+        torch.cuda.set_sync_debug_mode("error")
+
+    def record_evaluation_metrics(self) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        super().record_evaluation_metrics()
+
+
+def test_no_batch_of_an_evaluation_waits_for_the_device() -> None:
+    weights = torch.tensor([10.0, 1.0, 1.0], device=GPU)
+    images, labels = tiny_data(16).tensors
+    labels[3:6] = -100
+    trainer = make_trainer(WatchedEvaluation, loss_func=nn.CrossEntropyLoss(weights), num_classes=3, ema_decay=0.1)
+    fit(trainer, tiny_data(), TensorDataset(images, labels), num_epochs=1)
+    assert trainer.run_history.get_latest_metric("eval_loss_epoch") > 0

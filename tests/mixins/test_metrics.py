@@ -125,7 +125,7 @@ def test_each_evaluation_starts_its_metrics_again_without_the_hook() -> None:
 
 
 class Twice(TimmTrainer):
-    """Records a metric of the same name as one of ours."""
+    """Records a metric of the same name as the default one."""
 
     def eval_epoch_end(self) -> None:
         super().eval_epoch_end()
@@ -274,3 +274,36 @@ def test_a_label_out_of_range_on_a_device_fails_the_run_at_the_next_sync_point(w
     with refused(RuntimeError, "Expected labels to be from 0 to 2", "got -1 for image 1 of batch 0"):
         fit(trainer, *data, train_dataloader_kwargs=NO_WORKERS | {"shuffle": False})
     assert trainer.num_updates == (2 if where == "update" else 4)
+
+
+def test_a_failed_check_is_forgotten_by_the_next_run() -> None:
+    trainer = make_trainer(TimmTrainer, num_classes=3)
+    trainer._label_check = LabelCheck(3, torch.device("cpu"))
+    trainer._label_check._found = torch.tensor([1, 5, 0, 0])
+    fit(trainer, tiny_data(), tiny_data(4))
+    assert trainer.num_updates == 8
+
+
+def test_the_number_of_a_batch_counts_from_the_start_of_its_epoch() -> None:
+    trainer = fit(make_trainer(TimmTrainer, num_classes=3), num_epochs=1)
+    batch = [torch.zeros(2, 3, 8, 8), torch.tensor([0, 4])]
+    with refused(ValueError, "got 4 for image 1 of batch 5"):
+        list(trainer.current_run()._prefetched([batch], start=5))
+
+
+def test_a_batch_of_another_form_is_left_to_the_hooks_that_read_it() -> None:
+    class Triples(TimmTrainer):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            outputs = self.model(batch["x"])
+            return {"loss": self.loss_func(outputs, batch["y"]), "model_outputs": outputs, "batch_size": len(outputs)}
+
+    data = [{"x": image, "y": label} for image, label in tiny_data()]
+    assert fit(make_trainer(Triples, num_classes=3), data, num_epochs=1).num_updates == 4
+
+
+def test_an_evaluation_of_ignored_labels_alone_records_no_metric() -> None:
+    trainer = make_trainer(TimmTrainer, num_classes=3)
+    data = TensorDataset(tiny_data(8).tensors[0], torch.full((8,), -100))
+    with refused(ValueError, "at least one label that the loss counts"):
+        trainer.evaluate(data, per_device_batch_size=4, dataloader_kwargs=NO_WORKERS)
+    assert not trainer.run_history.get_metric_names()

@@ -1,5 +1,6 @@
 """Every timm scheduler, and torch's: the learning rate of each update is that of timm's loop."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from timm.scheduler import create_scheduler_v2
 from tiny_runs import fit, make_trainer, tiny_data
 from torch import nn
 
-from timm_accel import LoopTrainer
+from timm_accel import LoopTrainer, TimmMixupTrainer
 from timm_accel.mixins import TimmSchedulerMixin
 from timm_accel.schedules import SCHEDULERS
 
@@ -112,6 +113,23 @@ def test_the_first_and_last_learning_rates_are_those_configured(name: str, first
     ours = our_learning_rates(scheduler_args=SETTINGS[name] | {"step_on_epochs": False})
     assert first is None or ours[0] == pytest.approx(first)
     assert ours[-1] == pytest.approx(last, abs=1e-9)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 1), (3, 1), (4, 2), (40, 3)])
+def test_the_warmup_of_the_class_is_at_most_half_of_the_run(
+    epochs: int, warmup: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Article(Noting):
+        default_scheduler_args = TimmMixupTrainer.default_scheduler_args
+
+    model = tiny_model_without_noise()
+    trainer = make_trainer(Article, model, optimizer=torch.optim.SGD(model.parameters(), lr=LR))
+    fit(trainer, num_epochs=epochs, create_scheduler_fn=trainer.create_scheduler, max_num_train_steps=4 * epochs)
+    rises = [1e-4 + (LR - 1e-4) * epoch / warmup for epoch in range(warmup)]
+    cosine = [1e-6 + (LR - 1e-6) * (1 + math.cos(math.pi * e / epochs)) / 2 for e in range(warmup, epochs)]
+    assert trainer.rates[::4] == pytest.approx(rises + cosine)
+    said = f"The warm-up is {warmup} instead of 3 epochs" in capsys.readouterr().out
+    assert said is (warmup < 3)
 
 
 def test_a_torch_scheduler_steps_with_each_update() -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import ColorJitter, RandomHorizontalFlip, RandomVerticalFlip
 
 from timm_accel import Recipe, create_classifier
-from timm_accel.callbacks import SaveStateCallback, TimeLimitCallback
+from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback, TimeLimitCallback
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.transforms.drafted_crop import DraftedCrop
 from timm_accel.losses import KINDS
@@ -42,6 +42,11 @@ def eval_set(run: Run) -> Any:
 def only(kind: type, among: Iterable[Any]) -> Any:
     (found,) = (each for each in among if isinstance(each, kind))
     return found
+
+
+def only_one(values: set[Any]) -> Any:
+    (value,) = values
+    return value
 
 
 def transform(run: Run, kind: type) -> Any:
@@ -130,6 +135,12 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "save_every_minutes": (11.0, lambda run: callback(run, SaveStateCallback).every_minutes),
     "keep_states": (4, lambda run: callback(run, SaveStateCallback).keep),
     "max_minutes": (60.0, lambda run: callback(run, TimeLimitCallback).max_minutes),
+    "on_error": ("raise", lambda run: only_one({train_set(run).on_error, eval_set(run).on_error})),
+    "drop_last": (False, lambda run: run.train_arguments["train_dataloader_kwargs"]["drop_last"]),
+    "mixed_precision": ("bf16", lambda run: run.trainer.accelerator.mixed_precision),
+    "torch_compile": (True, lambda run: run.trainer.accelerator.state.dynamo_plugin.backend == "INDUCTOR"),
+    "patience": (3, lambda run: callback(run, EarlyStoppingCallback).patience),
+    "min_delta": (0.125, lambda run: callback(run, EarlyStoppingCallback).min_delta),
 }  # fmt: skip
 HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "model": ("deit_tiny_distilled_patch16_224", lambda run: run.trainer.model.pretrained_cfg["architecture"]),
@@ -154,6 +165,10 @@ HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "distill_alpha": (0.75, lambda run: run.trainer.distill_alpha),
     "distill_temperature": (3.0, lambda run: run.trainer.distill_temperature),
     "distill_hard": (True, lambda run: run.trainer.distill_hard),
+    "mixed_precision": ("no", lambda run: run.trainer.accelerator.mixed_precision),
+    "torch_compile": ("max-autotune", lambda run: run.trainer.accelerator.state.dynamo_plugin.mode),
+    "on_error": ("skip", lambda run: only_one({train_set(run).on_error, eval_set(run).on_error})),
+    "drop_last": (True, lambda run: run.train_arguments["train_dataloader_kwargs"]["drop_last"]),
 }  # fmt: skip
 ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_dir", "run_dir", "pretrained", "weights", "base_batch_size", "lr_scaling", "distill_teacher"),
@@ -199,6 +214,32 @@ def test_every_option_reaches_the_run(table: dict[str, Any], folder: Path, tmp_p
 def test_without_a_teacher_nothing_is_distilled(folder: Path, tmp_path: Path) -> None:
     run = build(folder, tmp_path, distill_kind="feature", model_args={"channels": [8, 16, 16, 24]})
     assert "distill_projection" not in run.trainer.components()
+
+
+def test_nothing_stops_early_and_the_trainer_decides_on_the_last_batch_unless_asked(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = build(folder, tmp_path)
+    assert not [each for each in run.trainer.callback_handler if isinstance(each, EarlyStoppingCallback)]
+    assert "drop_last" not in run.train_arguments["train_dataloader_kwargs"]
+    assert (train_set(run).on_error, eval_set(run).on_error) == ("skip", "raise")
+
+
+@pytest.mark.parametrize(("drop_last", "updates"), [(None, 2), (True, 2), (False, 3)])
+def test_the_last_shorter_batch_is_trained_on_where_it_is_kept(
+    drop_last: bool | None, updates: int, folder: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "num_workers": 0, "num_epochs": 1, "warmup_epochs": 0}
+    run = build(folder, tmp_path, batch_size=5, drop_last=drop_last, **options)
+    assert run.train().num_updates == updates  # of 12 images
+
+
+def test_a_run_without_a_better_accuracy_stops_early(folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 6, "num_workers": 0, "num_epochs": 6, "warmup_epochs": 0, "ema_decay": 0.0}
+    run = build(folder, tmp_path, patience=2, min_delta=1.0, **options)
+    stopping = callback(run, EarlyStoppingCallback)
+    assert (stopping.watch_metric, stopping.greater_is_better) == ("accuracy", True)
+    assert run.train().num_updates == (1 + 2) * 2  # no accuracy is better than the first one by 1
 
 
 def test_images_are_made_as_the_model_wants_them(folder: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5,
        "crop_pct": 0.95, "loss": "bce", "sched": "cosine", "clip_grad": None, "re_prob": 0.0}  # fmt: skip
 
-OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay"}
+OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay",
+                 "patience"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,8 @@ def set_default(monkeypatch: pytest.MonkeyPatch, function: Any, name: str, value
 
 def test_a_default_is_that_of_where_the_option_is_used_and_changes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     article = TimmMixupTrainer.default_scheduler_args or {}
-    expected = {name: f"new {name}" for name in article.keys() & Recipe.__annotations__.keys()}
+    names = article.keys() & Recipe.__annotations__.keys() - {"warmup_epochs"}  # follows the run, and is tested below
+    expected = {name: f"new {name}" for name in names}
     monkeypatch.setattr(TimmMixupTrainer, "default_scheduler_args", {**article, **expected})
     for name, function, option, default in list(options_with_a_default_where_they_are_used()):
         if name in OWN_DEFAULTS:
@@ -122,7 +124,7 @@ def test_help_shows_the_sentence_on_every_option_its_type_and_default_in_80_colu
         assert sentence.endswith(".")
         assert f"{''.join(sentence.split())}(type:" in shown
     assert "Passesoverthetrainingimages.(type:int,default:40)" in shown
-    assert "itrisestothis.(type:float,default:0.9998)" in shown
+    assert "Nonefollowsthelengthoftherun.(type:float|null,default:null)" in shown
     assert "--head{linear,mlp}" in shown
 
 
@@ -159,7 +161,7 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
     assert len(run.train_arguments["train_dataloader_kwargs"].get("sampler", range(15))) == 15
     assert ("sampler" in run.train_arguments["train_dataloader_kwargs"]) is repeated
     trainer = run.train()
-    assert trainer.num_updates == 2 * (3 if recipe.mixes else 4)
+    assert trainer.num_updates == 2 * (15 // 4)  # the last, shorter batch is dropped
     assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert Recipe(**{**written, **{name: tuple(written[name]) for name in ("scale", "ratio")}}).diff(recipe) == {}
@@ -266,6 +268,69 @@ def test_no_drop_path_is_none_whatever_the_model_has_by_default(image_folder: Pa
     assert max(rates("some", 0.2)) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("num_epochs", "warmup"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (40, 3)])
+def test_the_default_warmup_is_that_of_the_article_or_half_of_a_shorter_run(num_epochs: int, warmup: int) -> None:
+    recipe = Recipe(num_epochs=num_epochs)
+    assert recipe.scheduler_args()["warmup_epochs"] == recipe.resolved().warmup_epochs == warmup
+    assert recipe.resolved().diff(recipe) == {"warmup_epochs": (warmup, None)}
+    assert recipe.resolved().resolved() == recipe.resolved()
+
+
+def test_the_default_warmup_leaves_room_for_cooldown_and_decay() -> None:
+    prefixed = {"warmup_prefix": True, "cooldown_epochs": 5}
+    assert Recipe(num_epochs=8, sched_args=prefixed).scheduler_args()["warmup_epochs"] == 1  # half of 3
+    wsd = Recipe(num_epochs=6, sched="wsd", sched_args={"decay_epochs": 5})
+    assert wsd.scheduler_args()["warmup_epochs"] == 1
+    assert Recipe(sched_args={"warmup_fraction": 0.25}).resolved().warmup_epochs is None
+    assert Recipe(sched_args={"warmup_epochs": 7}).resolved().warmup_epochs is None
+
+
+def test_a_given_warmup_is_kept_or_refused() -> None:
+    assert Recipe(num_epochs=4, warmup_epochs=3).scheduler_args()["warmup_epochs"] == 3
+    with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "got 3 epochs", "Lower warmup_epochs"):
+        Recipe(num_epochs=2, warmup_epochs=3)
+    with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "Lower warmup_epochs"):
+        named_recipe("a1").recipe(num_epochs=2, warmup_epochs=5)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2])
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_named_recipe_has_a_warmup_for_one_and_two_epochs(
+    name: str, num_epochs: int, example: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = example.parse_recipe(["--recipe", name, "--num_epochs", str(num_epochs)])
+    own = named_recipe(name).options.get("warmup_epochs")
+    said = capsys.readouterr().out
+    assert typed == named_recipe(name).recipe(num_epochs=num_epochs)
+    assert typed.resolved().warmup_epochs == num_epochs // 2
+    assert (f"The warm-up of the recipe {name} is {num_epochs // 2} instead of {own} epochs" in said) is (
+        own not in (None, num_epochs // 2)
+    )
+
+
+def test_a_typed_warmup_is_kept_or_refused(tmp_path: Path, example: ModuleType) -> None:
+    assert example.parse_recipe(["--num_epochs", "2"]).resolved().warmup_epochs == 1
+    assert example.parse_recipe(["--recipe", "a1", "--num_epochs", "6", "--warmup_epochs", "5"]).warmup_epochs == 5
+    (tmp_path / "mine.yaml").write_text("recipe: a3\nwarmup_epochs: 4\n")
+    for typed in (["--warmup_epochs=3"], ["--recipe", "a1", "--warmup_epochs", "5"],
+                  ["--config", str(tmp_path / "mine.yaml")]):  # fmt: skip
+        with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "Lower warmup_epochs"):
+            example.parse_recipe(["--num_epochs", "2", *typed])
+
+
+def test_the_warmup_of_the_run_is_in_its_folder_and_it_may_resume_longer(image_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
+                               "image_size": 32, "batch_size": 4, "num_workers": 0, "ema_decay": 0.0}  # fmt: skip
+    run = build_run(Recipe(num_epochs=2, **options))
+    updates = run.train().num_updates
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert written["warmup_epochs"] == run.trainer.scheduler_args["warmup_epochs"] == 1
+    longer = build_run(Recipe(num_epochs=4, resume="auto", **options))
+    assert longer.trainer.scheduler_args["warmup_epochs"] == 2
+    assert longer.train().num_updates == 2 * updates
+    assert build_run(Recipe(**written | {"num_epochs": 5, "resume": "auto"})).train().num_updates == 2.5 * updates
+
+
 def test_a_warmup_may_be_given_in_updates_or_as_a_fraction() -> None:
     for given in ({"warmup_updates": 7, "step_on_epochs": False}, {"warmup_fraction": 0.25}):
         args = Recipe(num_epochs=2, sched_args=given).scheduler_args()
@@ -278,7 +343,7 @@ def test_a_start_that_failed_leaves_no_recipe_for_the_next(image_folder: Path, t
     options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
                                "image_size": 32, "num_epochs": 1, "warmup_epochs": 0, "num_workers": 0,
                                "ema_decay": 0.0}  # fmt: skip
-    with pytest.raises(ValueError, match="fill at least one batch"):
+    with pytest.raises(ValueError, match="last batch to be even"):
         build_run(Recipe(batch_size=64, **options)).train()
     build_run(Recipe(batch_size=4, **options)).train()
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["batch_size"] == 4
@@ -332,6 +397,7 @@ def test_all_faults_are_listed_at_once() -> None:
         Recipe(
             batch_size=3,
             num_epochs=2,
+            warmup_epochs=3,
             opt_args={"momentun": 0.9},
             pretrained=True,
             weights="x.pth",
@@ -427,6 +493,13 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"loss": "twoway", "mixup": 0, "cutmix": 0}, ("smoothing to be 0 with the loss 'twoway'", "got 0.1")),
         ({"distill_kind": "logits"}, ("distill_kind to be one of logit, token, feature", "'logit'")),
         ({"distill_temperature": 0}, ("distill_temperature to be positive", "got 0")),
+        ({"on_error": "skp"}, ("on_error to be one of raise, skip", "got 'skp'", "'skip'")),
+        ({"drop_last": "no"}, ("drop_last to be bool | None", "got 'no'", "default is None")),
+        ({"mixed_precision": "bf6"}, ("mixed_precision to be one of no, fp16, bf16", "got 'bf6'", "mean 'bf16'")),
+        ({"torch_compile": "max"}, ("torch_compile to be one of default", "got 'max'", "'max-autotune'")),
+        ({"patience": 0}, ("patience to be an integer of at least 1", "got 0")),
+        ({"patience": 2, "min_delta": -1}, ("min_delta to be at least 0", "got -1")),
+        ({"min_delta": 0.1}, ("patience to be a number of epochs with min_delta", "got None")),
         ({"distill_hard": True}, ("distill_kind to be 'token' with distill_hard", "got 'logit'")),
         ({"opt": "sgd", "opt_args": {"momentm": 0.9}}, ("opt_args to be options", "of 'sgd'", "'momentum'")),
         ({"opt_args": {"weight_decay": 0.1}}, ("opt_args without 'weight_decay'", "option weight_decay")),
@@ -462,8 +535,10 @@ def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
 def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
     free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
-            "max_minutes"}  # fmt: skip
-    key = Recipe(hflip=0.25, resolutions=(8, 16)).resume_key()
+            "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile"}  # fmt: skip
+    key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
+    assert key["warmup_epochs"] == 2
+    assert key.keys() - {"warmup_epochs"} == Recipe(num_epochs=2).resume_key().keys()  # the default follows num_epochs
     assert key.keys() == Recipe.__annotations__.keys() - free
     assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, None, (8, 16))
 

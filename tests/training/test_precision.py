@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_compiled_module
+from refusal import refused
 from tiny_runs import differences, fit, make_trainer, needs_gpu, same_weights, tiny_data, tiny_model
 from torch import nn
 
@@ -26,11 +29,9 @@ test_precision.in_bf16()
 class Mixed(LoopTrainer):
     """Trains in bf16 or fp16, as ``accelerate launch --mixed_precision`` would have it."""
 
-    mixed_precision = "bf16"
-
     def _create_accelerator(self) -> Accelerator:
         super()._create_accelerator()
-        return Accelerator(mixed_precision=self.mixed_precision)
+        return Accelerator(mixed_precision="bf16")
 
 
 class Averaging(ModelEmaMixin, Mixed):
@@ -87,6 +88,103 @@ def test_bf16_evaluates_model_and_ema_model_as_by_hand() -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+class Seeing(nn.Module):
+    """A tiny model that notes the dtype of its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.dtypes = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), set[torch.dtype]()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.layers(images)
+        self.dtypes.add(logits.dtype)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("launched", "asked", "dtype"),
+    [(None, None, torch.float32), (None, "bf16", torch.bfloat16), ("bf16", "no", torch.float32),
+     ("bf16", None, torch.bfloat16), ("no", "bf16", torch.bfloat16)],
+)  # fmt: skip
+def test_the_precision_is_the_trainers_or_else_the_launchers(
+    launched: str | None, asked: str | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # a new process
+    if launched is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    model = Seeing()
+    fit(make_trainer(LoopTrainer, model, mixed_precision=asked), eval_dataset=tiny_data(4), num_epochs=1)
+    assert model.dtypes == {dtype}
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_each_trainer_of_a_process_has_its_own_precision_and_those_without_that_of_the_launcher() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    models = {asked: Seeing() for asked in ("bf16", "no", None)}
+    trainers = [make_trainer(LoopTrainer, model, mixed_precision=asked) for asked, model in models.items()]
+    for trainer in [*trainers, *trainers]:
+        fit(trainer, num_epochs=1)
+    assert [models[asked].dtypes for asked in models] == [{torch.bfloat16}, {torch.float32}, {torch.float32}]
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_compiled_model_trains_to_close_values_and_is_saved_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager")  # needs no compiler
+    torch._dynamo.reset()
+    seen = []
+
+    class Watching(LoopTrainer):
+        def training_run_start(self) -> None:
+            super().training_run_start()
+            seen.append(is_compiled_module(self.model))
+
+    plain, compiled, launched = (
+        fit(make_trainer(Watching, deepcopy(tiny_model()), torch_compile=asked, seed=3), num_epochs=2)
+        for asked in (False, True, None)
+    )
+    assert seen == [False, True, True]
+    for trainer in (compiled, launched):
+        weights = trainer.evaluated_models()["model"].state_dict()
+        for name, tensor in plain.evaluated_models()["model"].state_dict().items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+    compiled.save_checkpoint(tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=False)["model_state_dict"]
+    assert saved.keys() == tiny_model().state_dict().keys()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_mode_is_a_compilation_and_true_is_that_of_torch() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for asked, backend, mode in ((True, "INDUCTOR", "default"), ("max-autotune", "INDUCTOR", "max-autotune")):
+        plugin = make_trainer(LoopTrainer, torch_compile=asked).accelerator.state.dynamo_plugin
+        assert (plugin.backend.value, plugin.mode) == (backend, mode)
+    assert make_trainer(LoopTrainer).accelerator.state.dynamo_plugin.backend.value == "NO"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mixed_precision": "bf61"}, ("mixed_precision to be one of no, fp16, bf16", "got 'bf61'", "'bf16'")),
+        ({"mixed_precision": True}, ("mixed_precision to be one of no, fp16, bf16", "got True")),
+        ({"torch_compile": "max-autotun"}, ("torch_compile to be True, False or one of default", "'max-autotune'")),
+        ({"torch_compile": 1}, ("torch_compile to be True, False or one of default", "got 1")),
+    ],
+)
+def test_a_wrong_precision_or_mode_is_one_sentence(options: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refused(ValueError, *words):
+        make_trainer(LoopTrainer, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 trains on a GPU")
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with refused(ValueError, "mixed_precision to be no or bf16 on a CPU", "got 'fp16'"):
+        make_trainer(LoopTrainer, mixed_precision="fp16")
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("fused", [False, True])
@@ -114,7 +212,7 @@ def test_a_skipped_fp16_step_counts_for_nothing(fused: bool, monkeypatch: pytest
             super().optimizer_zero_grad()
 
         def tensors(self) -> dict[str, Any]:
-            parts = {name: dict(module.named_parameters()) for name, module in self.weights().items()}
+            parts = {name: dict(module.named_parameters()) for name, module in self.evaluated_models().items()}
             ema = dict(self.ema_model.module.named_parameters())
             return deepcopy({"model": parts["model"], "ema": ema})
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from refusal import refused
+from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -148,3 +149,32 @@ def test_a_range_test_leaves_a_group_without_a_learning_rate_alone_and_refuses_a
     model, optimizer = grouped({"lr": 0.0}, {"lr": 0.1})
     with refused(ValueError, "first group has a positive learning rate", "got [0.0, 0.1]"):
         find_lr(make_trainer(LoopTrainer, model, optimizer=optimizer), tiny_data())
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    for kind in (LoopTrainer, TimmTrainer):
+        trainer = make_trainer(kind, tiny_model(), optimizer=torch.optim.SGD(tiny_model().parameters(), lr=0.1))
+        with refused(ValueError, "optimizer to have parameters of the model", "got none", "model.parameters()"):
+            fit(trainer)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "words"),
+    [("x", ("a list", "got str")), (None, ("got NoneType",)), (["x"], ("events", "'x'")), ([3], ("events", "got 3"))],
+)
+def test_what_is_no_callback_is_one_sentence(callbacks: Any, words: tuple[str, ...]) -> None:
+    with refused(TypeError, *words):
+        make_trainer(callbacks=callbacks)
+
+
+@pytest.mark.parametrize("images", [3, 4, 5])
+def test_a_soft_target_loss_on_integer_labels_is_refused_in_training_and_evaluation(images: int) -> None:
+    soft = SoftTargetCrossEntropy()
+    with refused(
+        ValueError, "loss_func", "integer labels", "SoftTargetCrossEntropy", "eval_loss_fn=nn.CrossEntropyLoss()"
+    ):
+        fit(make_trainer(TimmTrainer, loss_func=soft))
+    with refused(ValueError, "evaluation loss", "SoftTargetCrossEntropy"):
+        make_trainer(TimmTrainer, loss_func=soft).evaluate(tiny_data(images), dataloader_kwargs=NO_WORKERS)
+    with refused(ValueError, "eval_loss_fn", "SoftTargetCrossEntropy"):
+        make_trainer(TimmTrainer, eval_loss_fn=soft).evaluate(tiny_data(images), dataloader_kwargs=NO_WORKERS)

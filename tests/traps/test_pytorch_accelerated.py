@@ -157,7 +157,7 @@ def train_by_hand(
             for images, labels in group:
                 loss = nn.functional.cross_entropy(model(images), labels)
                 total += loss.item() * len(images)
-                (loss / len(group)).backward()
+                (loss * len(images) / sum(len(labels) for _, labels in group)).backward()
             if clip is not None:
                 nn.utils.clip_grad_value_(model.parameters(), clip)
             optimizer.step()

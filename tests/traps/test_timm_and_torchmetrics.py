@@ -349,7 +349,7 @@ def test_fewer_images_than_a_batch_are_an_error_when_the_last_batch_is_dropped()
     with pytest.raises(ValueError, match="Expected train_dataset to fill at least one batch of 4, but got 3 images"):
         fit(make_trainer(), tiny_data(3), train_dataloader_kwargs=NO_WORKERS | {"drop_last": True})
     with pytest.raises(ValueError, match="Expected train_dataset to fill at least one batch of 4, but got 2 images"):
-        fit(mixup_trainer(), tiny_data(2))
+        fit(mixup_trainer(), tiny_data(2), train_dataloader_kwargs=NO_WORKERS | {"drop_last": True})
     with pytest.raises(ValueError, match="Expected the eval loader to give at least one batch, but got none from 3"):
         fit(make_trainer(), eval_dataset=tiny_data(3), eval_dataloader_kwargs=NO_WORKERS | {"drop_last": True})
     with pytest.raises(ValueError, match="Expected the eval loader to give at least one batch, but got none from 3"):

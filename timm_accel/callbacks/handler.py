@@ -46,9 +46,15 @@ def admit(
     Raises:
         ValueError: One of them is refused.
     """
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"Expected callbacks to be a list of callbacks, but got {type(callbacks).__name__}. Put it into a list."
+        )
     admitted = []
     for callback in callbacks:
         kind = callback if isinstance(callback, type) else type(callback)
+        if not any(name.startswith("on_") for name in dir(kind)):
+            raise TypeError(f"Expected each callback to have events, on_…, but got {callback!r}. Take it out.")
         for refused_kind, (reason, remedy) in refused.items():
             if issubclass(kind, refused_kind):
                 raise ValueError(f"Expected callbacks without {kind.__name__}, since {reason}, but got one. {remedy}")

@@ -1,6 +1,6 @@
 """The metrics that a run records: which values are new, which value is better, and how they are shown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -79,14 +79,25 @@ def _some(shown: list[str], count: int) -> str:
 
 
 class RepeatedMetrics:
-    """Finds metrics that get more than one value from now on."""
+    """Reports metrics that get more than one value in an evaluation, each once."""
 
-    def __init__(self, history: Any) -> None:
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+
+    def begin(self, history: Any) -> None:
+        """Count from now on."""
         self._history, self._before = history, _counts(history)
 
-    def names(self) -> set[str]:
-        """Return the names of these metrics."""
-        return {name for name, count in _counts(self._history).items() if count - self._before.get(name, 0) > 1}
+    def report(self, print_fn: Callable[[str], Any]) -> None:
+        """Print one line about the metrics that got more than one value, unless they were reported before."""
+        counts = _counts(self._history)
+        names = {name for name, count in counts.items() if count - self._before.get(name, 0) > 1} - self._reported
+        if names:
+            self._reported |= names
+            print_fn(
+                f"Recorded more than once in one evaluation: {', '.join(sorted(names))}. The last value is shown; give "
+                "your metric another name."
+            )
 
 
 def _counts(history: Any) -> dict[str, int]:

@@ -73,7 +73,8 @@ class LabelCheck:
                 raise ValueError(self._message(int(labels.numpy()[index]), index, batch))
             return labels
         place = wrong.long().argmax()
-        first = torch.stack([wrong.any().long(), labels[place].long(), place, torch.full_like(place, batch)])
+        label = labels.gather(0, place[None])[0].long()  # labels[place] would wait for the device
+        first = torch.stack([wrong.any().long(), label, place, torch.full_like(place, batch)])
         self._found = torch.where(self._found[0] > 0, self._found, first)
         return labels.where(~wrong, 0)
 

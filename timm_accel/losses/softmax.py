@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from timm.loss import (
     AsymmetricLossSingleLabel,
     JsdCrossEntropy,
@@ -21,6 +22,24 @@ _SOFTMAX = (
     AsymmetricLossSingleLabel,
     JsdCrossEntropy,
 )
+
+
+def refuse_integer_labels(argument: str, loss: Any, targets: Any) -> None:
+    """Raise when timm's soft-target loss is given integer labels: it would broadcast them over the logits.
+
+    Args:
+        argument: The name of the user's argument, for the message.
+        loss: The loss.
+        targets: The targets of a batch.
+
+    Raises:
+        ValueError: The loss takes targets ``(B, num_classes)``, and these are integers ``(B,)``.
+    """
+    if isinstance(loss, SoftTargetCrossEntropy) and isinstance(targets, torch.Tensor) and targets.ndim == 1:
+        raise ValueError(
+            f"Expected {argument} to take integer labels {tuple(targets.shape)}, but got SoftTargetCrossEntropy, which "
+            "takes (B, num_classes). For evaluation pass eval_loss_fn=nn.CrossEntropyLoss(); in training use Mixup."
+        )
 
 
 def refuse_softmax_loss(argument: str, loss: Any, *datasets: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.training import LoopTrainer
 
 
@@ -25,4 +26,5 @@ class EvalLossMixin(LoopTrainer):
     def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.eval_loss_fn is None:
             return super().evaluation_loss(outputs, targets)
+        refuse_integer_labels("eval_loss_fn", self.eval_loss_fn, targets)
         return self.eval_loss_fn(outputs, targets)

@@ -9,7 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from timm_accel.schedules.arguments import check_scheduler_args
-from timm_accel.schedules.fitting import check_fits, create_schedule
+from timm_accel.schedules.fitting import bent_warmup, check_fits, create_schedule
 from timm_accel.training import LoopTrainer
 
 
@@ -27,7 +27,8 @@ class TimmSchedulerMixin(LoopTrainer):
 
     Args:
         scheduler_args: Keyword arguments of timm's ``create_scheduler_v2``. Unless ``num_epochs`` is among them,
-            warm-up prefix, cycles and cooldown share the run's epochs (`timm_accel.schedules.create_schedule`).
+            warm-up prefix, cycles and cooldown share the run's epochs (`timm_accel.schedules.create_schedule`). Those
+            of a class, ``default_scheduler_args``, have a shorter warm-up in a short run: at most half of it.
         scheduler_metric: The metric that a plateau schedule watches: lower is better if "loss" is in its name, higher
             otherwise, unless `scheduler_args` has a ``plateau_mode``. Without evaluation data it is the training loss.
 
@@ -67,7 +68,7 @@ class TimmSchedulerMixin(LoopTrainer):
             if self.scheduler_args is not None:
                 raise ValueError("Expected scheduler_args or create_scheduler_fn, but got both. Leave one of them out.")
             return super().create_scheduler()
-        scheduler_args = self.scheduler_args or self.default_scheduler_args
+        scheduler_args = self.scheduler_args or self._default_for_run()
         if scheduler_args is None:
             raise ValueError(
                 "Expected scheduler_args beside create_scheduler_fn=trainer.create_scheduler, but got none. "
@@ -80,6 +81,16 @@ class TimmSchedulerMixin(LoopTrainer):
             check_fits(scheduler_args, **length)
         mode = {"plateau_mode": "min" if "loss" in self._metric_name() else "max"}
         return create_schedule(self.current_run().unwrapped_optimizer, mode | scheduler_args, **length)
+
+    def _default_for_run(self) -> dict[str, Any] | None:
+        """Return `default_scheduler_args` with a warm-up that a short run has room for."""
+        default = self.default_scheduler_args
+        if default is None or "warmup_epochs" not in default:
+            return default
+        warmup = bent_warmup(default, self.run_config.num_epochs)
+        if warmup != default["warmup_epochs"]:
+            self.print(f"The warm-up is {warmup} instead of {default['warmup_epochs']} epochs, since the run is short.")
+        return {**default, "warmup_epochs": warmup}
 
     def optimizer_step(self) -> None:
         with self._layer_decay():

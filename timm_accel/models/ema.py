@@ -1,7 +1,6 @@
 """The update of EMA weights: each tensor moves once, whatever its number of names, and no infinity becomes NaN."""
 
 from collections.abc import Iterator
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -103,8 +102,9 @@ class EmaUpdate:
         """Return the pairs whose EMA tensor has a value that is not finite."""
         if not self._averaged:
             return []
-        finite = torch.stack(torch._foreach_norm(self._averaged, inf)).isfinite().tolist()
-        return [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
+        finite = torch.stack(torch._foreach_norm(self._averaged)).isfinite().tolist()  # or the squares overflow
+        suspects = [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
+        return [pair for pair in suspects if not pair.ema.isfinite().all()]
 
     def _is_guarded(self, pair: "_Pair") -> bool:
         return not isinstance(pair.ema, nn.Parameter) or pair.name in self._guarded_names
@@ -150,8 +150,8 @@ def memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a state dict with their names: not copies of them, and each under all its names."""
-    for prefix, each in module.named_modules(remove_duplicate=False):
+    """Yield the tensors of a state dict with their names: not copies of them, and those of a shared module once."""
+    for prefix, each in module.named_modules():
         for name, tensor in [*each._parameters.items(), *each._buffers.items()]:
             if tensor is not None and name not in each._non_persistent_buffers_set:
                 yield f"{prefix}.{name}" if prefix else name, tensor

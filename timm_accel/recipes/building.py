@@ -13,6 +13,7 @@ from torch import nn
 from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
     CsvHistoryCallback,
+    EarlyStoppingCallback,
     SaveBestCallback,
     SaveStateCallback,
     TimeLimitCallback,
@@ -35,7 +36,7 @@ class Run:
     """A run that is ready to start.
 
     Args:
-        recipe: The recipe that it was built from.
+        recipe: The recipe that it was built from, with the warm-up of its run.
         trainer: The trainer.
         train_arguments: The arguments of its ``train``.
     """
@@ -99,7 +100,7 @@ def build_run(recipe: Recipe) -> Run:
         recipe=_plain(recipe.resume_key()),
         **_mixin_options(recipe),
     )
-    return Run(recipe, trainer, _train_arguments(recipe, train_set, eval_set))
+    return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set))
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
@@ -154,6 +155,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         re_mode=recipe.re_mode,
         cache=recipe.cache,
         draft=recipe.draft,
+        on_error=recipe.on_error,
     )
 
 
@@ -176,7 +178,10 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
         recipe.save_every_n_epochs, recipe.save_every_n_updates, recipe.save_every_minutes, recipe.keep_states
     )
     saving = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
-    return [*DEFAULT_CALLBACKS, *saving]
+    stopping = []
+    if recipe.patience is not None:
+        stopping = [EarlyStoppingCallback(watched, True, patience=recipe.patience, min_delta=recipe.min_delta)]
+    return [*DEFAULT_CALLBACKS, *stopping, *saving]
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:
@@ -190,6 +195,8 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "clip_grad": recipe.clip_grad,
         "clip_mode": recipe.clip_mode,
         "sync_bn": recipe.sync_bn,
+        "mixed_precision": recipe.mixed_precision,
+        "torch_compile": recipe.torch_compile,
         "freeze_schedule": {0: -1, recipe.freeze_epochs: 0} if recipe.freeze_epochs else None,
         "resolutions": recipe.resolutions,
         "distill_teacher": recipe.distill_teacher,
@@ -202,9 +209,9 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
 
 def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str, Any]:
     workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
-    order = {}
+    order: dict[str, Any] = {} if recipe.drop_last is None else {"drop_last": recipe.drop_last}
     if recipe.num_repeats > 1:
-        order = {"sampler": RepeatedSampler(len(train_set), recipe.num_repeats, num_samples=len(train_set))}
+        order["sampler"] = RepeatedSampler(len(train_set), recipe.num_repeats, num_samples=len(train_set))
     return {
         "per_device_batch_size": recipe.batch_size,
         "train_dataset": train_set,

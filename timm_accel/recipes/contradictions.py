@@ -111,6 +111,14 @@ def _distillation(recipe: "Recipe") -> Iterator[str]:
         )
 
 
+def _early_stopping(recipe: "Recipe") -> Iterator[str]:
+    if recipe.min_delta > 0 and recipe.patience is None:
+        yield (
+            "Expected patience to be a number of epochs with min_delta, since no run stops early without it, but got "
+            "None. Pass patience, or leave min_delta out."
+        )
+
+
 CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("batch_size", "mixup", "cutmix"): _odd_batches,
     ("sched", "sched_args", "min_lr", "warmup_lr", "warmup_epochs", "num_epochs"): _schedules,
@@ -124,5 +132,6 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("loss", "mixup", "cutmix", "smoothing"): _hard_labels,
     ("loss", "class_weights", "pos_weights"): _weighted_losses,
     ("distill_kind", "distill_hard"): _distillation,
+    ("patience", "min_delta"): _early_stopping,
 }
 """Functions that yield a sentence on each contradiction, by the options that must be valid before they are called."""

@@ -1,5 +1,6 @@
 """Published recipes by name, each with its source and its published result."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +11,7 @@ import yaml
 from timm_accel.messages import nearest
 from timm_accel.recipes.faults import raise_faults
 from timm_accel.recipes.recipe import Recipe
+from timm_accel.schedules.fitting import bent_warmup
 
 _FOLDER = files("timm_accel.recipes") / "yaml"
 
@@ -35,6 +37,8 @@ class NamedRecipe:
     def recipe(self, **changes: Any) -> Recipe:
         """Return the recipe, with changes.
 
+        Its warm-up is shortened for a run that the changes make too short, to at most half of it, unless they set it.
+
         Raises:
             ValueError: Changes are unknown, or the recipe with them has faults.
         """
@@ -46,7 +50,29 @@ class NamedRecipe:
                 if name not in known
             ]
         )
-        return Recipe(**{**self.options, **changes})
+        options = {**self.options, **changes}
+        if "warmup_epochs" in self.options and "warmup_epochs" not in changes:
+            options["warmup_epochs"] = self.warmup_epochs(changes)
+        return Recipe(**options)
+
+    def warmup_epochs(self, changes: Mapping[str, Any]) -> Any:
+        """Return the warm-up of the recipe with changes that do not set it; print one that is shortened.
+
+        Args:
+            changes: Options of a `Recipe`.
+        """
+        options, own = {**self.options, **changes}, self.options.get("warmup_epochs")
+        num_epochs, further = options.get("num_epochs", Recipe.num_epochs), options.get("sched_args") or {}
+        if own is None or type(num_epochs) is not int or not isinstance(further, Mapping):
+            return own  # a wrong value is refused by the recipe
+        arguments = {"sched": options.get("sched", Recipe.sched), **further, "warmup_epochs": own}
+        warmup = bent_warmup(arguments, num_epochs)
+        if warmup != own and os.environ.get("RANK", "0") == "0":
+            print(
+                f"The warm-up of the recipe {self.name} is {warmup} instead of {own} epochs, since the run has "
+                f"{num_epochs}. Set warmup_epochs for another."
+            )
+        return warmup
 
 
 def recipe_names() -> list[str]:

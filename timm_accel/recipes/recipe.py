@@ -4,12 +4,12 @@ Each option is one field and its sentence: name, type, default and, as `metadata
 mixin, a callback or a builder has a default for the option, the field reads that default.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from timm.optim import list_optimizers
 
-from timm_accel.callbacks import SaveStateCallback
+from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback
 from timm_accel.data import create_datasets
 from timm_accel.data.transforms.create import check_policy
 from timm_accel.data.transforms.device_transform import ERASING_MODES
@@ -35,6 +35,7 @@ from timm_accel.recipes.options import (
     tuple_for_list,
 )
 from timm_accel.schedules.arguments import SCHEDULERS
+from timm_accel.schedules.fitting import bent_warmup
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import LoopTrainer
 
@@ -43,6 +44,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
+    *("on_error", "patience", "min_delta", "mixed_precision", "torch_compile"),
 }
 
 
@@ -116,8 +118,8 @@ class Recipe:
     """Further arguments of timm's create_scheduler_v2: step_on_epochs, cooldown_epochs, cycle_limit, …."""
     min_lr: float = field(default=_ARTICLE["min_lr"], metadata=AT_LEAST_0)
     """The learning rate at the end of the schedule."""
-    warmup_epochs: int = field(default=_ARTICLE["warmup_epochs"], metadata=INTEGER_FROM_0)
-    """Epochs of linear warm-up."""
+    warmup_epochs: int | None = field(default=None, metadata=INTEGER_FROM_0)
+    """Epochs of linear warm-up; None for 3, or at most half of a shorter run."""
     warmup_lr: float = field(default=_ARTICLE["warmup_lr"], metadata=AT_LEAST_0)
     """The learning rate at the start of the warm-up."""
     scheduler_metric: str = field(
@@ -180,6 +182,12 @@ class Recipe:
     """memory decodes all images once; None reads the files in each epoch."""
     draft: bool = False
     """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
+    on_error: Literal["raise", "skip"] | None = default_of(create_datasets, "on_error")
+    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None skips in
+    training and raises in evaluation."""
+    drop_last: bool | None = None
+    """Whether each epoch leaves out its last, shorter batch, with other images each time; None leaves it out unless the
+    dataset is smaller than a batch."""
     ema_decay: float | None = field(default=default_of(ModelEmaMixin, "ema_decay"), metadata=FROM_0_BELOW_1)
     """The decay of the EMA weights, the share of them that an update keeps; it rises to this. None follows the length
     of the run."""
@@ -202,6 +210,13 @@ class Recipe:
     """norm, value or agc."""
     sync_bn: bool = False
     """Whether to synchronize BatchNorm across processes."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = default_of(LoopTrainer, "mixed_precision")
+    """The precision of the forward pass: no, fp16 or bf16; None for that of the launcher."""
+    torch_compile: bool | Literal["default", "reduce-overhead", "max-autotune"] | None = default_of(
+        LoopTrainer, "torch_compile"
+    )
+    """Whether to compile the model, or the mode: default, reduce-overhead or max-autotune; None as the launcher
+    says."""
     seed: int = default_of(LoopTrainer, "seed")
     """The seed of all random numbers."""
     num_workers: int | None = field(default=None, metadata=INTEGER_FROM_0)
@@ -219,6 +234,11 @@ class Recipe:
     """The number of states to keep."""
     max_minutes: float | None = field(default=None, metadata=POSITIVE)
     """Save a state and exit with code 75 after so many minutes; None for no limit."""
+    patience: int | None = field(default=None, metadata=INTEGER_FROM_1)
+    """Epochs without a better accuracy, or mAP of a multi-label dataset, after which the run stops early; None for
+    never."""
+    min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
+    """The smallest change that counts as better, with patience."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -231,8 +251,17 @@ class Recipe:
         return self.mixup > 0 or self.cutmix > 0
 
     def resume_key(self) -> dict[str, Any]:
-        """Return the options that a run must have in common with a state to resume from it."""
-        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
+        """Return the options that a run must have in common with a state to resume from it.
+
+        A default warm-up follows the length of the run, which may resume longer, so it is not among them.
+        """
+        bends = {"warmup_epochs"} if self.warmup_epochs is None else set()
+        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED | bends}
+
+    def resolved(self) -> "Recipe":
+        """Return the recipe with the warm-up of its run in place of the default."""
+        given = self.warmup_epochs is not None or "warmup_epochs" in (self.sched_args or {})
+        return self if given else replace(self, warmup_epochs=self.scheduler_args().get("warmup_epochs"))
 
     def scheduler_args(self) -> dict[str, Any]:
         """Return the arguments of timm's ``create_scheduler_v2``, without the length of the run."""
@@ -240,7 +269,11 @@ class Recipe:
         names = ["sched", "min_lr", "warmup_lr", "warmup_epochs"]
         if given.keys() & {"warmup_updates", "warmup_fraction"}:
             names.remove("warmup_epochs")
-        return {name: getattr(self, name) for name in names} | given
+        arguments = {name: getattr(self, name) for name in names} | given
+        if arguments.get("warmup_epochs", 0) is None:
+            arguments["warmup_epochs"] = _ARTICLE["warmup_epochs"]
+            arguments["warmup_epochs"] = bent_warmup(arguments, self.num_epochs)
+        return arguments
 
     def diff(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Return the options in which two recipes differ: ``{name: (ours, theirs)}``."""

@@ -6,6 +6,7 @@ Here the run is given: unless ``num_epochs`` is among the arguments, the schedul
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 from timm.scheduler import create_scheduler_v2
@@ -95,6 +96,33 @@ def check_fits(scheduler_args: Mapping[str, Any], *, num_epochs: int, updates_pe
         raise ValueError(fault)
 
 
+def bent_warmup(scheduler_args: Mapping[str, Any], num_epochs: int) -> int | float | None:
+    """Return the warm-up of a schedule for a run that may be too short for it, in epochs.
+
+    It is at most half of what a cooldown leaves of the run, in whole epochs, and shorter where the decay needs the
+    room: a warm-up of 3 epochs is one of 0, 1, 1, 2 and 3 in runs of 1, 2, 3, 4 and 6 epochs.
+
+    Args:
+        scheduler_args: As for `create_schedule`.
+        num_epochs: Epochs of the run.
+
+    Returns:
+        The warm-up; None where it is not given in epochs.
+    """
+    warmup = scheduler_args.get("warmup_epochs")
+    others = {name: value for name, value in scheduler_args.items() if name != "warmup_epochs"}
+    if not isinstance(warmup, int | float) or any(unknown_arguments(others)) or any(wrong_values(others)):
+        return warmup
+    share = max(0, floor((num_epochs - _epochs(others, "cooldown", num_epochs, None)) / 2))
+    longest = min(warmup, share)
+    shorter = [longest, *range(floor(longest), -1, -1)]
+    return next((each for each in shorter if _fits(scheduler_args, each, num_epochs)), longest)
+
+
+def _fits(scheduler_args: Mapping[str, Any], warmup: float, num_epochs: int) -> bool:
+    return not any(schedule_faults({**scheduler_args, "warmup_epochs": warmup}, num_epochs=num_epochs))
+
+
 def _misfits(scheduler_args: Mapping[str, Any], num_epochs: int, updates_per_epoch: int | None) -> Iterator[str]:
     lengths = {name: _epochs(scheduler_args, name, num_epochs, updates_per_epoch) for name in ("warmup", "cooldown")}
     sched = scheduler_args.get("sched", "cosine")
@@ -104,7 +132,7 @@ def _misfits(scheduler_args: Mapping[str, Any], num_epochs: int, updates_per_epo
     for name in too_long:
         yield (
             f"Expected the {name} to be no longer than the run, {num_epochs} epochs, but got {float(lengths[name]):g} "
-            f"epochs. Shorten it, or train longer."
+            f"epochs. Lower {_given_length(scheduler_args, name)}, or train longer."
         )
     if too_long:
         return
@@ -171,6 +199,11 @@ def _epochs(scheduler_args: Mapping[str, Any], name: str, num_epochs: int, updat
         steps = 1 if steps_on_epochs(scheduler_args) else updates_per_epoch
         return Fraction(round(share * num_epochs * steps), steps) if steps else Fraction(share) * num_epochs
     return Fraction(scheduler_args.get(f"{name}_epochs", 0))
+
+
+def _given_length(scheduler_args: Mapping[str, Any], name: str) -> str:
+    units = ("updates", "fraction", "epochs")
+    return next(f"{name}_{unit}" for unit in units if unit == "epochs" or f"{name}_{unit}" in scheduler_args)
 
 
 def _left(scheduler_args: Mapping[str, Any], lengths: Mapping[str, Fraction], num_epochs: int) -> Fraction:

@@ -18,16 +18,19 @@ class RunningMean:
         self.count = 0
         self.sums = False
 
-    def update(self, value: torch.Tensor, count: int, weight: torch.Tensor | None = None) -> None:
+    def update(self, value: torch.Tensor, count: int, weight: torch.Tensor | None = None, is_sum: bool = False) -> None:
         """Add the mean `value` of `count` samples.
 
         Args:
             value: The mean.
             count: The number of samples.
             weight: What the mean was divided by; None for `count`. A mean of weight 0, which is NaN, adds nothing.
+            is_sum: Whether `value` is a sum instead; the result then is one too.
         """
-        value = value.detach().mean()
-        if weight is None:
+        value, self.sums = value.detach().mean(), is_sum
+        if is_sum:
+            self.total.add_(value)
+        elif weight is None:
             self.total.add_(value, alpha=count)
             self.weight.add_(count)
         else:
@@ -35,11 +38,6 @@ class RunningMean:
             self.total.add_(torch.where(weight == 0, weight, value * weight))
             self.weight.add_(weight)
         self.count += count
-
-    def add(self, value: torch.Tensor, count: int) -> None:
-        """Add the sum `value` over `count` samples: the result is a sum, not a mean."""
-        self.total.add_(value.detach().sum())
-        self.count, self.sums = self.count + count, True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sum, its divisor and the number of samples, on the CPU."""

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet, ref
 
 from accelerate import Accelerator, skip_first_batches
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from timm_accel.data.seeding import seed_streamed_image, seeded_dataset_of
 from timm_accel.data.streams.streamed_images import StreamedImages
@@ -184,7 +184,7 @@ class ShardedBatches(Sampler[list[Any]]):
 def batch_sizes(loader: Any, num_processes: int) -> set[int]:
     """Return the numbers of images that a rank's batches have, as far as the loader's sampler tells."""
     batches = getattr(loader, "batch_sampler", None)
-    if type(batches) is not BatchSampler:
+    if type(batches) is not BatchSampler or isinstance(loader.dataset, IterableDataset):
         return set()
     if num_processes > 1 and not batches.drop_last:
         batches = ShardedBatches(batches, 0, num_processes)

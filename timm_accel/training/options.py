@@ -1,9 +1,16 @@
-"""The options of a trainer: those of all its mixins, in one signature."""
+"""What a trainer shows: the options of all its mixins in one signature, and attributes that its run tells."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any
 
 from timm_accel.messages import nearest
+from timm_accel.training.run import Run
+
+if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
 
 
 def merged_signature(kind: type, last: type) -> Signature:
@@ -51,3 +58,13 @@ def refuse_unknown_options(kind: type, unknown: Iterable[str]) -> None:
     for name in unknown:
         options = list(signature(kind).parameters)
         raise TypeError(f"Expected options of {kind.__name__}, but got {name!r}. {nearest(name, options)}")
+
+
+class FromRun:
+    """An attribute that a trainer reads from its run, unless a subclass or the user has set one of that name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.__doc__ = name, getattr(getattr(Run, name, None), "__doc__", None)
+
+    def __get__(self, trainer: LoopTrainer | None, owner: type | None = None) -> Any:
+        return self if trainer is None else getattr(trainer.current_run(), self.name)

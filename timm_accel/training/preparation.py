@@ -22,6 +22,7 @@ from timm_accel.messages import nearest, one_line
 from timm_accel.states.launching import refuse_sharding
 from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
+from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
@@ -39,6 +40,17 @@ def check_parts(model: Any, optimizer: Any) -> None:
         raise TypeError(
             f"Expected optimizer to be one torch optimizer, but got {kind}. Pass an optimizer that was created over "
             "the model's parameters; several learning rates are groups of one optimizer."
+        )
+
+
+def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
+    """Raise a `ValueError` where an optimizer has no parameter of the model or the loss."""
+    parts = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
+    trained = {id(parameter) for part in parts for parameter in part.parameters()}
+    if not any(id(parameter) in trained for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            "Expected optimizer to have parameters of the model, but got none, so that training would change nothing. "
+            "Create it over model.parameters()."
         )
 
 
@@ -65,8 +77,10 @@ def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[
         raise _too_few_images("train", 0, options.get("per_device_batch_size", 8))
 
 
-def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
-    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel``.
+def create_accelerator(
+    ddp_kwargs: Mapping[str, Any], mixed_precision: str | None = None, torch_compile: bool | str | None = None
+) -> Accelerator:
+    """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel`` and of the trainer.
 
     Raises:
         ValueError: What was launched is not what runs, or accelerate is to accumulate or to shard.
@@ -76,8 +90,9 @@ def create_accelerator(ddp_kwargs: Mapping[str, Any]) -> Accelerator:
             f"Expected {_ACCUMULATION} to be unset, since losses would be divided twice, but got "
             f"{os.environ[_ACCUMULATION]!r}. Pass gradient_accumulation_steps to train() instead."
         )
-    process_state()
+    refuse_half_on_cpu(mixed_precision, process_state().device)
     accelerator = Accelerator(
+        **accelerator_options(mixed_precision, torch_compile),
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
@@ -164,8 +179,8 @@ def refuse_batch_of_one(model: nn.Module, loader: Any, num_processes: int, unpac
         if "more than 1 value per channel" in str(error):  # torch.nn.functional.batch_norm (2.14)
             raise ValueError(
                 "Expected every training batch to have at least 2 images, since a BatchNorm of the model needs them, "
-                f"but got one of 1 image ({one_line(error)}). Pass drop_last=True, or choose another "
-                "per_device_batch_size."
+                f"but got one of 1 image ({one_line(error)}). Choose another "
+                "per_device_batch_size, or pass drop_last=True in train_dataloader_kwargs."
             ) from error
     except Exception:
         return

@@ -50,7 +50,7 @@ class Run:
         self.agreed = Requests()
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
-        self._reported: set[str] = set()
+        self._repeated = RepeatedMetrics()
 
     @property
     def accelerator(self) -> Accelerator:
@@ -141,7 +141,8 @@ class Run:
     def eval_epoch(self, loader: Iterable, is_training: bool, is_intermediate: bool) -> None:
         """Evaluate all weights on the unwrapped model, so that processes may have different numbers of batches."""
         trainer = self.trainer
-        divisors, repeated = Divisors(), RepeatedMetrics(trainer.run_history)
+        divisors = Divisors()
+        self._repeated.begin(trainer.run_history)
         with self._evaluating(is_intermediate):
             trainer.start_evaluation_metrics()
             trainer.eval_epoch_start()
@@ -159,7 +160,7 @@ class Run:
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
             self._record(losses, name)
             self.notify("on_eval_epoch_end", is_intermediate=is_intermediate)
-            self._report_repeated(repeated)
+            self._repeated.report(trainer.print)
         if not is_intermediate:
             if is_training:
                 self.progress = replace(self.progress, stage="end")
@@ -172,10 +173,8 @@ class Run:
         divisor = divisors.take(output["batch_size"])
         for name, loss in losses.items():
             key = f"{metric_prefix(name)}loss"
-            if key in output and divisors.sums:
-                loss.add(output[key], output["batch_size"])
-            elif key in output:
-                loss.update(output[key], output["batch_size"], divisor)
+            if key in output:
+                loss.update(output[key], output["batch_size"], divisor, divisors.sums)
         self.trainer.update_metrics(batch, output)
         self.notify("on_eval_step_end", batch_output=output, batch=batch)
 
@@ -224,14 +223,6 @@ class Run:
             return None if batch is None else trainer.checked_batch(batch, number, training=start is not None)
 
         return map(check, enumerate(prefetch(batches, finish, trainer.device), start or 0))
-
-    def _report_repeated(self, repeated: RepeatedMetrics) -> None:
-        if names := repeated.names() - self._reported:
-            self._reported |= names
-            self.trainer.print(
-                f"Recorded more than once in one evaluation: {', '.join(sorted(names))}. The last value is shown; give "
-                "your metric another name."
-            )
 
     def _record(self, losses: dict[str, RunningMean], name: str) -> None:
         for weights_name, mean in global_means(losses, self.accelerator).items():
@@ -304,13 +295,3 @@ class Run:
     def _stopped(self, stop: StopTrainingError) -> None:
         self.trainer.print(stop)
         self.notify("on_stop_training_error")
-
-
-class FromRun:
-    """An attribute that a trainer reads from its run, unless a subclass or the user has set one of that name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.__doc__ = name, getattr(getattr(Run, name, None), "__doc__", None)
-
-    def __get__(self, trainer: LoopTrainer | None, owner: type | None = None) -> Any:
-        return self if trainer is None else getattr(trainer.current_run(), self.name)

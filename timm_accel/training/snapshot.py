@@ -71,6 +71,19 @@ def take_components(trainer: LoopTrainer) -> dict[str, Any]:
     return {name: plain(part.state_dict(), f"components()[{name!r}]") for name, part in trainer.components().items()}
 
 
+def with_components(trainer: LoopTrainer, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what one of upstream's checkpoints holds beside its own parts: what was given, and the components."""
+    return {**(given or {}), "components": take_components(trainer)}
+
+
+def load_components(trainer: LoopTrainer, saved: dict[str, Any]) -> dict[str, Any]:
+    """Load the components that one of upstream's checkpoints holds, and return the checkpoint."""
+    for name, component in trainer.components().items():
+        if name in saved.get("components", {}):
+            component.load_state_dict(saved["components"][name])
+    return saved
+
+
 def take_shared(trainer: LoopTrainer) -> dict[str, Any]:
     """Return the part that all processes share.
 

@@ -18,14 +18,16 @@ from torch.utils.data import DataLoader
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
+from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.states.consensus import Stop
 from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
-from timm_accel.training.options import merged_signature, refuse_unknown_options
-from timm_accel.training.run import FromRun, Run
-from timm_accel.training.snapshot import Stateful, take_components
+from timm_accel.training.options import FromRun, merged_signature, refuse_unknown_options
+from timm_accel.training.precision import check_precision
+from timm_accel.training.run import Run
+from timm_accel.training.snapshot import Stateful, load_components, with_components
 from timm_accel.training.training_run import TrainingRun
 from timm_accel.upstream import ConvertSyncBatchNormCallback, Trainer, TrainerCallback, TrainerRunConfig
 
@@ -54,6 +56,9 @@ class LoopTrainer(Trainer):
         run_dir: The folder for states and the files of callbacks. It must not hold a run, unless that run is resumed.
         sync_every_n_updates: Updates between two sync points, at which all processes agree on saving and stopping.
         recipe: Plain values that describe the run. Its states hold them, and a state with other values is refused.
+        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None for that of the launcher.
+        torch_compile: Whether to compile the model, or a mode of ``torch.compile``: ``"default"``,
+            ``"reduce-overhead"`` or ``"max-autotune"``; None as the launcher says. A model is saved without it.
 
     Raises:
         TypeError: An option is unknown; the nearest one is named.
@@ -104,6 +109,8 @@ class LoopTrainer(Trainer):
         run_dir: str | Path | None = None,
         sync_every_n_updates: int = 10,
         recipe: Mapping[str, Any] | None = None,
+        mixed_precision: str | None = None,
+        torch_compile: bool | str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown_options(type(self), unknown)
@@ -118,6 +125,8 @@ class LoopTrainer(Trainer):
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.recipe = dict(recipe or {})
+        check_precision(mixed_precision, torch_compile)
+        self.mixed_precision, self.torch_compile = mixed_precision, torch_compile
         super().__init__(model, loss_func, optimizer, callbacks, run_history)
 
     def current_run(self) -> Run:
@@ -194,6 +203,7 @@ class LoopTrainer(Trainer):
 
     def evaluation_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of an evaluation batch: ``loss_func`` unless a mixin has another."""
+        refuse_integer_labels("the evaluation loss", self.loss_func, targets)
         return self.loss_func(outputs, targets)
 
     def checked_batch(self, batch: Any, number: int, training: bool) -> Any:
@@ -325,6 +335,8 @@ class LoopTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         preparation.check_train_arguments(train_dataset, num_epochs, kwargs)
+        run = self.current_run()
+        preparation.check_optimizes(run.unwrapped_model, run.unwrapped_optimizer, self.loss_func)
         checkpointer = Checkpointer(self, resume_from)
         with checkpointer.claimed(train_dataset, num_epochs), self._running(TrainingRun(self, checkpointer)):
             self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
@@ -375,6 +387,7 @@ class LoopTrainer(Trainer):
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
         outputs = self._outputs(inputs)
+        refuse_integer_labels("loss_func", self.loss_func, targets)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
 
@@ -402,32 +415,23 @@ class LoopTrainer(Trainer):
     def save_checkpoint(
         self, save_path: str | Path, checkpoint_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        super().save_checkpoint(save_path, self._with_components(checkpoint_kwargs), **kwargs)
+        super().save_checkpoint(save_path, with_components(self, checkpoint_kwargs), **kwargs)
 
     def load_checkpoint(self, checkpoint_path: str | Path, **kwargs: Any) -> dict[str, Any]:
-        return self._load_components(super().load_checkpoint(checkpoint_path, **kwargs))
+        return load_components(self, super().load_checkpoint(checkpoint_path, **kwargs))
 
     def save_training_state(self, output_dir: str | Path, checkpoint_kwargs: dict[str, Any] | None = None) -> None:
         self._forget_registered()
-        super().save_training_state(output_dir, self._with_components(checkpoint_kwargs))
+        super().save_training_state(output_dir, with_components(self, checkpoint_kwargs))
 
     def load_training_state(self, input_dir: str | Path) -> dict[str, Any]:
         self._forget_registered()
-        return self._load_components(super().load_training_state(input_dir))
+        return load_components(self, super().load_training_state(input_dir))
 
     def _forget_registered(self) -> None:
         """Upstream registers the scheduler at every call, so that the second state cannot be loaded (0.1.61)."""
         others = [each for each in self._accelerator._custom_objects if each is not self.scheduler]
         self._accelerator._custom_objects[:] = others
-
-    def _with_components(self, given: dict[str, Any] | None) -> dict[str, Any]:
-        return {**(given or {}), "components": take_components(self)}
-
-    def _load_components(self, saved: dict[str, Any]) -> dict[str, Any]:
-        for name, component in self.components().items():
-            if name in saved.get("components", {}):
-                component.load_state_dict(saved["components"][name])
-        return saved
 
     # Upstream's private seams, which its own methods and callbacks call
 
@@ -436,7 +440,7 @@ class LoopTrainer(Trainer):
         return EventHandler(list(super()._create_callback_handler()))
 
     def _create_accelerator(self) -> Accelerator:
-        return preparation.create_accelerator(self.ddp_kwargs())
+        return preparation.create_accelerator(self.ddp_kwargs(), self.mixed_precision, self.torch_compile)
 
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()

@@ -51,8 +51,8 @@ class TrainingRun(Run):
         self.progress = Progress(learning_rate=self.learning_rate)
         trainer._loss_tracker = RunningMean(trainer.device)
         with self._agreeing(), self._handling_signals():
+            trainer.training_run_start()  # what mixins refuse leaves nothing in the run folder
             checkpointer.begin()
-            trainer.training_run_start()
             self.notify("on_training_run_start")
             if checkpointer.keeps_states:
                 snapshot.take_shared(trainer)  # raises now if something cannot be saved
@@ -74,7 +74,7 @@ class TrainingRun(Run):
         for epoch in range(self.progress.epoch, trainer.run_config.num_epochs):
             self.epoch = epoch
             if self.progress.stage == "train":
-                trainer._run_train_epoch(trainer._train_dataloader)
+                trainer._run_train_epoch(trainer._train_dataloader)  # a seam of upstream's, which calls `train_epoch`
             if self.progress.stage == "evaluate" and trainer.eval_dataset is not None:
                 trainer._run_eval_epoch(trainer._eval_dataloader)
             trainer.training_run_epoch_end()

@@ -20,11 +20,11 @@ from timm_accel.losses import (
     refuse_softmax_loss,
     takes_classes,
 )
+from timm_accel.mixins.metrics.counts import NO_LABEL, MacroF1, TopKAccuracy
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"
-_NO_LABEL = -1
 
 
 class ClassificationMetricsMixin(LoopTrainer):
@@ -189,7 +189,7 @@ class ClassificationMetricsMixin(LoopTrainer):
             return logits, targets, len(targets)
         kept = targets != ignored
         if self._has_default_metrics:  # a selection would wait for the device
-            return logits, targets.where(kept, _NO_LABEL), kept.sum()
+            return logits, targets.where(kept, NO_LABEL), kept.sum()
         return logits[kept], targets[kept], kept.sum()
 
     def record_evaluation_metrics(self) -> None:
@@ -230,70 +230,6 @@ def _update_with_empty_batch(average_precision: Any, num_classes: int | None) ->
     """
     empty = torch.zeros(0, num_classes or 0, device=average_precision.device)
     average_precision.update(empty, empty.long())
-
-
-class TopKAccuracy(Metric):
-    """The share of labels that are among the top-k predictions; negative labels do not count.
-
-    torchmetrics' metric (1.9) makes a one-hot matrix of every batch, and waits for the device to leave labels out.
-
-    Args:
-        top_k: How many classes are looked at.
-    """
-
-    is_differentiable, higher_is_better, full_state_update = False, True, False
-    correct: torch.Tensor
-    total: torch.Tensor
-
-    def __init__(self, top_k: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.top_k = top_k
-        for name in ("correct", "total"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
-        top = logits.argmax(1, keepdim=True) if self.top_k == 1 else logits.topk(self.top_k, dim=1).indices
-        self.correct += (top == labels[:, None]).sum()
-        self.total += (labels >= 0).sum()
-
-    def compute(self) -> torch.Tensor:
-        """Return the share; 0 without labels."""
-        return self.correct.float() / self.total.clamp(min=1)
-
-
-class MacroF1(Metric):
-    """The mean F1 of the classes that occur, as label or prediction; negative labels do not count.
-
-    Memory and time are linear in the classes: torchmetrics' metric (1.9) makes a confusion matrix of every batch.
-
-    Args:
-        num_classes: The number of classes.
-    """
-
-    is_differentiable, higher_is_better, full_state_update = False, True, False
-    right: torch.Tensor
-    predicted: torch.Tensor
-    actual: torch.Tensor
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for name in ("right", "predicted", "actual"):
-            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
-        predictions, kept = logits.argmax(1), (labels >= 0).long()
-        labels = labels.long().clamp(min=0)
-        self.predicted.index_add_(0, predictions, kept)  # torch.bincount would wait for the device
-        self.actual.index_add_(0, labels, kept)
-        self.right.index_add_(0, labels, kept * (predictions == labels))
-
-    def compute(self) -> torch.Tensor:
-        """Return the mean over the classes; 0 without labels."""
-        either = self.predicted + self.actual  # 2 tp + fp + fn
-        scores = 2 * self.right.float() / either.clamp(min=1)
-        return scores.sum() / (either > 0).sum().clamp(min=1)
 
 
 def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:
