@@ -46,7 +46,8 @@ def test_an_event_reaches_the_callbacks_that_define_it(kind: type, others: tuple
 
 
 def test_an_event_that_no_callback_has_passes() -> None:
-    fit(make_trainer(Verifies, callbacks=[TerminateOnNaNCallback, EarlyStoppingCallback()]), eval_dataset=tiny_data(4))
+    trainer = make_trainer(Verifies, callbacks=[TerminateOnNaNCallback, EarlyStoppingCallback()])
+    assert fit(trainer, eval_dataset=tiny_data(4)).num_updates == 8
 
 
 def test_an_event_set_on_an_instance_is_called() -> None:

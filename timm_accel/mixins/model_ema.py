@@ -5,7 +5,6 @@ from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import convert_to_fp32
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -225,12 +224,7 @@ class ModelEmaMixin(LoopTrainer):
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
         batch_output = super().calculate_eval_batch_loss(batch)
         if self.ema_model is not None and self._ema_updated and self._is_evaluated():
-            inputs, targets = self.unpack_batch(batch)
-            with torch.no_grad():
-                with self.current_run().accelerator.autocast():
-                    outputs = self.ema_model.module(inputs)
-                outputs = convert_to_fp32(outputs)
-                loss = self.evaluation_loss(self.logits_of(outputs), targets)
+            outputs, loss = self.evaluate_batch(self.ema_model.module, batch)
             batch_output.setdefault("ema_model_outputs", outputs)
             batch_output.setdefault("ema_model_loss", loss)
         return batch_output

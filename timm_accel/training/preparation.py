@@ -33,14 +33,18 @@ _TRAIN_OPTIONS = list(signature(Trainer.train).parameters)[1:]
 def check_parts(model: Any, optimizer: Any) -> None:
     """Raise a `TypeError` for a model or an optimizer that is none, before any work."""
     if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise TypeError(f"Expected model to be a torch nn.Module, but got {kind}. Pass a model that was created.")
-    if isinstance(optimizer, type) or not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
-        kind = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else type(optimizer).__name__
         raise TypeError(
-            f"Expected optimizer to be one torch optimizer, but got {kind}. Pass an optimizer that was created over "
-            "the model's parameters; several learning rates are groups of one optimizer."
+            f"Expected model to be a torch nn.Module, but got {_kind(model)}. Pass a model that was created."
         )
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
+        raise TypeError(
+            f"Expected optimizer to be one torch optimizer, but got {_kind(optimizer)}. Pass an optimizer that was "
+            "created over the model's parameters; several learning rates are groups of one optimizer."
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:

@@ -386,27 +386,31 @@ class LoopTrainer(Trainer):
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         inputs, targets = self.unpack_batch(batch)
-        outputs = self._outputs(inputs)
+        outputs = self._outputs(self.model, inputs)
         refuse_integer_labels("loss_func", self.loss_func, targets)
         seen = outputs if batches.takes_all_outputs(self.loss_func) else self.logits_of(outputs)
         return {"loss": self.loss_func(seen, targets), "model_outputs": outputs, "batch_size": len(targets)}
 
-    def _outputs(self, inputs: Any) -> Any:
+    def _outputs(self, model: Any, inputs: Any) -> Any:
         try:
-            return self.model(inputs)
+            return model(inputs)
         except (RuntimeError, TypeError) as error:
-            if (wrong := batches.wrong_dtype(self.model, inputs)) is not None:
+            if (wrong := batches.wrong_dtype(model, inputs)) is not None:
                 raise wrong from error
             raise
 
     def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        outputs, loss = self.evaluate_batch(self.model, batch)
+        return {"loss": loss, "model_outputs": outputs, "batch_size": len(self.unpack_batch(batch)[1])}
+
+    def evaluate_batch(self, model: nn.Module, batch: Any) -> tuple[Any, torch.Tensor]:
+        """Return the outputs of one of the `evaluated_models` for a batch, in float32, and their evaluation loss."""
         inputs, targets = self.unpack_batch(batch)
         with torch.no_grad():
             with self._accelerator.autocast():
-                outputs = self._outputs(inputs)
+                outputs = self._outputs(model, inputs)
             outputs = convert_to_fp32(outputs)
-            loss = self.evaluation_loss(self.logits_of(outputs), targets)
-        return {"loss": loss, "model_outputs": outputs, "batch_size": len(targets)}
+            return outputs, self.evaluation_loss(self.logits_of(outputs), targets)
 
     def get_model(self, keep_torch_compile: bool = True) -> nn.Module:
         # accelerate 1.15 strips DDP from the model that is being trained when a compiled one is unwrapped

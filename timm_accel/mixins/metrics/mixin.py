@@ -28,7 +28,7 @@ _AVERAGE_PRECISION = "map"
 
 
 class ClassificationMetricsMixin(LoopTrainer):
-    """Record metrics at the end of each evaluation, for every entry of `weights`.
+    """Record metrics at the end of each evaluation, for every entry of `evaluated_models`.
 
     By default ``accuracy``, with more than five classes ``accuracy_top5``, and ``f1_macro``; for the EMA model
     the same with the prefix ``ema_model_``. They are exact on any number of processes: no batch is padded or gathered.
