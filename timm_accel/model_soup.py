@@ -106,6 +106,11 @@ class _Candidate:
 
 def _open(folder: str | Path) -> _Candidate:
     source = read_source(folder)
+    for name, tensor in source.tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"Expected weights to be finite, but got NaN or infinity in {name} of {source.where!r}. Leave it out."
+            )
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
     if source.config:
         where, best = Path(source.where), source.config.get("best")
@@ -216,7 +221,11 @@ def _greedy(
     sign = 1 if greater_is_better else -1
 
     def score(chosen: list[_Candidate]) -> float:
-        return sign * float(evaluate(_rebuilt(chosen)))
+        value = float(evaluate(_rebuilt(chosen)))
+        if not isfinite(value):
+            names = [str(each.folder) for each in chosen]
+            raise ValueError(f"Expected evaluate to return a finite score, but got {value} for {names}. Look at it.")
+        return sign * value
 
     alone = {id(each): score([each]) for each in ranked}
     first, *others = sorted(ranked, key=lambda each: alone[id(each)], reverse=True)

@@ -12,7 +12,7 @@ from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
 from timm_accel.messages import one_line
-from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
 from timm_accel.models.sources import read_source
@@ -66,8 +66,8 @@ def load_classifier(
     if (path / CONFIG_FILE).is_file():
         model, config = open_classifier(path, head)
         config["temperature"] = config.get("temperature", 1.0)
-        return _of_model(model, config, device, multi_label, path)
-    return _of_model(*_open_state(path, head), device, multi_label)
+        return _of_model(model, config, device, multi_label, source=str(path / WEIGHTS_FILE), folder=path)
+    return _of_model(*_open_state(path, head), device, multi_label, source=str(path))
 
 
 def classifier_of(model: nn.Module, device: str | torch.device | None = None) -> Classifier:
@@ -87,7 +87,7 @@ def classifier_of(model: nn.Module, device: str | torch.device | None = None) ->
             "Expected model to have a data config in pretrained_cfg, since images are prepared by it, but got a "
             f"{type(copy).__name__} without. Create it with timm_accel.create_classifier or timm.create_model."
         )
-    return _of_model(copy, about, device, None)
+    return _of_model(copy, about, device, None, source=f"the model in memory, a {type(copy).__name__}")
 
 
 def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -114,6 +114,8 @@ def _of_model(
     config: dict[str, Any],
     device: str | torch.device | None,
     multi_label: bool | None,
+    *,
+    source: str,
     folder: Path | None = None,
 ) -> Classifier:
     place = resolve_device(device)
@@ -130,6 +132,7 @@ def _of_model(
         temperature=config.get("temperature", 1.0),
         is_named=names is not None,
         folder=folder,
+        source=source,
     )
 
 
@@ -160,6 +163,7 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
         multi_label=about.multi_label if multi_label is None else multi_label,
         temperature=about.temperature,
         is_named=about.class_names is not None,
+        source=str(path),
     )
 
 
