@@ -17,6 +17,7 @@ from timm_accel.messages import nearest
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
+from timm_accel.models.saving import read_config
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
@@ -141,7 +142,7 @@ def _metrics_of_state(state: SavedState) -> dict[str, float]:
 def _config_of_run(state: SavedState) -> dict[str, Any]:
     run = state.folder.parent.parent
     if folders := best_folders(run):
-        return json.loads((folders[-1] / CONFIG_FILE).read_text())
+        return read_config(folders[-1])
     raise FileNotFoundError(
         f"Expected the run of the state {str(state.folder)!r} to have best/{CONFIG_FILE}, since a state does not say "
         f"what model it is of, but got {str(run)!r} without. Train with SaveBestCallback."

@@ -11,6 +11,7 @@ from timm_accel.audit.duplicates import equal_groups, near_groups
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import empty_folders, open_splits, unread_files
+from timm_accel.data.transforms.data_config import check_mean_and_std
 
 Numbers = tuple[float, ...]
 
@@ -77,8 +78,8 @@ def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, No
             f"Expected model_config to have a mean and a std of one or three channels, but got {model_config!r}. "
             "Pass model.pretrained_cfg, or {'mean': (0.5, 0.5, 0.5), 'std': (0.2, 0.2, 0.2)}."
         )
-    mean, std = (tuple(numbers) * (3 // len(numbers)) for numbers in given if numbers)
-    return mean, std
+    mean, std = check_mean_and_std(*given, " of model_config")
+    return mean * (3 // len(mean)), std * (3 // len(std))
 
 
 def _summary(dataset: Any, scanned: list[Scanned]) -> Split:

@@ -79,7 +79,8 @@ def extract_embeddings(
         ModuleNotFoundError: The extra ``parquet`` is not installed for a ``.parquet`` file.
         OSError: An image cannot be read; the message has its name.
         TypeError: The dataset cannot be indexed.
-        ValueError: The dataset is empty, a feature is NaN or infinite, the file is of another kind, or the launched processes do not run together.
+        ValueError: The dataset is empty, a feature is NaN or infinite, the file is of another kind, or the launched
+            processes do not run together.
     """
     _check(data, path)
     state = process_state()

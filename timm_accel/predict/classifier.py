@@ -142,8 +142,8 @@ class Classifier:
                 first = len(predictions)
                 error.add_note(f"The batch begins with {paths[first] or f'image {first}'}.")
                 raise
-            for error in errors:
-                found = next(rows) if error is None else {"error": error}
+            for reason in errors:
+                found = next(rows) if reason is None else {"error": reason}
                 predictions.append(Prediction(paths[len(predictions)], **found))
         return predictions
 

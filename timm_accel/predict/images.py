@@ -19,7 +19,6 @@ from torchvision.transforms.functional import to_pil_image
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
 
-
 _URL = re.compile(r"(?:data:|file:/|[A-Za-z][A-Za-z0-9+.-]+:/)")  # Path("s3://a") has one slash
 _ADDRESS = re.compile(" object at 0x[0-9a-f]+")  # Pillow names bytes by it
 _TEXT = "USOT"  # numpy's kinds of arrays of paths
@@ -98,13 +97,11 @@ def find_images(images: Any) -> list[Any]:
     if isinstance(images, str | os.PathLike):
         text = _text(images)
         if not os.path.exists(text):
-            raise (
-                ValueError(_no_url(text))
-                if _URL.match(text)
-                else FileNotFoundError(
-                    f"Expected images to be an image, a file or a folder, but got {text[:200]!r}, which does not exist. "
-                    "Correct the path."
-                )
+            if _URL.match(text):
+                raise ValueError(_no_url(text))
+            raise FileNotFoundError(
+                f"Expected images to be an image, a file or a folder, but got {text[:200]!r}, which does not exist. "
+                "Correct the path."
             )
     return [found for item in _as_list(images) for found in _found(item)]
 
@@ -167,11 +164,11 @@ def _with_pixels(image: Image.Image) -> Image.Image | Unreadable:
 
 def _content(item: Any) -> bytes | Unreadable:
     """Return the bytes of a file object from its start, as Pillow reads it."""
-    content: Any = "" if isinstance(item, io.TextIOBase) else None
+    read = _opened(item)
     try:
-        if content is None and hasattr(item, "seekable") and item.seekable():
+        if hasattr(item, "seekable") and item.seekable():
             item.seek(0)
-        content = _opened(item)() if content is None else content
+        content: Any = "" if read is None or isinstance(item, io.TextIOBase) else read()
     except (OSError, ValueError) as error:  # a closed file is a ValueError
         return Unreadable(None, one_line(error))
     if not isinstance(content, bytes):

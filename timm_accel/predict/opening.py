@@ -8,6 +8,7 @@ import torch
 from timm.data import resolve_input_data_config
 from torch import Tensor, nn
 
+from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
@@ -15,7 +16,7 @@ from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
-from timm_accel.models.sources import read_source
+from timm_accel.models.sources import FILE_TYPES, read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
 
@@ -60,6 +61,11 @@ def load_classifier(
             f"{str(path)!r}. Leave it out."
         )
     if path.is_file() and path.name != "latest":
+        if path.suffix in FILE_TYPES and path.suffix != ".pt":
+            raise ValueError(
+                f"Expected path to have class names and a data config, which a file of weights lacks, but got "
+                f"{str(path)!r}. Name its folder if config.json is in it, or use create_classifier(…, weights=…)."
+            )
         return _of_file(path, device, multi_label)
     if is_run:
         path = weights_of_run(path, weights)
@@ -121,6 +127,7 @@ def _of_model(
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
+    _check_config(data_config, source)
     normalize = DeviceTransform(data_config["mean"], data_config["std"])
     model = model.to(place)
     return Classifier(
@@ -149,6 +156,7 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
             f"Expected multi_label to be False, since {str(path)!r} includes a softmax, but got True. Export it "
             "with softmax=False."
         )
+    _check_config(about.data_config, str(path))
     normalize = DeviceTransform(about.mean, about.std)
 
     def run(images: Tensor) -> Tensor:
@@ -165,6 +173,11 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
         is_named=about.class_names is not None,
         source=str(path),
     )
+
+
+def _check_config(config: dict[str, Any], source: str) -> None:
+    check_mean_and_std(config["mean"], config["std"], f" of {source}")
+    check_crop(config["crop_pct"], config["crop_mode"], config["interpolation"], f" of {source}")
 
 
 def _names(names: Sequence[str] | None, num_classes: int) -> list[str]:

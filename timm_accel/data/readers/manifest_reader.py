@@ -104,6 +104,20 @@ def manifest_columns(path: str | Path) -> list[str]:
     return _read(path)[0]
 
 
+def manifest_splits(path: str | Path) -> list[str]:
+    """Return the names of a manifest's splits, ``train`` first; none where it has no column ``split``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It cannot be read, is empty, or lacks a column.
+    """
+    names = {split_name(row.split) for row in _read(path)[1]} - {""}
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
 def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
     """Return pyarrow with its module ``parquet``.
 
