@@ -73,8 +73,8 @@ def test_an_audit_refuses_them(kind: str, folder: Path) -> None:
         ("crop_pct", 87.5, "Expected crop_pct of {} to be a share from 0.1 to 2, but got 87.5"),
         (
             "crop_mode",
-            "centre",
-            "Expected crop_mode of {} to be one of timm's, but got 'centre'. Did you mean",
+            "centr",
+            "Expected crop_mode of {} to be one of timm's, but got 'centr'. Did you mean",
         ),
         ("interpolation", "cubic", "Expected interpolation of {} to be one of timm's, but got 'cubic'. Did you mean"),
     ],
@@ -107,8 +107,8 @@ def test_a_crop_in_range_is_stored(crop_pct: Any, found: float, folder: Path) ->
 
 
 def test_unknown_crop_modes_and_interpolations_are_refused(folder: Path) -> None:
-    with refused(ValueError, "Expected crop_mode to be one of timm's, but got 'centre'. Did you mean 'center'?"):
-        create_datasets(16, MEAN, STD, data=folder, crop_mode="centre")
+    with refused(ValueError, "Expected crop_mode to be one of timm's, but got 'centr'. Did you mean 'center'?"):
+        create_datasets(16, MEAN, STD, data=folder, crop_mode="centr")
     with refused(ValueError, "Expected interpolation to be one of timm's, but got 'linear'"):
         create_datasets(16, MEAN, STD, data=folder, eval_interpolation="linear")
 

@@ -78,7 +78,7 @@ def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, No
             f"Expected model_config to have a mean and a std of one or three channels, but got {model_config!r}. "
             "Pass model.pretrained_cfg, or {'mean': (0.5, 0.5, 0.5), 'std': (0.2, 0.2, 0.2)}."
         )
-    mean, std = check_mean_and_std(*given, " of model_config")
+    mean, std = check_mean_and_std(given[0], given[1], " of model_config")
     return mean * (3 // len(mean)), std * (3 // len(std))
 
 

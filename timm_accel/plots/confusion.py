@@ -1,7 +1,7 @@
 """A figure of the confusion matrix."""
 
 from math import ceil
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from timm_accel.plots.figures import _new_figure
 from timm_accel.plots.text import _drawable, _font_families
@@ -43,7 +43,7 @@ def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | No
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     step = ceil(len(names) / MAX_NAMED_CLASSES)
     ticks, shown = range(0, len(names), step), names[::step]
-    text = {"fontsize": 8, "parse_math": False, "fontfamily": _font_families(shown)}
+    text: Any = {"fontsize": 8, "parse_math": False, "fontfamily": _font_families(shown)}
     axes.set_xticks(ticks, shown, rotation=90, **text)
     axes.set_yticks(ticks, shown, **text)
     axes.set(xlabel="prediction", ylabel="true class")

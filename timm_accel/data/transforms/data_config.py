@@ -1,6 +1,5 @@
 """Check the entries of a data config: the mean and std of the normalization, and the crop of evaluation."""
 
-from numbers import Real
 from typing import Any
 
 from timm.data.transforms import _str_to_pil_interpolation
@@ -58,7 +57,7 @@ def check_crop(crop_pct: Any, crop_mode: Any, interpolation: Any, where: str = "
     Raises:
         ValueError: One of them is out of range or unknown.
     """
-    if isinstance(crop_pct, bool) or not isinstance(crop_pct, Real) or not 0.1 <= crop_pct <= 2:
+    if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not 0.1 <= crop_pct <= 2:
         raise ValueError(
             f"Expected crop_pct{where} to be a share from 0.1 to 2, but got {crop_pct!r}. timm's default is 0.875."
         )
