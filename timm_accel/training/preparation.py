@@ -31,11 +31,17 @@ _TRAIN_OPTIONS = list(signature(Trainer.train).parameters)[1:]
 
 
 def check_parts(model: Any, optimizer: Any) -> None:
-    """Raise a `TypeError` for a model or an optimizer that is none, before any work."""
+    """Raise a `TypeError` for what is no model or no optimizer, before any work. None stands for no optimizer."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"Expected model to be a torch nn.Module, but got {_kind(model)}. Pass a model that was created."
         )
+    if optimizer is not None:
+        require_optimizer(optimizer)
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Raise a `TypeError` where training has no optimizer."""
     if isinstance(optimizer, type) or not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
         raise TypeError(
             f"Expected optimizer to be one torch optimizer, but got {_kind(optimizer)}. Pass an optimizer that was "
@@ -48,7 +54,8 @@ def _kind(value: Any) -> str:
 
 
 def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
-    """Raise a `ValueError` where an optimizer has no parameter of the model or the loss."""
+    """Raise where training has no optimizer, or one without a parameter of the model or the loss."""
+    require_optimizer(optimizer)
     parts = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
     trained = {id(parameter) for part in parts for parameter in part.parameters()}
     if not any(id(parameter) in trained for group in optimizer.param_groups for parameter in group["params"]):

@@ -49,7 +49,7 @@ class LoopTrainer(Trainer):
     Args:
         model: The model to train.
         loss_func: Called with (outputs, targets); returns the mean loss.
-        optimizer: The optimizer of the model's parameters.
+        optimizer: The optimizer of the model's parameters; None for a trainer that only evaluates.
         callbacks: Classes or instances; faulty ones from upstream are replaced by ours or refused.
         run_history: Upstream's history; in memory by default.
         seed: The only seed. It makes a run repeatable, whatever the number of workers.
@@ -61,7 +61,7 @@ class LoopTrainer(Trainer):
             ``"reduce-overhead"`` or ``"max-autotune"``; None as the launcher says. A model is saved without it.
 
     Raises:
-        TypeError: An option is unknown; the nearest one is named.
+        TypeError: An option is unknown; the nearest one is named. By `train`, when there is no optimizer.
         ValueError: The processes that were launched do not run together (on CPUs without ``ACCELERATE_USE_CPU``), or
             the weights are to be sharded.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
@@ -101,7 +101,7 @@ class LoopTrainer(Trainer):
         self,
         model: nn.Module,
         loss_func: Callable[..., torch.Tensor],
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         callbacks: Iterable[TrainerCallback | type[TrainerCallback]] = DEFAULT_CALLBACKS,
         run_history: Any = None,
         *,
@@ -419,6 +419,7 @@ class LoopTrainer(Trainer):
     def save_checkpoint(
         self, save_path: str | Path, checkpoint_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        kwargs.setdefault("save_optimizer", self.optimizer is not None)
         super().save_checkpoint(save_path, with_components(self, checkpoint_kwargs), **kwargs)
 
     def load_checkpoint(self, checkpoint_path: str | Path, **kwargs: Any) -> dict[str, Any]:
