@@ -47,6 +47,14 @@ def _kind(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
+def check_interval(option: str, value: Any, unit: str, default: int) -> None:
+    """Raise a `ValueError` for an interval that is not a whole number of at least 1."""
+    if not isinstance(value, int | Integral) or value < 1:
+        raise ValueError(
+            f"Expected {option} to be a number of {unit} of at least 1, but got {value!r}. The default is {default}."
+        )
+
+
 def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
     """Raise a `ValueError` where an optimizer has no parameter of the model or the loss."""
     parts = [part for part in (model, loss_func) if isinstance(part, nn.Module)]

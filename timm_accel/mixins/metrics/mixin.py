@@ -21,10 +21,12 @@ from timm_accel.losses import (
     takes_classes,
 )
 from timm_accel.mixins.metrics.counts import NO_LABEL, MacroF1, TopKAccuracy
+from timm_accel.states.running_mean import RunningMean
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"
+_TRAIN_ACCURACY = "train_accuracy"
 
 
 class ClassificationMetricsMixin(LoopTrainer):
@@ -45,6 +47,8 @@ class ClassificationMetricsMixin(LoopTrainer):
         num_classes: The number of classes; None without `metrics` records nothing.
         metrics: A torchmetrics ``MetricCollection`` to use instead; its names become the history's.
         multi_label: Whether targets are multi-label, if the dataset does not tell (that of `create_datasets` does).
+        train_accuracy: Whether a training epoch records ``train_accuracy``, from the outputs of its forward passes and
+            the hard labels; None where images are not mixed. Multi-label data has none.
 
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
@@ -61,6 +65,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         num_classes: int | None = None,
         metrics: MetricCollection | None = None,
         multi_label: bool = False,
+        train_accuracy: bool | None = None,
         **kwargs: Any,
     ) -> None:
         if metrics is not None and not isinstance(metrics, MetricCollection):
@@ -77,6 +82,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         if metrics is None and num_classes is not None:
             metrics = _default_metrics(num_classes, multi_label)
         self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
+        self.train_accuracy = train_accuracy
         self._is_multi_label = multi_label
         self._collections: dict[str, MetricCollection] = {}
         self._counted: dict[str, torch.Tensor] = {}
@@ -108,6 +114,27 @@ class ClassificationMetricsMixin(LoopTrainer):
         self._is_multi_label = self.multi_label or any(map(is_multi_label, datasets))
         if self._has_default_metrics and self.num_classes is not None:
             self.metrics = _default_metrics(self.num_classes, self._is_multi_label)
+
+    def training_metrics(self) -> list[str]:
+        names = super().training_metrics()
+        if self.train_accuracy is False or self.num_classes is None or self._is_multi_label:
+            return names
+        return [*names, _TRAIN_ACCURACY]
+
+    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        batch_output = super().calculate_train_batch_loss(batch)
+        mean = self.current_run().training_means.get(_TRAIN_ACCURACY)
+        if mean is not None and (self.train_accuracy or not self.mixes_images):
+            self._count_right(mean, batch_output, self.unpack_batch(batch)[1])
+        return batch_output
+
+    def _count_right(self, mean: RunningMean, batch_output: dict[str, Any], targets: Any) -> None:
+        if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or not _are_integers(targets):
+            return  # soft targets of the user's own
+        logits, ignored = self.logits_of(batch_output["model_outputs"]).detach(), ignored_label(self.loss_func)
+        kept = (targets >= 0) if ignored is None else (targets != ignored)
+        right = kept & (logits.argmax(1) == targets)
+        mean.update(right.sum() / kept.sum().clamp(min=1), len(targets), kept.sum())
 
     def evaluation_metrics(self) -> list[str]:
         names = super().evaluation_metrics()
