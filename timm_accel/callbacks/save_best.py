@@ -20,8 +20,9 @@ class SaveBestCallback(Callback):
     """Save the best weights in ``best/``, and the best EMA weights in ``best_ema/``, as folders that timm can load.
 
     Each has its metric: with ``accuracy``, the metric of the EMA weights is ``ema_model_accuracy``. A tie keeps the
-    earlier epoch; a value that is not finite is never the best, and neither is an epoch without evaluation. ``config.json`` holds the class names, the data config
-    (that of the evaluation dataset, if it has one), and under ``best`` the metric, its value and the epoch (from 1).
+    earlier epoch; a value that is not finite is never the best, and an epoch without evaluation saves nothing.
+    ``config.json`` holds the class names, the data config (that of the evaluation dataset, if it has one), and under
+    ``best`` the metric, its value and the epoch (from 1).
 
     Args:
         watch_metric: The metric to judge by.

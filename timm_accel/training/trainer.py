@@ -216,6 +216,9 @@ class LoopTrainer(Trainer):
         """
         return batch
 
+    def update_training_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        """Do nothing. Called with each training batch, before it is mixed, and its output."""
+
     def start_evaluation_metrics(self) -> None:
         """Do nothing. Called before each evaluation, before ``eval_epoch_start``."""
 
@@ -384,6 +387,7 @@ class LoopTrainer(Trainer):
         defaults = self.get_default_train_dl_kwargs(batch_size)
         merged = preparation.merge_loader_kwargs(self.train_dataset, defaults, train_dl_kwargs, self.collate_fn)
         preparation.keep_small_dataset(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
+        preparation.fit_workers_to_shards(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
         self._train_dl_kwargs = merged
         return DataLoader(self.train_dataset, **merged)
 

@@ -149,6 +149,7 @@ class TrainingRun(Run):
         seed_step(trainer.seed, self.epoch, self.batch_index, self.rank, trainer.device)
         output = trainer.calculate_train_batch_loss(batch)
         trainer._loss_tracker.update(output["loss"], output["batch_size"])
+        trainer.update_training_metrics(batch, output)
         self.notify("on_train_step_end", batch_output=output, batch=batch, step=self.batch_index)
         divisor = self._group.divisor(self.batch_index, output["batch_size"])
         trainer.backward_step(output["loss"] if divisor == 1 else output["loss"] / divisor)

@@ -121,20 +121,19 @@ class ClassificationMetricsMixin(LoopTrainer):
             return names
         return [*names, _TRAIN_ACCURACY]
 
-    def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        batch_output = super().calculate_train_batch_loss(batch)
+    def update_training_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        super().update_training_metrics(batch, batch_output)
         mean = self.current_run().training_means.get(_TRAIN_ACCURACY)
-        if mean is not None and (self.train_accuracy or not self.mixes_images):
-            self._count_right(mean, batch_output, self.unpack_batch(batch)[1])
-        return batch_output
-
-    def _count_right(self, mean: RunningMean, batch_output: dict[str, Any], targets: Any) -> None:
+        if mean is None or "model_outputs" not in batch_output or (self.mixes_images and not self.train_accuracy):
+            return
+        targets = self.unpack_batch(batch)[1]
         if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or not _are_integers(targets):
-            return  # soft targets of the user's own
+            return  # soft targets
         logits, ignored = self.logits_of(batch_output["model_outputs"]).detach(), ignored_label(self.loss_func)
         kept = (targets >= 0) if ignored is None else (targets != ignored)
         right = kept & (logits.argmax(1) == targets)
-        mean.update(right.sum() / kept.sum().clamp(min=1), len(targets), kept.sum())
+        count = kept.sum().to(mean.total)
+        mean.update(right.sum() / count.clamp(min=1), len(targets), count)
 
     def evaluation_metrics(self) -> list[str]:
         names = super().evaluation_metrics()
