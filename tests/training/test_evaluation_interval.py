@@ -25,9 +25,7 @@ def run(folder: Path, every: int, num_epochs: int = 5, **options: Any) -> tuple[
     return trainer, (folder / "history.csv").read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-    ("every", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (5, [5]), (9, [5])]
-)
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (5, [5]), (9, [5])])
 def test_every_nth_epoch_and_the_last_one_are_evaluated(every: int, epochs: list[int], tmp_path: Path) -> None:
     trainer, rows = run(tmp_path, every)
     assert epochs_with(trainer, "accuracy", rows) == epochs_with(trainer, "eval_loss_epoch", rows) == epochs
@@ -72,7 +70,7 @@ def test_a_resumed_run_evaluates_the_same_epochs(cut: int, tmp_path: Path) -> No
 
     rows: dict[str, str] = {}
     for name in ("whole", "cut"):
-        for resume in (["auto"] if name == "whole" else [None, "auto"]):
+        for resume in ["auto"] if name == "whole" else [None, "auto"]:
             callbacks = [CsvHistoryCallback, SaveStateCallback()]
             options: dict[str, Any] = {"num_class": 3, "callbacks": callbacks, "ema_decay": 0.5}
             trainer = make_trainer(Interrupting, run_dir=tmp_path / name, evaluate_every_n_epochs=2, **options)
