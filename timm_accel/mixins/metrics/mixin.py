@@ -21,7 +21,6 @@ from timm_accel.losses import (
     takes_classes,
 )
 from timm_accel.mixins.metrics.counts import NO_LABEL, MacroF1, TopKAccuracy
-from timm_accel.states.running_mean import RunningMean
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
