@@ -414,7 +414,7 @@ def test_an_unknown_metric_is_refused_before_training(
 )
 def test_a_metric_of_evaluation_is_refused_without_evaluation(callback: type, name: str, tmp_path: Path) -> None:
     options = {"num_classes": 3, "callbacks": [callback()], "run_dir": tmp_path / "run"}
-    words = ("watch_metric", "run records", f"got {name!r}", "'train_accuracy'")
+    words = ("watch_metric", "run records", f"got {name!r}", "'train_")
     refuse_to_train(ValueError, words, TimmTrainer, trainer_options=options)
 
 
