@@ -28,7 +28,7 @@ def counting(kind: type) -> type:
         def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
             output = super().calculate_train_batch_loss(batch)
             labels = batch[1]
-            kept = labels != -100
+            kept = labels != getattr(self.loss_func, "ignore_index", -100)
             counts[-1][0] += int((output["model_outputs"].argmax(1) == labels)[kept].sum())
             counts[-1][1] += int(kept.sum())
             return output
@@ -52,10 +52,12 @@ def ignoring(count: int) -> Any:
 
 @pytest.mark.parametrize("kind", [TimmTrainer, TimmMixupTrainer])
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("data", [tiny_data, ignoring])
-def test_it_is_the_share_of_right_labels_that_the_loss_counts(kind: type, accumulation: int, data: Any) -> None:
+@pytest.mark.parametrize(("data", "ignored"), [(tiny_data, -100), (ignoring, -100), (tiny_data, 1)])
+def test_it_is_the_share_of_right_labels_that_the_loss_counts(
+    kind: type, accumulation: int, data: Any, ignored: int
+) -> None:
     kind = counting(kind)
-    trainer = make_trainer(kind, num_classes=3)
+    trainer = make_trainer(kind, num_classes=3, loss_func=nn.CrossEntropyLoss(ignore_index=ignored))
     fit(trainer, data(18), num_epochs=3, gradient_accumulation_steps=accumulation)
     assert recorded(trainer) == pytest.approx([right / count for right, count in kind.counts], abs=1e-12)
     assert len({count for _, count in kind.counts}) <= 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 from refusal import refused
 from tiny_runs import fit, make_trainer, same_weights, tiny_data
+from torch.utils.data import IterableDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
 from timm_accel.callbacks import CsvHistoryCallback, EarlyStoppingCallback, SaveBestCallback, SaveStateCallback
@@ -36,6 +37,28 @@ def test_every_nth_epoch_and_the_last_one_are_evaluated(every: int, epochs: list
 def test_the_epoch_in_which_a_run_is_cut_is_evaluated(tmp_path: Path) -> None:
     trainer, rows = run(tmp_path, 4, max_num_train_steps=6)  # 4 updates an epoch
     assert epochs_with(trainer, "accuracy", rows) == [2]
+
+
+class TooLong(IterableDataset):
+    """Gives twice as many images as its length says."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __iter__(self) -> Any:
+        return iter([tiny_data()[number] for number in range(16)])
+
+
+def test_the_epoch_in_which_a_loader_of_a_wrong_length_reaches_the_last_update_is_evaluated(tmp_path: Path) -> None:
+    trainer, rows = run(tmp_path, 9, train_dataset=TooLong(), max_num_train_steps=7)  # 4 epochs by its length
+    assert trainer.num_updates == 7
+    assert epochs_with(trainer, "accuracy", rows) == [2]
+
+
+def test_a_schedule_that_follows_no_metric_needs_no_evaluation() -> None:
+    trainer = make_trainer(TimmTrainer, num_classes=3, scheduler_args={"sched": "cosine"}, evaluate_every_n_epochs=2)
+    fit(trainer, eval_dataset=tiny_data(6), create_scheduler_fn=trainer.create_scheduler)
+    assert trainer.num_updates == 8
 
 
 def test_the_weights_do_not_depend_on_the_evaluations(tmp_path: Path) -> None:
