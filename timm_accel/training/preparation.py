@@ -53,6 +53,14 @@ def _kind(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
+def check_interval(option: str, value: Any, unit: str, default: int) -> None:
+    """Raise a `ValueError` for an interval that is not an integer of at least 1."""
+    if not isinstance(value, int | Integral) or value < 1:
+        raise ValueError(
+            f"Expected {option} to be a number of {unit} of at least 1, but got {value!r}. The default is {default}."
+        )
+
+
 def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
     """Raise where training has no optimizer, or one without a parameter of the model or the loss."""
     require_optimizer(optimizer)
@@ -136,6 +144,14 @@ def keep_small_dataset(dataset: Any, merged: dict[str, Any], given: Mapping[str,
     images, batch_size = _count_images(dataset), merged.get("batch_size")
     if images is not None and batch_size and images < batch_size * processes and "drop_last" not in (given or {}):
         merged["drop_last"] = False
+
+
+def fit_workers_to_shards(
+    dataset: Any, merged: dict[str, Any], given: Mapping[str, Any] | None, processes: int
+) -> None:
+    """Use no more workers than a stream has shards for, unless ``num_workers`` was given."""
+    if (max_workers := getattr(dataset, "max_workers", None)) is not None and "num_workers" not in (given or {}):
+        merged["num_workers"] = min(merged["num_workers"], max(1, max_workers(processes)))
 
 
 def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:
