@@ -50,7 +50,7 @@ class MixupMixin(LoopTrainer):
 
     @property
     def mixes_images(self) -> bool:
-        return self.mixup_fn is not None and self.mixup_fn.mixup_enabled
+        return super().mixes_images or (self.mixup_fn is not None and self.mixup_fn.mixup_enabled)
 
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size)
