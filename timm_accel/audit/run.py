@@ -11,7 +11,6 @@ from timm_accel.audit.duplicates import equal_groups, near_groups
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import empty_folders, open_splits, unread_files
-from timm_accel.data.transforms.data_config import check_mean_and_std
 
 Numbers = tuple[float, ...]
 
@@ -70,6 +69,8 @@ def audit(
 
 
 def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, None]:
+    from timm_accel.data.transforms.data_config import check_mean_and_std
+
     if model_config is None:
         return None, None
     given = [model_config.get(name) if isinstance(model_config, Mapping) else None for name in ("mean", "std")]
