@@ -265,6 +265,24 @@ def test_a_training_batch_of_ignored_labels_alone_is_a_loss_that_is_not_finite()
     assert not np.isfinite(trained(nn.CrossEntropyLoss(), data(labels), 4))
 
 
+def test_a_loss_that_is_an_object_keeps_its_attributes_in_training() -> None:
+    class Counting:
+        calls = 0
+
+        def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return functional.cross_entropy(outputs, targets)
+
+    class Asking(Still):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            assert isinstance(self.loss_func, Counting)
+            return super().calculate_train_batch_loss(batch)
+
+    loss = Counting()
+    fit(make_trainer(Asking, loss_func=loss), data(), num_epochs=1)
+    assert loss.calls == 8
+
+
 def test_losses_are_left_as_they_were() -> None:
     for loss in (nn.CrossEntropyLoss(WEIGHTS), as_function):
         trainer = make_trainer(loss_func=loss)

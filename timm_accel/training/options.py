@@ -16,7 +16,8 @@ from timm_accel.upstream import Trainer
 if TYPE_CHECKING:
     from timm_accel.training.trainer import LoopTrainer
 
-T, P = TypeVar("T"), ParamSpec("P")
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def merged_signature(kind: type, last: type) -> Signature:

@@ -137,7 +137,7 @@ class TrainingRun(Run):
         assert self.batch_index is not None
         self.notify("on_train_step_start")
         seed_step(trainer.seed, self.epoch, self.batch_index, self.rank, trainer.device)
-        with self._divisors.watching(trainer, "loss_func"):
+        with self._divisors.watching(trainer, "loss_func", objects=False):
             output = trainer.calculate_train_batch_loss(batch)
         weight = self._divisors.take(output["batch_size"])
         trainer._loss_tracker.update(output["loss"], output["batch_size"], weight, self._divisors.sums)
