@@ -179,6 +179,13 @@ def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy()
     assert found["calibration_error"] == pytest.approx((3 * (0.9 - 2 / 3) + 2 * 0.4) / 5)
 
 
+def test_top_5_is_there_for_more_than_five_classes() -> None:
+    for count in (5, 6):
+        probabilities = torch.arange(count, 0, -1).double().expand(2, count) / count  # the last class is the least
+        found = multiclass_metrics(probabilities, torch.tensor([0, count - 1]))
+        assert found.get("accuracy_top5") == {5: None, 6: 0.5}[count]
+
+
 def test_a_sure_mistake_has_a_finite_likelihood() -> None:
     found = multiclass_metrics(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))
     assert found["negative_log_likelihood"] == pytest.approx(-np.log(torch.finfo(torch.float64).tiny))
