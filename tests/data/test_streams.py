@@ -282,12 +282,15 @@ def test_an_unreadable_image_stops_or_is_skipped(tmp_path: Path) -> None:
     train_set, val_set = read(source)
     [epoch] = batches(train_set)
     assert [len(labels) for _, labels in epoch] == [4, 4]  # the first again in place of the broken one
+    assert [label for _, label in val_set] == [0, 0]
+    [(path, error)] = val_set.unreadable
+    assert path.endswith("val-0.tar/val-0_001")
+    assert error
+    train_set, val_set = read(source, on_error="raise")
     with refused(OSError, "readable image", "val-0.tar/val-0_001", "Repair or remove it"):
         list(val_set)
-    train_set, val_set = read(source, on_error="skip")
-    assert [label for _, label in val_set] == [0, 0]
     with refused(OSError, "readable image", "train-0.tar/train-0_001"):
-        list(read(source, on_error="raise")[0])
+        list(train_set)
 
 
 def test_too_many_unreadable_images_stop_the_run(tmp_path: Path) -> None:

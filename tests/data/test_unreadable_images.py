@@ -155,9 +155,11 @@ def test_none_readable_at_all_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)[0][0]
 
 
-def test_the_defaults_skip_in_training_and_raise_in_evaluation(folder) -> None:
+def test_the_default_skips_in_training_and_evaluation(folder) -> None:
     train_set, val_set = read(folder[0], on_error=None)
-    assert (train_set.on_error, val_set.on_error) == ("skip", "raise")
+    assert (train_set.on_error, val_set.on_error) == ("skip", "skip")
+    assert val_set[4] is None
+    _, val_set = read(folder[0], on_error="raise")
     with refused(OSError, "readable image", "val/cat/004.png"):
         val_set[4]
 

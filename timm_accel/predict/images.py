@@ -44,9 +44,9 @@ class ImageInputs(Dataset):
 
     def _read(self, item: Any) -> Image.Image:
         if not isinstance(item, Path):
-            return read_image(item, self.prepare)
+            return read_image(item, self.prepare, self.transform)
         with open(item, "rb") as file:
-            return read_image(file, self.prepare)
+            return read_image(file, self.prepare, self.transform)
 
     @staticmethod
     def collate_fn(samples: list[tuple[Tensor | None, str | None]]) -> tuple[Tensor | None, list[str | None]]:

@@ -15,6 +15,7 @@ from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.sources import read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
@@ -118,6 +119,8 @@ def _of_model(
 ) -> Classifier:
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
+    about: Any = model.pretrained_cfg
+    data_config[PIXEL_RANGE] = about.get(PIXEL_RANGE)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
     normalize = DeviceTransform(data_config["mean"], data_config["std"])
     model = model.to(place)
