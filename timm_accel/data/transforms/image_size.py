@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import Resize as ResizeV2
 
 def max_pixels() -> float:
     """Return the largest number of pixels of an image: 1.5 times Pillow's limit, where that only warns."""
-    return float("inf") if Image.MAX_IMAGE_PIXELS is None else 1.5 * Image.MAX_IMAGE_PIXELS
+    return float("inf") if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS * 3 // 2
 
 
 def open_image(file: Any) -> Image.Image:
