@@ -231,6 +231,19 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
+def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    for name in ("blue", "green", "red"):
+        (tmp_path / name).mkdir()
+        color(*(255 * (name == each) for each in ("red", "green", "blue"))).save(tmp_path / name / "1.png")
+    for number in range(11):
+        (tmp_path / "green" / f"bad{number:02d}.png").write_bytes(b"none")
+    with refused(ValueError, "at most 10 unreadable images", "got 11", "bad00.png'", "Repair or remove them"):
+        evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    (tmp_path / "green" / "bad00.png").unlink()
+    found = evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    assert (found.num_images, len(found.unreadable)) == (3, 10)
+
+
 def test_a_stream_is_evaluated_without_what_cannot_be_read(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
 

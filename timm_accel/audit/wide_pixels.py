@@ -16,7 +16,7 @@ class WidePixels:
         low: The smallest value.
         high: The largest value.
         pixel_range: The values that become black and white; None where the images do not agree on a scale.
-        problem: What is wrong with that scale, as a sentence; "" for nothing.
+        problem: What is wrong with that scale, as a sentence; it is empty if nothing is wrong.
     """
 
     low: float
