@@ -19,6 +19,8 @@ from trained_runs import brightness
 
 from timm_accel import create_datasets
 from timm_accel.audit import audit
+from timm_accel.data.transforms.create import create_training_transform
+from timm_accel.data.transforms.drafted_crop import take_crop
 from timm_accel.data.transforms.image_size import check_resized, max_pixels
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
@@ -99,15 +101,19 @@ def test_a_tiff_is_turned_once_with_draft_too(orientation: int, tmp_path: Path) 
     assert np.array_equal(read_image((tmp_path / "cat" / "a.tiff").read_bytes(), PrepareImage()), upright)
     options: dict[str, Any] = {"auto_augment": None, "hflip": 0.0, "scale": (1.0, 1.0), "color_jitter": None}
     options |= {"ratio": (0.01, 100.0), "interpolation": "bilinear"}
-    from timm_accel.data.transforms.create import create_training_transform
-    from timm_accel.data.transforms.drafted_crop import take_crop
-
-    size = upright.shape[:2]
-    transform = create_training_transform(input_size=size, mean=(0.0,) * 3, std=(1.0,) * 3, **options)
+    height, width = upright.shape[0] // 2, upright.shape[1]
+    transform = create_training_transform(input_size=(height, width), mean=(0.0,) * 3, std=(1.0,) * 3, **options)
     crop = take_crop(transform, PrepareImage())
-    crop.crop.get_params = lambda image, *_: (0, 0, *image.shape)  # all of the image
+    shapes = []
+
+    def upper_half(image: Any, *_: Any) -> tuple[int, int, int, int]:
+        shapes.append(tuple(image.shape))
+        return 0, 0, height, width
+
+    crop.crop.get_params = upper_half
     drafted = read_image((tmp_path / "cat" / "a.tiff").read_bytes(), crop)
-    assert np.array_equal(drafted, upright)
+    assert np.array_equal(drafted, upright[:height])
+    assert shapes == [upright.shape[:2]]  # which the crop is drawn from
 
 
 # Size
@@ -195,6 +201,9 @@ def test_the_others_are_trained_evaluated_predicted_and_audited(
     images = [train_set[number][0].shape for number in range(24)]
     assert images == [(3, 8, 8)] * 24
     assert train_set.unreadable == [2]  # a random crop of 1 x 60,000 is small
+    cached, _ = create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=tmp_path, auto_augment=None, cache="memory")
+    assert cached.reader.num_bytes == 3 * (60_000 + 300 * 300 + 21 * 16 * 16)  # none for what is refused
+    assert "at most 90,000 pixels" in cached.why_unreadable(2)
     assert [number for number in range(24) if val_set[number] is None] == [0]
     assert "is resized to" in val_set.why_unreadable(0)
     found = brightness().predict(tmp_path / "train", progress=False)

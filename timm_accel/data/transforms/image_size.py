@@ -1,13 +1,17 @@
 """A bound on what an image may become when it is decoded and resized, so that one file cannot fill the memory."""
 
 import io
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 from PIL import Image
 from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import Resize
 from torchvision.transforms.v2 import Resize as ResizeV2
+
+_FILTERS = Lock()  # those of warnings belong to all threads
 
 
 def max_pixels() -> float:
@@ -29,6 +33,20 @@ def open_image(file: Any) -> Image.Image:
         return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except Image.DecompressionBombError as error:
         raise _too_large("got more") from error
+
+
+def ignoring_size_warnings(function: Callable[[], Any]) -> Any:
+    """Call a function; if warnings are errors, call it again without Pillow's warning of large images.
+
+    Args:
+        function: Opens or decodes an image, from the start of its file. Images beyond our bound are refused anyway.
+    """
+    try:
+        return function()
+    except Image.DecompressionBombWarning:
+        with _FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return function()
 
 
 def check_size(size: tuple[int, int]) -> None:

@@ -1,13 +1,11 @@
 """Convert any decoded image to an upright 8-bit image in the model's mode, without clipping."""
 
-import warnings
 from collections.abc import Callable
-from threading import Lock
 from typing import Any
 
 from PIL import ExifTags, Image
 
-from timm_accel.data.transforms.image_size import check_resized, check_size, open_image
+from timm_accel.data.transforms.image_size import check_resized, check_size, ignoring_size_warnings, open_image
 from timm_accel.data.transforms.pixel_range import WIDE_MODES, PixelRange, check_pixel_range, to_8_bits
 
 _TURNS = {
@@ -19,7 +17,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FILTERS = Lock()
 
 
 class PrepareImage:
@@ -88,14 +85,7 @@ def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image], transfo
         OSError: It cannot be decoded, for any error of Pillow, or it is or would become too large.
     """
     try:
-        try:
-            prepared = _decoded(file, prepare)
-        except Image.DecompressionBombWarning:  # where warnings are errors
-            with _FILTERS, warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                if hasattr(file, "seek") and not isinstance(file, Image.Image):
-                    file.seek(0)
-                prepared = _decoded(file, prepare)
+        prepared: Image.Image = ignoring_size_warnings(lambda: _decoded(file, prepare))
         check_resized(prepared.size, transform)
         return prepared
     except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
