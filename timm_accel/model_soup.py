@@ -17,14 +17,14 @@ from timm_accel.messages import nearest
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
-from timm_accel.models.saving import read_config
+from timm_accel.models.saving import PIXEL_RANGE, read_config
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 METHODS = ("uniform", "greedy")
 _EMA_PREFIX = metric_prefix(EMA_MODEL)
-_SHARED = ("architecture", "num_classes", "label_names", "multi_label")
+_SHARED = ("architecture", "num_classes", "label_names", "multi_label", PIXEL_RANGE)
 _NOT_OF_THE_SOUP = ("best", "greater_is_better", "temperature")
 """Entries of a config that hold only for its weights; a soup needs another temperature, for example."""
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from timm_accel.audit.findings import findings
+from timm_accel.audit.wide_pixels import WidePixels
 from timm_accel.text_files import escaped, json_text, write_json
 
 Group = tuple["ReadableImage", ...]
@@ -55,6 +56,7 @@ class Split:
         is_prepared: Whether the dataset turns images upright and scales 16-bit images, as timm_accel's datasets do.
         empty_folders: The class folders without a file that timm would read.
         unread_files: The number of files by extension that timm ignores although Pillow could read them.
+        wide_pixels: The pixel values of the images of more than 8 bits; None if there are none.
     """
 
     num_files: int
@@ -68,6 +70,7 @@ class Split:
     is_prepared: bool
     empty_folders: tuple[str, ...]
     unread_files: dict[str, int]
+    wide_pixels: WidePixels | None = None
 
 
 @dataclass(frozen=True)

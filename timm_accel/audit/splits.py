@@ -61,12 +61,14 @@ def _open_file(path: Path) -> dict[str, Any]:
 def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.datasets import ImageFolderDataset
     from timm_accel.data.splitting import SPLITS, split_name
+    from timm_accel.data.transforms.prepare_image import PrepareImage
 
+    prepare = PrepareImage()  # without a pixel_range, which the audit proposes
     below = _folders(root)
     if any(split_name(folder.name) in SPLITS and _folders(folder) for folder in below):
         below.sort(key=lambda folder: (not folder.name.startswith("train"), folder.name))
-        return {folder.name: ImageFolderDataset(folder) for folder in below}
-    return {root.resolve().name: ImageFolderDataset(root)}
+        return {folder.name: ImageFolderDataset(folder, prepare=prepare) for folder in below}
+    return {root.resolve().name: ImageFolderDataset(root, prepare=prepare)}
 
 
 def _folders(root: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from timm_accel.data.transforms.create import create_training_transform, height_
 from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
+from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage
 
 
@@ -56,6 +57,7 @@ def create_datasets(
     crop_mode: str | None = None,
     on_error: str | None = None,
     max_bad_fraction: float = 0.01,
+    pixel_range: PixelRange | None = None,
     cache: str | None = None,
     draft: bool = False,
     re_prob: float = 0.0,
@@ -82,8 +84,12 @@ def create_datasets(
         crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
         crop_mode: How evaluation crops: ``center``, ``squash`` or ``border``; None for timm's ``center``.
         on_error: What happens at an image that cannot be read: ``"raise"`` stops the run, ``"skip"`` replaces it by the
-            next image in training and leaves it out in evaluation. None skips in training and raises in evaluation.
+            next image in training and leaves it out in evaluation. None is ``"skip"``. In evaluation ``"raise"``
+            reads all images before the first epoch.
         max_bad_fraction: The share of unreadable images above which the run stops, but at least 10 of them.
+        pixel_range: The values (low, high) that become black and white in images of more than 8 bits, such as
+            (0, 4095); None for the range of 16 bits. Images of 32 bits have one scale too: with None it is 0 to 1, 0
+            to 255, or 0 to 65535 for integers, if up to 1,000 images of each split agree on it.
         cache: ``"memory"`` decodes every image once, at the start, and keeps it in memory that loader workers share.
         draft: Whether training may decode a JPEG at a reduced scale where the random crop allows: this is faster
             for large images, and pixels differ by about 1/255.
@@ -99,7 +105,8 @@ def create_datasets(
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is only one class, the two folders have different classes, or an option is out of range.
+        ValueError: There is only one class, the two folders have different classes, an option is out of range, or the
+            images need a `pixel_range`.
         MemoryError: The decoded images do not fit into memory.
 
     Source: ``timm.data.create_transform``.
@@ -122,10 +129,11 @@ def create_datasets(
         crop_pct=crop_pct,
         crop_mode=crop_mode,
     )
-    prepare = PrepareImage(len(data_mean))
-    train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
+    opened = source.open("train"), source.open(eval_split)
+    prepare = PrepareImage(len(data_mean), settled_pixel_range(opened, pixel_range))
+    train_prepare = take_crop(transform, prepare) if draft else prepare
+    readers = _cached(cache, draft, prepare, *opened)
     train_dataset = create_image_dataset(
         readers[0],
         transform,
@@ -140,7 +148,7 @@ def create_datasets(
         eval_transform,
         prepare=prepare,
         device_transform=DeviceTransform(data_mean, data_std),
-        on_error=on_error or "raise",
+        on_error=on_error or "skip",
         max_bad_fraction=max_bad_fraction,
     )
     eval_dataset.data_config = {
@@ -150,6 +158,7 @@ def create_datasets(
         "interpolation": eval_interpolation,
         "crop_pct": crop_pct,
         "crop_mode": crop_mode,
+        "pixel_range": prepare.pixel_range,
     }
     if not draft:
         train_dataset.transform_of_size = transform_of_size

@@ -21,6 +21,7 @@ from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.transforms.data_config import check_mean_and_std
 from timm_accel.export.metadata import Metadata
 from timm_accel.messages import root_cause
+from timm_accel.models.saving import PIXEL_RANGE
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def prepare(
         includes_softmax=softmax,
         temperature=1.0 if softmax else temperature,
         multi_label=multi_label,
+        pixel_range=about.get(PIXEL_RANGE),
         **config,
     )
     if metadata.class_names is not None and len(metadata.class_names) != metadata.num_classes:

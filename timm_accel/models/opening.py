@@ -10,7 +10,7 @@ from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
-from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE, read_config
+from timm_accel.models.saving import CONFIG_FILE, PIXEL_RANGE, WEIGHTS_FILE, read_config
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -25,7 +25,7 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
 
     Returns:
         The model, and the content of ``config.json``: the class names under ``label_names``, if there are any, and the
-        data config under ``pretrained_cfg``.
+        data config under ``pretrained_cfg``; its ``pixel_range`` is beside it, and in the model's ``pretrained_cfg``.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -45,6 +45,8 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
             f"). Build the model yourself and load {WEIGHTS_FILE} into it."
         )
     model = timm.create_model(f"local-dir:{folder}")
+    if config.get(PIXEL_RANGE) is not None:
+        model.pretrained_cfg[PIXEL_RANGE] = tuple(config[PIXEL_RANGE])
     attach_head(model, _head_of(config, head), config["num_classes"])
     _load(model, folder, "note" in config and config.get("head") == "linear")
     return model.eval(), config

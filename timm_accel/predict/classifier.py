@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.models.finite import check_finite
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
 from timm_accel.predict.images import ImageInputs, find_images
 from timm_accel.predict.predictions import Prediction
@@ -28,7 +29,7 @@ class Classifier:
             ``(B, num_classes)``.
         class_names: The names of the classes in the order of the output.
         data_config: timm's ``input_size`` ``(C, H, W)``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and
-            ``crop_mode``.
+            ``crop_mode``, and the ``pixel_range`` of images of more than 8 bits.
         device: The device of the model.
         gives_probabilities: Whether `run` includes a softmax.
         multi_label: Whether the model is multi-label.
@@ -58,7 +59,7 @@ class Classifier:
     @property
     def prepare(self) -> PrepareImage:
         """The decoder of images: upright, 8 bits, grayscale or RGB."""
-        return PrepareImage(self.input_size[0])
+        return PrepareImage(self.input_size[0], self.data_config.get(PIXEL_RANGE))
 
     @cached_property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -67,7 +68,8 @@ class Classifier:
 
     def transform_of_views(self, tta: Sequence[str]) -> Callable[[Any], Tensor]:
         """Return the transform of the images before `views_of` with these augmentations."""
-        return create_transform(**config_of_views(self.data_config, tta), normalize=False)
+        config = {name: value for name, value in self.data_config.items() if name != PIXEL_RANGE}
+        return create_transform(**config_of_views(config, tta), normalize=False)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:

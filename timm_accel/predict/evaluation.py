@@ -81,7 +81,9 @@ class Evaluation:
         write_json(path, asdict(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.num_images} images of {len(self.classes)} classes"]
+        found = self.num_images + len(self.unreadable)
+        read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
+        lines = [f"{read} images of {len(self.classes)} classes"]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
         lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]

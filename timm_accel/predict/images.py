@@ -67,11 +67,11 @@ class ImageInputs(Dataset):
         if isinstance(item, Unreadable):
             raise OSError(item.error)
         if not isinstance(item, Path):
-            return read_image(item, self.prepare)
+            return read_image(item, self.prepare, self.transform)
         if item.exists() and not item.is_file():
             raise OSError("it is no regular file")  # opening a pipe would wait for ever
         with open(item, "rb") as file:
-            return read_image(file, self.prepare)
+            return read_image(file, self.prepare, self.transform)
 
     @staticmethod
     def collate_fn(samples: list[tuple[Tensor | None, str | None]]) -> tuple[Tensor | None, list[str | None]]:

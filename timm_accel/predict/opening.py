@@ -16,6 +16,7 @@ from timm_accel.messages import one_line
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.sources import FILE_TYPES, read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
@@ -126,6 +127,8 @@ def _of_model(
 ) -> Classifier:
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
+    about: Any = model.pretrained_cfg
+    data_config[PIXEL_RANGE] = about.get(PIXEL_RANGE)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
     _check_config(data_config, source)
     normalize = DeviceTransform(data_config["mean"], data_config["std"])
