@@ -466,7 +466,7 @@ def test_numbers_of_a_parquet_file_are_classes_even_where_a_gap_made_them_floats
 
 def test_a_parquet_file_that_cannot_be_read_is_refused(folder: Path) -> None:
     start = "Expected the manifest to be a parquet file of texts and numbers, but got"
-    path = write_parquet(folder / "m.parquet", path=["a.png"], label=[["cat", "dog"]])
+    path = write_parquet(folder / "m.parquet", path=[["a.png"]], label=["cat"])
     with refused(ValueError, start, path, "list", "Save it as one."):
         ManifestReader(path)
     for content in (b"", b"path,label\na.png,cat\n"):

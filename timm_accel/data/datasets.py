@@ -10,6 +10,7 @@ from timm.data.constants import DEFAULT_CROP_PCT
 from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.memory_cache import MemoryCache
+from timm_accel.data.readers.reader_views import alike
 from timm_accel.data.sources import Source, open_class_folder
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
@@ -98,7 +99,8 @@ def create_datasets(
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is only one class, the two folders have different classes, or an option is out of range.
+        ValueError: There is only one class, the two folders have different classes, a label is no class, a split has
+            no labels, or an option is out of range.
         MemoryError: The decoded images do not fit into memory.
 
     Source: ``timm.data.create_transform``.
@@ -120,7 +122,7 @@ def create_datasets(
     prepare = PrepareImage(len(data_mean))
     train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
+    readers = _cached(cache, draft, prepare, *alike(source.open("train"), source.open(eval_split)))
     train_dataset = create_image_dataset(
         readers[0],
         transform,
@@ -148,6 +150,8 @@ def create_datasets(
     }
     if not draft:
         train_dataset.transform_of_size = transform_of_size
+    if isinstance(eval_dataset, LabeledImages):
+        eval_dataset.require_labels()
     where = source.data if isinstance(source.data, str | Path) else "data"
     _check_classes(train_dataset, eval_dataset, train_path or f"{where}/train", val_path or f"{where}/{eval_split}")
     return train_dataset, eval_dataset

@@ -1,5 +1,7 @@
 """Compute the measures of an evaluation from probabilities, by torchmetrics."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, nll_loss
@@ -18,31 +20,40 @@ from torchmetrics.functional.classification import (
 from timm_accel.predict.evaluation import ClassMeasures, Confusion
 
 
-def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[int] | None = None) -> dict[str, float]:
     """Return the metrics of `Evaluation` for single-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
         labels: ``(N,)``.
+        classes: The classes that the data have; ``f1_macro`` is the mean over them. None for all.
     """
     count = probabilities.shape[1]
     metrics = {"accuracy": multiclass_accuracy(probabilities, labels, count, average="micro")}
     if count > 5:
         metrics["accuracy_top5"] = multiclass_accuracy(probabilities, labels, count, average="micro", top_k=5)
-    metrics["f1_macro"] = multiclass_f1_score(probabilities, labels, count, average="macro")
+    if classes is None or len(classes) == count:
+        metrics["f1_macro"] = multiclass_f1_score(probabilities, labels, count, average="macro")
+    else:
+        metrics["f1_macro"] = multiclass_f1_score(probabilities, labels, count, average=None)[[*classes]].mean()
     metrics["calibration_error"] = multiclass_calibration_error(probabilities, labels, count, n_bins=15, norm="l1")
     smallest = torch.finfo(probabilities.dtype).tiny
     metrics["negative_log_likelihood"] = nll_loss(probabilities.clamp(min=smallest).log(), labels)
     return {name: value.item() for name, value in metrics.items()}
 
 
-def multilabel_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
+def multilabel_metrics(
+    probabilities: Tensor, targets: Tensor, classes: Sequence[int] | None = None
+) -> dict[str, float]:
     """Return the metrics of `Evaluation` for multi-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
         targets: ``(N, num_classes)`` of 0 and 1.
+        classes: The classes that the data have; the metrics are of these alone. None for all.
     """
+    if classes is not None and len(classes) < probabilities.shape[1]:
+        probabilities, targets = probabilities[:, [*classes]], targets[:, [*classes]]
     count, integers = probabilities.shape[1], targets.round().long()
     metrics = {
         "map": multilabel_average_precision(probabilities, integers, count, average="macro"),

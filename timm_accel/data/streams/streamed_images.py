@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from timm_accel.data.classes import in_label_order
 from timm_accel.data.labeled_images import LabeledImages, check_error_options
+from timm_accel.data.labels import check_label
 from timm_accel.data.streams.stream_reader import StreamReader
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
@@ -49,7 +50,8 @@ class StreamedImages(IterableDataset):
 
     Raises:
         ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, or the stream is empty.
-        OSError: An image cannot be read while iterating; the message has its name.
+        OSError: An image cannot be read while iterating; the message has its name. A label that is no class is a
+            `ValueError` then.
 
     Source: ``timm.data.IterableImageDataset``.
     """
@@ -80,6 +82,7 @@ class StreamedImages(IterableDataset):
         self._target_transform = target_transform
         self._seed_image: Callable[..., None] | None = None
         self._epoch, self._rank = SharedCount(), 0
+        self._names = self.class_names
 
     @property
     def class_names(self) -> list[str]:
@@ -151,7 +154,7 @@ class StreamedImages(IterableDataset):
                     bad += 1
                     self._note(file["path"], error, bad)
                     continue
-                yield image, label
+                yield image, check_label(label, self._names, file["path"])
                 yielded += 1
                 if self.is_training and yielded == self.reader.samples_per_worker:
                     return
