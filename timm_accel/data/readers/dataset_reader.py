@@ -150,8 +150,8 @@ def _labels(dataset: Any) -> Sequence[Any]:
 def _listed(dataset: Any) -> Any:
     """Return the labels that a dataset lists, after its ``target_transform``."""
     if isinstance(getattr(dataset, "reader", None), Reader):
-        labels, num_classes = transformed_labels(labels_of(dataset.reader), dataset), len(class_names(dataset) or ())
-        return [np.isin(range(num_classes), each) for each in labels] if are_lists(labels) else labels
+        found, num_classes = transformed_labels(labels_of(dataset.reader), dataset), len(class_names(dataset) or ())
+        return [np.isin(range(num_classes), each) for each in found] if are_lists(found) else found
     lists: Iterator[Any] = (getattr(dataset, name, None) for name in _LISTS)
     labels: Any = next((each for each in lists if hasattr(each, "__len__") and len(each) == len(dataset)), None)
     if labels is None or isinstance(labels, str | Mapping):
