@@ -142,9 +142,10 @@ def _labels(dataset: Any) -> Sequence[Any]:
     if isinstance(dataset, ConcatDataset):
         return [label for part in dataset.datasets for label in _labels(part)]
     listed = _listed(dataset)
-    if listed is not None and all(_agrees(dataset, index, listed[index]) for index in _looked_at(len(listed))):
+    looked_at = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
+    if listed is not None and all(_agrees(dataset, index, listed[index]) for index in sorted(looked_at)):
         return listed
-    return [split_sample(dataset[index])[1] for index in range(len(dataset))]
+    return [_label(dataset[index], index in looked_at) for index in range(len(dataset))]
 
 
 def _listed(dataset: Any) -> Any:
@@ -161,19 +162,20 @@ def _listed(dataset: Any) -> Any:
     return values if transform is None else [transform(value) for value in values]
 
 
-def _looked_at(count: int) -> list[int]:
-    return sorted({0, count // 2, count - 1}) if count else []
-
-
 def _agrees(dataset: Any, index: int, listed: Any) -> bool:
     """Return whether a sample has the label that the dataset lists, and check its image."""
     try:
-        image, label = split_sample(dataset[index])
+        sample = dataset[index]
     except OSError:  # an unreadable image, which is reported when it is used
         return True
-    if not isinstance(image, str | Path | Mapping):
+    return _comparable(_label(sample, check_image=True)) == _comparable(listed)
+
+
+def _label(sample: Any, check_image: bool) -> Any:
+    image, label = split_sample(sample)
+    if check_image and not isinstance(image, str | Path | Mapping):  # no file is opened here
         as_image(image)
-    return _comparable(label) == _comparable(listed)
+    return label
 
 
 def _comparable(label: Any, numbers: Mapping[str, int] = MappingProxyType({})) -> Any:
