@@ -170,5 +170,7 @@ def test_columns_that_are_missing_or_a_stream_in_memory_are_refused() -> None:
             read(part)
     with refused(TypeError, "Expected data to be a path", "got IterableDataset", "hfids/NAME"):
         read(made(LABELS).to_iterable_dataset())
+    with refused(FileNotFoundError, "hfds/NAME", "'/nothing/here'", "Correct the name"):
+        read("hfds//nothing/here")
     with refused(ValueError, "a split 'val'", "the mapping", "['train'] alone"):
         read(datasets.DatasetDict(train=made(LABELS)))

@@ -129,7 +129,7 @@ def test_the_label_of_one_image_is_checked_likewise() -> None:
 # Where labels enter
 
 
-class Coloured(Dataset):
+class Colored(Dataset):
     """Images of three colors, with any labels."""
 
     classes = NAMES
@@ -144,7 +144,7 @@ class Coloured(Dataset):
         return len(self.targets)
 
 
-class ColouredReader(Reader):
+class ColoredReader(Reader):
     """A reader of a user, whose labels are listed or not."""
 
     def __init__(self, *labels: Any, listed: bool = True) -> None:
@@ -171,7 +171,7 @@ def read(train: Any, val: Any, **options: Any) -> Any:
 GOOD = (0, 1, 2, 0, 1, 2)
 
 
-@pytest.mark.parametrize("kind", [Coloured, ColouredReader])
+@pytest.mark.parametrize("kind", [Colored, ColoredReader])
 @pytest.mark.parametrize("wrong", [-1, 3, 1.5, None])
 def test_datasets_and_readers_with_a_wrong_label_are_refused_before_training(kind: Any, wrong: Any) -> None:
     for train, val in ((kind(*GOOD, wrong), kind(*GOOD)), (kind(*GOOD), kind(*GOOD, wrong))):
@@ -179,14 +179,14 @@ def test_datasets_and_readers_with_a_wrong_label_are_refused_before_training(kin
             read(train, val)
 
 
-@pytest.mark.parametrize("kind", [Coloured, ColouredReader])
+@pytest.mark.parametrize("kind", [Colored, ColoredReader])
 def test_a_wrong_label_is_refused_in_evaluation(kind: Any) -> None:
     for wrong in (-1, 3, "lime"):
         with refused(ValueError, "from 0 to 2, for 3 classes, but got", f"{wrong!r} for", "2"):
             evaluate_classifier(brightness(), kind(0, 1, wrong))
 
 
-@pytest.mark.parametrize("kind", [Coloured, ColouredReader])
+@pytest.mark.parametrize("kind", [Colored, ColoredReader])
 @pytest.mark.parametrize("missing", [-1, None])
 def test_a_set_without_labels_is_neither_trained_nor_evaluated(kind: Any, missing: Any) -> None:
     sentence = "Expected images with labels", "got 3 images such as", "have none. Predict them"
@@ -198,24 +198,24 @@ def test_a_set_without_labels_is_neither_trained_nor_evaluated(kind: Any, missin
     with refused(ValueError, *sentence):
         read(kind(*GOOD), unlabeled)
     with refused(ValueError, *sentence):
-        evaluate_classifier(brightness(), LabeledImages(ColouredReader(-1, -1, -1)))
+        evaluate_classifier(brightness(), LabeledImages(ColoredReader(-1, -1, -1)))
 
 
 def test_a_set_without_labels_is_read_for_other_uses() -> None:
-    dataset = LabeledImages(ColouredReader(-1, -1, -1))
+    dataset = LabeledImages(ColoredReader(-1, -1, -1))
     assert [label for _, label in dataset] == [-1, -1, -1]
     assert dataset.class_sizes == {"red": 0, "green": 0, "blue": 0}
 
 
 def test_a_reader_that_lists_no_labels_is_checked_image_by_image() -> None:
-    dataset = LabeledImages(ColouredReader(0, 2.0, -1, "blue", listed=False))
+    dataset = LabeledImages(ColoredReader(0, 2.0, -1, "blue", listed=False))
     assert [dataset[index][1] for index in (0, 1, 3)] == [0, 2, 2]
     with refused(ValueError, "from 0 to 2, for 3 classes, but got -1 for 'image 2'"):
         dataset[2]
 
 
 def test_labels_of_any_form_are_trained_as_integers() -> None:
-    sets = read(Coloured(*map(float, GOOD)), Coloured(*np.eye(3)[list(GOOD)]))
+    sets = read(Colored(*map(float, GOOD)), Colored(*np.eye(3)[list(GOOD)]))
     for dataset in sets:
         assert dataset.labels.tolist() == list(GOOD)
         assert dataset.class_sizes == dict.fromkeys(NAMES, 2)
@@ -241,5 +241,5 @@ def test_a_loss_may_ignore_minus_100_in_a_dataset_that_is_passed_to_the_trainer(
 
     trainer = make_trainer(loss_func=torch.nn.CrossEntropyLoss())
     assert fit(trainer, Ignored(), num_epochs=1).num_updates > 0
-    with refused(ValueError, "-100 for 'Coloured[2]'"):
-        read(Coloured(0, 1, -100, 2), Coloured(*GOOD))
+    with refused(ValueError, "-100 for 'Colored[2]'"):
+        read(Colored(0, 1, -100, 2), Colored(*GOOD))

@@ -17,7 +17,7 @@ from timm_accel.data.labels import are_lists, check_labels, require_labels
 def class_balanced_sampler(labels: Sequence[Any] | np.ndarray, num_samples: int | None = None) -> WeightedRandomSampler:
     """Return a sampler that draws every class equally often, with replacement.
 
-    An image with several labels is drawn as often as one of its rarest class, so every class is drawn at least as often
+    A multi-label image is drawn as often as one of its rarest class, so every class is drawn at least as often
     as if its images had no other label. Images without a label are drawn like a class.
 
     Args:

@@ -22,7 +22,7 @@ from timm_accel.data.readers.manifest_reader import MANIFESTS, ManifestReader, m
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
-from timm_accel.messages import missing_extra
+from timm_accel.messages import missing_extra, one_line
 
 _STREAMS = {  # the extra and the packages of each
     "hfids": ("hf", ("datasets",)),
@@ -125,7 +125,13 @@ class Source:
             from datasets import load_dataset
         except ModuleNotFoundError as error:
             raise missing_extra("hf", repr(self.data), error.name) from error
-        parts = load_dataset(name, cache_dir=self.root and str(self.root))
+        try:
+            parts = load_dataset(name, cache_dir=self.root and str(self.root))
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"Expected hfds/NAME with a Hugging Face dataset or a local folder, but got {name!r} "
+                f"({one_line(error)}). Correct the name."
+            ) from error
         found = [each for each in parts if split_name(each) == split]
         if not found:
             raise _missing(split, list(parts), repr(self.data))

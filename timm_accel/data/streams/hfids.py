@@ -66,7 +66,7 @@ def open_hfids(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: There is no such split, it has no image and label, or several labels for an image.
+        ValueError: There is no such split, it has no image and label, or is multi-label.
     """
     try:
         named = {split_name(each): each for each in get_dataset_split_names(name)}
