@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import TimmMixupTrainer, create_datasets
 from timm_accel.data import ImageFolderDataset, Source
+from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import TarReader
-from timm_accel.data.sources import ReaderPart
 
 COUNTS = {"cat": 8, "dog": 8, "owl": 8}
 HALF = (0.5,) * 3

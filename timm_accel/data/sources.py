@@ -18,7 +18,7 @@ from timm_accel.data.equal_files import equal_images, merged_groups
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
-from timm_accel.data.readers.manifest_reader import MANIFESTS, ManifestReader, manifest_columns
+from timm_accel.data.readers.manifest_reader import ManifestReader, is_manifest, manifest_columns, split_manifests
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
@@ -72,6 +72,8 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if self.group is not None:
+            check_group(self.group)
         if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
             raise ValueError(
                 f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
@@ -95,13 +97,13 @@ class Source:
             return open_hf({name: each for name, each in parts.items() if is_hf_dataset(each)}, split, "the mapping")
         if not isinstance(part, str | Path):
             return _as_reader(part)
-        if _is_manifest(part):
+        if is_manifest(part):
             return self._of_manifests(parts, split)
         return _open_unsplit(Path(part))
 
     def _of_manifests(self, parts: Mapping[str, Any], split: str) -> ManifestReader:
         """Return the manifest of a split; the classes are those of the manifests of all splits."""
-        others = [part for name, part in parts.items() if name != split and _is_manifest(part)]
+        others = [part for name, part in parts.items() if name != split and is_manifest(part)]
         return ManifestReader(parts[split], root=self.root, others=others)
 
     def _of_library(self, kind: str, name: str, split: str) -> Any:
@@ -138,10 +140,12 @@ class Source:
         return open_hf(parts, found[0], str(self.data))
 
     def _of_stream(self, kind: str, name: str, split: str) -> Any:
-        if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
+        splitting = {name: getattr(self, name) for name in ("val_fraction", "group", "split_file")}
+        given = [name for name, value in splitting.items() if value != type(self).__dataclass_fields__[name].default]
+        if given:
             raise ValueError(
-                f"Expected no val_fraction, group or split_file beside {self.data!r}, since a stream is read from "
-                "front to back and not split, but got some. Leave them out, or use a source that is no stream."
+                f"Expected no {given[0]} beside {self.data!r}, since a stream is read from front to back and not "
+                f"split, but got {splitting[given[0]]!r}. Leave it out, or use a source that is no stream."
             )
         extra, packages = _STREAMS[kind]
         if missing := [package for package in packages if find_spec(package) is None]:
@@ -165,9 +169,9 @@ class Source:
                 f"Expected a plain tar, since images are read from any place in it, but got {str(path)!r}. Unpack the "
                 "compression: gunzip FILE.tar.gz."
             )
-        if _is_manifest(path):
+        if is_manifest(path):
             return self._of_manifest(path, split)
-        if manifests := _split_manifests(path):
+        if manifests := split_manifests(path):
             if split not in manifests:
                 raise _missing(split, sorted(manifests), repr(str(path)))
             return self._of_manifests(manifests, split)
@@ -200,11 +204,9 @@ class Source:
         if self.split_file is not None and Path(self.split_file).exists():
             return read_split(self.split_file, paths)
         groups = getattr(reader, "groups", None) if self.group is None else [_group(self.group, path) for path in paths]
-        equal, unit = equal_images(reader), "group"
-        if equal is not None:  # equal images are on one side
-            if groups is None:
-                unit = "different image"
-            groups = merged_groups(groups, equal) if groups is None or None not in groups else groups
+        unit = "different image" if groups is None else "group"
+        if (equal := equal_images(reader)) is not None and (groups is None or None not in groups):
+            groups = merged_groups(groups, equal)  # equal images are on one side
         strata = np.zeros(len(labels), dtype=int) if is_multi_label(reader) else labels
         train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
         if self.split_file is not None:
@@ -213,6 +215,16 @@ class Source:
             rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in sides.items()}
             write_split(self.split_file, rows)
         return train, val
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether a source is a stream by its name: ``wds/…``, ``hfids/…`` or ``tfds/…``.
+
+    Args:
+        data: The `data` of a `Source`.
+    """
+    kind, slash, _ = str(data).partition("/")
+    return bool(slash) and kind.lower() in _STREAMS and isinstance(data, str | Path) and not os.path.exists(data)
 
 
 def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
@@ -236,21 +248,6 @@ def _as_reader(data: Any) -> Any:
             "as hfids/NAME."
         )
     return DatasetReader(data)
-
-
-def _is_manifest(part: Any) -> bool:
-    return isinstance(part, str | Path) and Path(part).suffix.lower() in MANIFESTS
-
-
-def _split_manifests(path: Path) -> dict[str, Path]:
-    """Return the manifests of the splits in a folder, ``train.csv`` and ``val.csv``; none beside folders of classes."""
-    if not path.is_dir():
-        return {}
-    files = [each for each in sorted(path.iterdir()) if _is_manifest(each) and each.is_file()]
-    found = {name: file for file in files if (name := split_name(file.stem)) in SPLITS}
-    folders = [each for each in path.iterdir() if split_name(each.name) in SPLITS and each.is_dir()]
-    has_classes = any(below.is_dir() for folder in folders for below in folder.iterdir())
-    return {} if has_classes or not {"train", "val"} & found.keys() else found
 
 
 def _open_unsplit(path: Path) -> Any:
@@ -290,6 +287,21 @@ def _split_folders(path: Path) -> dict[str, Path]:
         if name in SPLITS and (each.is_dir() or each.suffix.lower() == ".tar"):
             found[name] = each
     return found if {"train", "val"} & found.keys() else {}
+
+
+def check_group(group: str) -> None:
+    """Raise a `ValueError` for a `group` of `Source` that is no regular expression with one group."""
+    try:
+        count = re.compile(group).groups
+    except re.error as error:
+        raise ValueError(
+            f"Expected group to be a regular expression, but got {group!r} ({error}). Such as r'(patient\\d+)'."
+        ) from error
+    if count != 1:
+        raise ValueError(
+            f"Expected group to be a regular expression with one group in parentheses, but got {group!r} with {count}. "
+            "Such as r'(patient\\d+)'."
+        )
 
 
 def _group(pattern: str, path: str) -> str | None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from timm_accel.data.classes import class_name, in_label_order, is_multi_label, labels_of
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.labels import require_labels
-from timm_accel.data.readers.manifest_reader import MANIFESTS, ManifestReader
+from timm_accel.data.readers.manifest_reader import ManifestReader, is_manifest
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.sources import Source
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
@@ -106,7 +106,7 @@ def open_reader(data: Any, split: str | None) -> Any:
     is_source = isinstance(data, Source | str | Path | Mapping)  # anything else is a dataset, and all of it counts
     if split is not None and is_source:
         return source.open(split)
-    if isinstance(source.data, str | Path) and Path(source.data).suffix.lower() in MANIFESTS:
+    if is_manifest(source.data):
         return ManifestReader(source.data, root=source.root)
     return Source({"val": source.data}).open("val")  # the parts of a mapping are never split
 

@@ -113,6 +113,28 @@ def manifest_columns(path: str | Path) -> list[str]:
     return _read(path, needs_label=False)[0]
 
 
+def is_manifest(data: Any) -> bool:
+    """Return whether data is a path that ends as a manifest does."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in MANIFESTS
+
+
+def split_manifests(folder: Path) -> dict[str, Path]:
+    """Return the manifests of the splits in a folder, such as ``train.csv``; none beside splits with class folders.
+
+    Args:
+        folder: The folder, or a path that is none.
+    """
+    if not folder.is_dir():
+        return {}
+    below = sorted(folder.iterdir())
+    splits = [each for each in below if each.is_dir() and split_name(each.name) in SPLITS]
+    if any(each.is_dir() for split in splits for each in split.iterdir()):
+        return {}
+    found = {split_name(each.stem): each for each in below if is_manifest(each) and each.is_file()}
+    found = {name: file for name, file in found.items() if name in SPLITS}
+    return found if {"train", "val"} & found.keys() else {}
+
+
 def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
     """Return pyarrow with its module ``parquet``.
 

@@ -41,10 +41,10 @@ class HfidsStream(StreamReader, ReaderHfids):
             names = found_names(label for each in splits for label in _labels(builder, each, label_key))
             self.class_to_idx = {each: number for number, each in enumerate(names)}
 
-    def _parts_per_process(self) -> int:
+    def parts_per_process(self, num_processes: int) -> int:
         """Return the number of all shards where they do not divide evenly: each rank then takes every n-th sample."""
-        shared = self.num_shards % self.dist_num_replicas == 0 or not self.needs_shards
-        return super()._parts_per_process() if shared else self.num_shards
+        shared = self.num_shards % num_processes == 0 or not self.needs_shards
+        return super().parts_per_process(num_processes) if shared else self.num_shards
 
     def _lazy_init(self) -> None:
         super()._lazy_init()
