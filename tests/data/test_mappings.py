@@ -99,6 +99,16 @@ def test_folders_of_classes_come_before_manifests(folder: Path) -> None:
     assert read(folder / "set")[0].class_names == ["a", "b"]
 
 
+def test_a_table_about_something_else_is_no_manifest(tmp_path: Path) -> None:
+    write_images(tmp_path, dict.fromkeys(NAMES, 4))
+    write_manifest(tmp_path / "train.csv", ("1", "0.5"), columns=("epoch", "loss"))
+    assert read(tmp_path)[0].class_names == NAMES
+    (tmp_path / "alone").mkdir()
+    write_manifest(tmp_path / "alone" / "train.csv", ("1", "cat"), columns=("id", "label"))
+    with refused(ValueError, "a column 'path' and a column 'label'", "['id', 'label']"):
+        read(tmp_path / "alone")
+
+
 @pytest.mark.parametrize("form", ["mapping", "folder", "column"])
 def test_a_split_with_one_label_an_image_is_multi_label_beside_others(form: str, folder: Path) -> None:
     train = [("images/cat/000.png", "cat;dog"), ("images/owl/000.png", "owl"), ("images/dog/000.png", "")]

@@ -119,20 +119,32 @@ def is_manifest(data: Any) -> bool:
 
 
 def split_manifests(folder: Path) -> dict[str, Path]:
-    """Return the manifests of the splits in a folder, such as ``train.csv``; none beside splits with class folders.
+    """Return the manifests of the splits in a folder, such as ``train.csv``.
+
+    There are none beside splits with class folders, and none beside class folders if the tables have no column
+    ``path``, since they are about something else then.
 
     Args:
-        folder: The folder, or a path that is none.
+        folder: The folder, or any other path.
     """
     if not folder.is_dir():
         return {}
     below = sorted(folder.iterdir())
-    splits = [each for each in below if each.is_dir() and split_name(each.name) in SPLITS]
-    if any(each.is_dir() for split in splits for each in split.iterdir()):
+    files = {split_name(each.stem): each for each in below if is_manifest(each) and each.is_file()}
+    found = {name: file for name, file in files.items() if name in SPLITS}
+    folders = [each for each in below if each.is_dir()]
+    splits = [each for each in folders if split_name(each.name) in SPLITS]
+    has_classes = any(each.is_dir() for split in splits for each in split.iterdir())
+    if not {"train", "val"} & found.keys() or has_classes:
         return {}
-    found = {split_name(each.stem): each for each in below if is_manifest(each) and each.is_file()}
-    found = {name: file for name, file in found.items() if name in SPLITS}
-    return found if {"train", "val"} & found.keys() else {}
+    return found if len(folders) - len(splits) < 2 or all(map(_has_paths, found.values())) else {}
+
+
+def _has_paths(file: Path) -> bool:
+    try:
+        return "path" in manifest_columns(file)
+    except ValueError:
+        return False
 
 
 def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
