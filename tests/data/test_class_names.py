@@ -156,6 +156,8 @@ def test_labels_are_listed_without_reading_every_image() -> None:
 def test_a_list_that_is_not_of_the_samples_labels_does_not_count() -> None:
     for listed in ([1, 1, 1], ["cat", "dog"], {"cat": 0, "dog": 1, "owl": 2}, "abc"):
         assert DatasetReader(Listed([2, 1, 0], targets=listed)).labels.tolist() == [2, 1, 0]
+    ready = Listed("cba", targets=[2, 1, 0], target_transform="abc".index)  # transformed already
+    assert DatasetReader(ready).labels.tolist() == [2, 1, 0]
 
 
 def test_a_sample_with_another_label_than_its_list_is_refused() -> None:

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -50,6 +51,11 @@ def checked(labels: Any, names: Any = NAMES, **options: Any) -> list[Any]:
 )
 def test_every_form_of_a_label_is_an_integer(labels: Any) -> None:
     assert checked(labels, dense=True) == [0, 2, 1]
+
+
+def test_text_is_a_class_in_either_form_of_unicode() -> None:
+    composed, decomposed = normalize("NFC", "Café"), normalize("NFD", "Café")
+    assert checked([decomposed, composed, "zoo"], [composed, "zoo"]) == [0, 0, 1]
 
 
 def test_booleans_are_the_two_classes() -> None:

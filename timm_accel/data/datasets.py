@@ -12,6 +12,7 @@ from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.readers.reader_views import alike
 from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
 from timm_accel.data.transforms.device_transform import DeviceTransform
@@ -74,7 +75,7 @@ def create_datasets(
         data: Any source, in place of the two folders: a folder with or without ``train`` and ``val``, tars, a manifest,
             ``torch/NAME``, ``hfds/NAME``, custom readers and datasets. `Source` takes further options. For the streams
             ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` the result is `StreamedImages`, not `LabeledImages`.
-        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
+        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation, which may lack classes.
         eval_image_size: The size in evaluation; None for the same.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: The interpolation of the random crop in training.
@@ -122,7 +123,8 @@ def create_datasets(
     prepare = PrepareImage(len(data_mean))
     train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    readers = _cached(cache, draft, prepare, *alike(source.open("train"), source.open(eval_split)))
+    is_test = split_name(eval_split) != "val"
+    readers = _cached(cache, draft, prepare, *alike(source.open("train"), source.open(eval_split), is_test))
     train_dataset = create_image_dataset(
         readers[0],
         transform,

@@ -159,7 +159,10 @@ def _listed(dataset: Any) -> Any:
         return None
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     transform = getattr(dataset, "target_transform", None)
-    return values if transform is None else [transform(value) for value in values]
+    try:
+        return values if transform is None else [transform(value) for value in values]
+    except (LookupError, TypeError, ValueError):  # the list has other values than the transform takes
+        return None
 
 
 def _agrees(dataset: Any, index: int, listed: Any) -> bool:

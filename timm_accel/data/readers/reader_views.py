@@ -1,5 +1,6 @@
 """Readers over a part of another reader's images, or with its labels in another form."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from timm.data.readers.reader import Reader
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.streams.stream_reader import StreamReader
+
+_logger = logging.getLogger(__name__)
 
 
 class ReaderPart(Reader):
@@ -62,7 +65,7 @@ class RelabeledReader(Reader):
         return self.reader.filename(index, basename, absolute)
 
 
-def alike(train: Any, evaluation: Any) -> tuple[Any, Any]:
+def alike(train: Any, evaluation: Any, may_lack_classes: bool = False) -> tuple[Any, Any]:
     """Return the readers of two splits with the same order of classes, and both multi-label if one is.
 
     Readers whose classes differ, and streams, are returned as they are.
@@ -70,13 +73,17 @@ def alike(train: Any, evaluation: Any) -> tuple[Any, Any]:
     Args:
         train: The reader of the training split, whose order counts.
         evaluation: The reader of the other split.
+        may_lack_classes: Whether the other split may lack some of the classes; the log has a line about them.
     """
     readers = (train, evaluation)
     if any(isinstance(reader, StreamReader) or not getattr(reader, "class_to_idx", None) for reader in readers):
         return readers
     names, others = (in_label_order(reader.class_to_idx) for reader in readers)
-    if set(names) != set(others):
+    missing = [name for name in names if name not in set(others)]
+    if not set(others) <= set(names) or (missing and not may_lack_classes):
         return readers
+    if missing:
+        _logger.warning("The evaluation images are of %d of %d classes, without %s.", len(others), len(names), missing)
     multi_label = any(map(is_multi_label, readers))
     first, second = (
         reader
