@@ -131,6 +131,8 @@ def test_a_transform_may_join_classes_or_number_them_from_0(tmp_path: Path) -> N
     assert DatasetReader(joined).labels.tolist() == [0, 0, 1, 1]
     from_1 = Listed([1, 2], class_to_idx={"cat": 1, "dog": 2}, target_transform={1: 0, 2: 1}.__getitem__)
     assert DatasetReader(from_1).class_to_idx == {"cat": 0, "dog": 1}
+    without = Listed([0, 2], classes=["cat", "dog", "owl"], target_transform=[0, -1, 1].__getitem__)
+    assert DatasetReader(without).class_to_idx == {"cat": 0, "owl": 1}
     one_hot = Listed([1, 0], classes=["cat", "dog"], target_transform=lambda label: torch.eye(2)[1 - label])
     assert DatasetReader(one_hot).class_to_idx == {"dog": 0, "cat": 1}
     assert DatasetReader(one_hot).labels.tolist() == [0, 1]

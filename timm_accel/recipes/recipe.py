@@ -287,6 +287,8 @@ class Recipe:
     min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
     """The smallest change that counts as better, with patience."""
 
+    shortened_warmup = False  # whether a named recipe has shortened warmup_epochs for this run; no option
+
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, tuple_for_list(getattr(self, option.name), option.type))
@@ -300,9 +302,10 @@ class Recipe:
     def resume_key(self) -> dict[str, Any]:
         """Return the options that a run must have in common with a state to resume from it.
 
-        A default warm-up follows the length of the run, which may resume longer, so it is not among them.
+        A warm-up that was left at its default follows the length of the run, which may resume longer, so it is not
+        among them.
         """
-        bends = {"warmup_epochs"} if self.warmup_epochs is None else set()
+        bends = {"warmup_epochs"} if self.warmup_epochs is None or self.shortened_warmup else set()
         return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED | bends}
 
     def resolved(self) -> "Recipe":

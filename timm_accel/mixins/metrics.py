@@ -20,7 +20,7 @@ from timm_accel.losses import (
     refuse_softmax_loss,
     takes_classes,
 )
-from timm_accel.mixins.metrics.counts import NO_LABEL, MacroF1, TopKAccuracy
+from timm_accel.predict.counts import NO_LABEL, MacroF1, TopKAccuracy
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
