@@ -127,6 +127,13 @@ def test_files_of_equal_size_or_end_are_not_equal(tmp_path: Path) -> None:
     assert equal_images(FolderReader(tmp_path)).tolist() == [0, 1, 0, 3, 4, 5]
 
 
+def test_one_path_is_one_file_even_if_it_is_empty(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    path = manifest(tmp_path, ("a.png", "cat"), ("./a.png", "cat"), ("b.png", "cat"))
+    assert equal_images(ManifestReader(path)).tolist() == [0, 0, 1]
+
+
 def test_a_file_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     for number, size in enumerate((10, 20, 20, 30)):

@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_tensor
 
 from timm_accel import create_datasets
 from timm_accel.data import Source
+from timm_accel.data.readers.dataset_reader import as_image
 
 NAMES = ["cat", "dog", "owl"]
 HALF = (0.5,) * 3
@@ -207,6 +208,13 @@ def test_images_come_in_many_forms(kind: str, cache: Any) -> None:
     assert train_set[0][0].shape == (3, 8, 8)
     assert values(train_set) == [250, 10, 130]
     assert train_set.labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])
+def test_every_shade_of_a_float_image_is_exact(kind: torch.dtype) -> None:
+    shades = torch.arange(256).view(1, 16, 16)
+    found = np.asarray(as_image((shades.double() / 255).to(kind)))
+    assert np.array_equal(found, shades[0].numpy())
 
 
 @pytest.mark.parametrize(
