@@ -260,6 +260,7 @@ def test_targets_with_several_ones_are_multi_label() -> None:
     assert [target.tolist() for _, target in train_set] == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
     assert [target.tolist() for _, target in val_set] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert read({"train": single, "val": single})[0].labels.tolist() == [0, 1, 2]
+    assert read({"train": single, "val": several})[0][1][1].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
