@@ -28,6 +28,7 @@ from timm_accel.optim import create_optimizer
 from timm_accel.recipes import Run, build_run, named_recipe, recipe_names
 from timm_accel.recipes import recipe as recipe_module
 from timm_accel.schedules import check_fits, simulate_schedule
+from timm_accel.training.identity import FOLLOWS_RUN
 
 # ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -374,6 +375,18 @@ def test_a_typed_warmup_is_tied_to_the_state_of_a_named_recipe(short_run: Callab
         short_run(num_epochs=2, warmup_epochs=1, resume="auto").train()
 
 
+def test_a_warmup_that_was_typed_is_not_replaced_by_the_default_without_a_word(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
+                               "image_size": 32, "batch_size": 4, "num_workers": 0, "num_epochs": 4}  # fmt: skip
+    with pytest.raises(SystemExit):
+        build_run(Recipe(warmup_epochs=1, max_minutes=1e-9, **options)).train()
+    with refused(ValueError, "one of another run: recipe.warmup_epochs (1 in the state, 2 now)"):
+        build_run(Recipe(resume="auto", **options)).train()
+    assert build_run(Recipe(resume="auto", warmup_epochs=1, **options)).train().num_updates == 4 * (19 // 4)
+
+
 def test_a_warmup_may_be_given_in_updates_or_as_a_fraction() -> None:
     for given in ({"warmup_updates": 7, "step_on_epochs": False}, {"warmup_fraction": 0.25}):
         args = Recipe(num_epochs=2, sched_args=given).scheduler_args()
@@ -582,7 +595,7 @@ def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
             "download", "evaluate_every_n_epochs", "train_accuracy"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
-    assert key.keys() - {"warmup_epochs"} == Recipe(num_epochs=2).resume_key().keys()  # the default follows num_epochs
+    assert Recipe(num_epochs=2).resume_key()["warmup_epochs"] == {FOLLOWS_RUN: 1}
     assert key.keys() == Recipe.__annotations__.keys() - free
     assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, None, (8, 16))
 
@@ -594,3 +607,21 @@ def test_unknown_names_suggest_the_nearest() -> None:
         named_recipe("a3").recipe(num_epoch=3)
     with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
         named_recipe("a3").recipe(num_epoch=3, batch=8)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "an empty file"),
+        (b"\n# nothing\n", "# nothing"),
+        (b"[1, 2]", "[1, 2]"),
+        (b"word", "word"),
+        (b"\xff\xfe", "codec can't decode"),
+    ],
+)
+def test_a_config_file_without_options_is_refused(
+    content: bytes, got: str, tmp_path: Path, example: ModuleType
+) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help"):
+        example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])

@@ -1,11 +1,10 @@
 """The result of an audit: numbers and names, a table, and the findings as sentences."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
 from timm_accel.audit.findings import findings
+from timm_accel.text_files import escaped, json_text, write_json
 
 Group = tuple["ReadableImage", ...]
 
@@ -113,14 +112,13 @@ class Audit:
         Args:
             path: A file to write the JSON to; None writes none.
         """
-        text = json.dumps({"problems": self.problems()} | asdict(self), indent=2, ensure_ascii=False)
+        found = {"problems": self.problems()} | asdict(self)
         if path is not None:
-            with atomic_write(path) as unfinished:
-                unfinished.write_text(f"{text}\n", encoding="utf-8")
-        return text
+            write_json(path, found)
+        return json_text(found)
 
     def __str__(self) -> str:
-        return self.table()
+        return escaped(self.table())
 
 
 _ROWS = [

@@ -69,6 +69,8 @@ def audit(
 
 
 def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, None]:
+    from timm_accel.data.transforms.data_config import check_mean_and_std
+
     if model_config is None:
         return None, None
     given = [model_config.get(name) if isinstance(model_config, Mapping) else None for name in ("mean", "std")]
@@ -77,8 +79,8 @@ def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, No
             f"Expected model_config to have a mean and a std of one or three channels, but got {model_config!r}. "
             "Pass model.pretrained_cfg, or {'mean': (0.5, 0.5, 0.5), 'std': (0.2, 0.2, 0.2)}."
         )
-    mean, std = (tuple(numbers) * (3 // len(numbers)) for numbers in given if numbers)
-    return mean, std
+    mean, std = check_mean_and_std(given[0], given[1], " of model_config")
+    return mean * (3 // len(mean)), std * (3 // len(std))
 
 
 def _summary(dataset: Any, scanned: list[Scanned]) -> Split:

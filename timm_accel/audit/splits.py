@@ -21,7 +21,7 @@ def open_splits(data: Any) -> dict[str, Any]:
         ValueError: There is no dataset, or one is empty.
     """
     if isinstance(data, str | Path):
-        return _open_folder(Path(data))
+        return _open_file(Path(data)) if Path(data).is_file() else _open_folder(Path(data))
     if not isinstance(data, Mapping):
         raise TypeError(
             "Expected data to be a folder, or datasets by the name of their split, but got "
@@ -39,6 +39,23 @@ def open_splits(data: Any) -> dict[str, Any]:
         if len(reader) == 0:
             raise ValueError(f"Expected every dataset to hold images, but got {name!r} with none. Leave it out.")
     return {str(name): dataset for name, dataset in data.items()}
+
+
+def _open_file(path: Path) -> dict[str, Any]:
+    """Return the splits of a manifest or of a tar; all images where it has none."""
+    from timm_accel.data.labeled_images import LabeledImages
+    from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_splits
+    from timm_accel.data.readers.reader_views import ReaderPart
+    from timm_accel.data.readers.tar_reader import open_tar, tar_splits
+
+    readers: dict[str, Any]
+    if path.suffix.lower() == ".tar":
+        tar = open_tar(path)
+        readers = {name: ReaderPart(tar, part) for name, part in (tar_splits(tar) or {}).items()} or {path.stem: tar}
+    else:
+        splits = manifest_splits(path)
+        readers = {name: ManifestReader(path, name) for name in splits} or {path.stem: ManifestReader(path)}
+    return {name: LabeledImages(reader) for name, reader in readers.items()}
 
 
 def _open_folder(root: Path) -> dict[str, Any]:

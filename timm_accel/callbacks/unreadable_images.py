@@ -1,13 +1,11 @@
 """Report unreadable images, and end the run if they are too many."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 
-from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
+from timm_accel.text_files import write_csv
 
 FILE = "bad_images.csv"
 
@@ -55,13 +53,9 @@ class UnreadableImagesCallback(Callback):
         self._errors |= {path: dataset.why_unreadable(paths[path]) for path in new}
         where = ""
         if trainer.run_dir is not None:
-            self._write(trainer.run_dir / FILE)
+            write_csv(trainer.run_dir / FILE, [("path", "error"), *sorted(self._errors.items())])
             where = f"; all are listed in {str(trainer.run_dir / FILE)!r}"
         trainer.print(f"{len(new)} images could not be read and were skipped, such as {new[0]!r}{where}.")
-
-    def _write(self, path: Path) -> None:
-        with atomic_write(path) as unfinished, open(unfinished, "w", newline="") as file:
-            csv.writer(file).writerows([("path", "error"), *sorted(self._errors.items())])
 
     def _stop_if_too_many(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:
         if len(numbers) > dataset.max_unreadable:

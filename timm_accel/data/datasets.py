@@ -15,6 +15,7 @@ from timm_accel.data.sources import Source, open_class_folder
 from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
+from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
 from timm_accel.data.transforms.prepare_image import PrepareImage
@@ -106,6 +107,10 @@ def create_datasets(
 
     Source: ``timm.data.create_transform``.
     """
+    check_mean_and_std(data_mean, data_std)
+    crop_pct = DEFAULT_CROP_PCT if crop_pct is None else crop_pct
+    crop_mode = "center" if crop_mode is None else crop_mode
+    check_crop(crop_pct, crop_mode, eval_interpolation)
     size = height_and_width(image_size)
     eval_size = height_and_width(eval_image_size or size)
     statistics: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
@@ -147,8 +152,8 @@ def create_datasets(
         "mean": tuple(data_mean),
         "std": tuple(data_std),
         "interpolation": eval_interpolation,
-        "crop_pct": crop_pct or DEFAULT_CROP_PCT,
-        "crop_mode": crop_mode or "center",
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
     }
     if not draft:
         train_dataset.transform_of_size = transform_of_size

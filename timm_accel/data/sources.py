@@ -18,7 +18,8 @@ from timm_accel.data.equal_files import equal_images, merged_groups
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
-from timm_accel.data.readers.manifest_reader import ManifestReader, is_manifest, manifest_columns, split_manifests
+from timm_accel.data.readers.manifest_folder import is_manifest, split_manifests
+from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split

@@ -11,6 +11,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_accel.atomic import atomic_write, remove_leftover
+from timm_accel.messages import one_line
 from timm_accel.models.heads import MlpHead, classifier_names
 from timm_accel.models.trial import create_on_meta
 
@@ -47,6 +48,27 @@ def save_classifier(
         _write_classifier(model, config.parent, named)
         if data_config is not None:
             _write_data_config(config, data_config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of ``config.json`` in a folder.
+
+    Raises:
+        ValueError: It is empty or broken.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of a byte that is not UTF-8
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to be JSON, but got {str(path)!r} ({one_line(error)}). Copy or save it again."
+        ) from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to hold names with values, but got {str(path)!r} with a "
+            f"{type(config).__name__}. Copy or save it again."
+        )
+    return config
 
 
 def remove_unfinished(folder: Path) -> None:

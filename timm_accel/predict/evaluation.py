@@ -1,10 +1,9 @@
 """The result of an evaluation, as a table and as JSON."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
+from timm_accel.text_files import escaped, write_json
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,7 @@ class Evaluation:
         Raises:
             OSError: Nothing can be written there.
         """
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(path, asdict(self))
 
     def __str__(self) -> str:
         lines = [f"{self.num_images} images of {len(self.classes)} classes"]
@@ -102,4 +100,4 @@ class Evaluation:
         if self.most_confused:
             pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
             lines += ["", f"most confused: {', '.join(pairs)}"]
-        return "\n".join(lines)
+        return escaped("\n".join(lines))

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from timm_accel.data.classes import class_name, in_label_order, is_multi_label, labels_of
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.labels import require_labels
-from timm_accel.data.readers.manifest_reader import ManifestReader, is_manifest
+from timm_accel.data.readers.manifest_folder import is_manifest
+from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.sources import Source
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset

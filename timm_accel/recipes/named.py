@@ -52,8 +52,8 @@ class NamedRecipe:
             ]
         )
         recipe = Recipe(**{**self.options, **changes, "warmup_epochs": self._warmup_epochs(changes)})
-        if "warmup_epochs" not in changes and recipe.warmup_epochs != self.options.get("warmup_epochs"):
-            object.__setattr__(recipe, "shortened_warmup", True)
+        if "warmup_epochs" not in changes:
+            object.__setattr__(recipe, "default_warmup", True)
         return recipe
 
     def _warmup_epochs(self, changes: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from timm_accel.data.labels import UNLABELED
 from timm_accel.data.readers.filename_reader import check_classes, number_classes
 from timm_accel.data.splitting import SPLITS, misspelled_split, split_name
 from timm_accel.messages import missing_extra, one_line
+from timm_accel.text_files import unescaped
 
 MANIFESTS = (".csv", ".parquet", ".pq")
 """The endings of the names of manifests."""
@@ -77,8 +78,7 @@ class ManifestReader(ReaderImageFolder):
         check_classes(((label, f"row {row.number}") for row in chosen for label in row.labels), class_to_idx)
         self.class_to_idx = {class_name(name): number for name, number in class_to_idx.items()}
         self.root = os.path.abspath(Path(path).parent if root is None else root)
-        paths = [os.path.join(self.root, row.path) for row in chosen]
-        self._check_exist(paths)
+        paths = self._existing([row.path for row in chosen])
         targets = [[self.class_to_idx[class_name(label)] for label in row.labels] for row in chosen]
         self.labels: list[int] | list[list[int]] = (
             targets if multi_label else [UNLABELED if is_unlabeled else target[0] for target in targets]
@@ -86,18 +86,23 @@ class ManifestReader(ReaderImageFolder):
         self.groups = [row.group or None for row in chosen] if "group" in columns else None
         self.samples = list(zip(paths, self.labels, strict=True))
 
-    def _check_exist(self, paths: list[str]) -> None:
+    def _existing(self, cells: list[str]) -> list[str]:
+        """Return the file of each cell; all of them exist."""
         if not os.path.isdir(self.root):
             raise FileNotFoundError(
                 f"Expected root to be a folder, but got {self.root!r}, which is not one. Correct the path."
             )
-        if missing := _missing(paths):
+        exists = _Listing().exists
+        spelled = [[os.path.join(self.root, text) for text in _spellings(cell)] for cell in cells]
+        paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
+        if missing := [path for path in paths if not exists(path)]:
             first = ", ".join(repr(path) for path in missing[:3])
             raise FileNotFoundError(
                 f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
                 f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
                 "start from."
             )
+        return paths
 
 
 def manifest_columns(path: str | Path) -> list[str]:
@@ -113,38 +118,18 @@ def manifest_columns(path: str | Path) -> list[str]:
     return _read(path, needs_label=False)[0]
 
 
-def is_manifest(data: Any) -> bool:
-    """Return whether data is a path that ends as a manifest does."""
-    return isinstance(data, str | Path) and Path(data).suffix.lower() in MANIFESTS
-
-
-def split_manifests(folder: Path) -> dict[str, Path]:
-    """Return the manifests of the splits in a folder, such as ``train.csv``.
-
-    There are none beside splits with class folders, and none beside class folders if the tables have no column
-    ``path``, since they are about something else then.
+def manifest_splits(path: str | Path) -> list[str]:
+    """Return the names of a manifest's splits, ``train`` first; none where it has no column ``split``.
 
     Args:
-        folder: The folder, or any other path.
+        path: The file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It cannot be read, is empty, or lacks a column.
     """
-    if not folder.is_dir():
-        return {}
-    below = sorted(folder.iterdir())
-    files = {split_name(each.stem): each for each in below if is_manifest(each) and each.is_file()}
-    found = {name: file for name, file in files.items() if name in SPLITS}
-    folders = [each for each in below if each.is_dir()]
-    splits = [each for each in folders if split_name(each.name) in SPLITS]
-    has_classes = any(each.is_dir() for split in splits for each in split.iterdir())
-    if not {"train", "val"} & found.keys() or has_classes:
-        return {}
-    return found if len(folders) - len(splits) < 2 or all(map(_has_paths, found.values())) else {}
-
-
-def _has_paths(file: Path) -> bool:
-    try:
-        return "path" in manifest_columns(file)
-    except ValueError:
-        return False
+    names = {split_name(row.split) for row in _read(path)[1]} - {""}
+    return sorted(names, key=lambda name: (name != "train", name))
 
 
 def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
@@ -174,11 +159,11 @@ class _Row(NamedTuple):
 
 
 def _row(number: int, cells: Mapping[str, Any]) -> _Row:
-    path, split, group = ((cells.get(name) or "").strip() for name in ("path", "split", "group"))
+    split, group = (unescaped((cells.get(name) or "").strip()) for name in ("split", "group"))
     cell = cells.get("label")
     parts: list[Any] = cell if isinstance(cell, list) else cell.split(";") if cell and cell.strip() else []
-    labels = [(part or "").strip() for part in parts]
-    return _Row(number, path, labels, isinstance(cell, list) or len(labels) > 1, split, group)
+    labels = [unescaped((part or "").strip()) for part in parts]
+    return _Row(number, cells.get("path") or "", labels, isinstance(cell, list) or len(labels) > 1, split, group)
 
 
 _COLUMNS = ("path", "label", "split", "group")
@@ -287,7 +272,7 @@ def _check_splits(rows: list[_Row], wanted: str, path: str | Path) -> None:
 def _check_filled(rows: list[_Row], path: str | Path, may_lack_labels: bool) -> None:
     for row in rows:
         has_labels = all(row.labels) and bool(row.labels or may_lack_labels)
-        for column, filled in (("path", row.path), ("label", has_labels)):
+        for column, filled in (("path", row.path.strip()), ("label", has_labels)):
             if not filled:
                 raise ValueError(
                     f"Expected every row to have a path and a label, but got an empty {column} in row {row.number} of "
@@ -295,16 +280,28 @@ def _check_filled(rows: list[_Row], path: str | Path, may_lack_labels: bool) -> 
                 )
 
 
-def _missing(paths: list[str]) -> list[str]:
-    """Return the paths that are not files; each folder is listed once."""
-    places = [os.path.split(path) for path in paths]
-    files = {folder: _files(folder) for folder in {folder for folder, _ in places}}
-    return [path for path, (folder, name) in zip(paths, places, strict=True) if name not in files[folder]]
+def _spellings(cell: str) -> dict[str, None]:
+    """Return the paths that a cell may mean, in order: spaces at its ends may belong to it, and it may be escaped."""
+    texts = (cell, cell.strip())
+    return dict.fromkeys([*map(unescaped, texts), *texts])
+
+
+class _Listing:
+    """Which files exist; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, set[str]] = {}
+
+    def exists(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._files:
+            self._files[folder] = _files(folder)
+        return name in self._files[folder]
 
 
 def _files(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is a ValueError
         return set()

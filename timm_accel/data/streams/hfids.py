@@ -7,12 +7,11 @@ from typing import Any
 from datasets import Image, get_dataset_split_names, load_dataset_builder
 from pyarrow.parquet import read_metadata
 from timm.data.readers._hfds import get_class_labels
-from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_hfids import ReaderHfids
 
 from timm_accel.data.readers.hf_reader import find_columns, found_names
 from timm_accel.data.splitting import split_name
-from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 
 class HfidsStream(StreamReader, ReaderHfids):
@@ -35,7 +34,7 @@ class HfidsStream(StreamReader, ReaderHfids):
         self.builder, self.needs_shards, self.num_shards = builder, not download, stream.n_shards
         self.class_to_idx = get_class_labels(builder.info, label_key)
         if class_map is not None:
-            self.class_to_idx = load_class_map(class_map)
+            self.class_to_idx = read_class_map(class_map)
         elif not self.class_to_idx:
             splits = get_dataset_split_names(name)
             names = found_names(label for each in splits for label in _labels(builder, each, label_key))
