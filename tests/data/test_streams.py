@@ -408,6 +408,25 @@ def test_labels_without_names_are_numbered_and_words_sorted(tmp_path: Path) -> N
     ] == [2]
 
 
+def test_a_label_that_is_no_class_is_named_at_its_sample(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    (tmp_path / "p").mkdir()
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    for split, labels in (("train", [0, 1, 0]), ("validation", [1, -1, 0]), ("test", [-1])):
+        rows = {"image": [{"bytes": GOOD, "path": f"{n}.png"} for n in range(len(labels))], "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "p" / f"{split}.parquet")
+    with refused(ValueError, "from 0 to 1, for 2 classes, but got -1 for", "1.png"):
+        list(read(f"hfids/{tmp_path / 'p'}")[1])
+    shards = tmp_path / "w"
+    for split, labels in (("train", [0, 1]), ("val", [1, 2, 0])):
+        write_shard(shards / f"{split}-0.tar", [(GOOD, label) for label in labels])
+    with refused(ValueError, "from 0 to 1, for 2 classes, but got 2 for", "val-0.tar/val-0_001"):
+        list(read(Source(f"wds/{shards}", class_map={"cat": 0, "dog": 1}))[1])
+    with refused(ValueError, "number the classes 0, 1, 2", "'dog': 2"):
+        read(Source(f"wds/{shards}", class_map={"cat": 0, "dog": 2}))
+
+
 # Bad input
 
 

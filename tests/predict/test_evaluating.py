@@ -13,10 +13,11 @@ import timm
 import torch
 from PIL import Image
 from refusal import refused
+from timm.data.readers.reader import Reader
 from torch.nn.functional import one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from trained_runs import CLASSES, Trained, brightness, draw_image, trained_run
 
 from timm_accel import create_classifier, evaluate_classifier, load_classifier
@@ -59,6 +60,35 @@ class Colours(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pictures[index]
+
+
+class Relisted(Dataset):
+    """Images of a dataset with other names, and with labels by a map."""
+
+    def __init__(self, dataset: Any, classes: tuple[str, ...], labels: dict[int, int]) -> None:
+        self.images, self.classes, self.map = dataset, classes, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, label = self.images[index]
+        return image, self.map[label]
+
+
+class Nameless(Reader):
+    """A reader of a user without names of classes."""
+
+    labels = (0, 1)
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError
+
+    def __len__(self) -> int:
+        return 2
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return str(index)
 
 
 @pytest.mark.parametrize("kind", ["run", "best", "model.onnx", "model.pt", "model.pt2", "model"])
@@ -388,6 +418,58 @@ def test_a_list_of_classes_that_differs_is_refused_by_name() -> None:
         evaluate_classifier(brightness(), Colours(("blue", "red", "green", "lime")))
     with refused(ValueError, "but got 12", "'c7'] and 2 more besides"):
         evaluate_classifier(brightness(), Colours(tuple(f"c{number}" for number in range(12))))
+
+
+def test_data_that_lack_classes_are_evaluated_on_those_they_have() -> None:
+    data = Subset(Colours(), [0, 2, 3])  # red, and two blue, one of which the classifier calls green
+    data = Relisted(data, ("blue", "red"), {0: 0, 1: 1})
+    found = evaluate_classifier(brightness(), data)
+    assert found.missing_classes == ["green"]
+    assert found.confusion_matrix == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    assert found.metrics["f1_macro"] == pytest.approx((1 + 2 / 3) / 2)  # of red and blue
+    assert found.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert str(found).splitlines()[:2] == ["3 images of 3 classes", "1 of these classes are not in the data: green"]
+    assert asdict(found)["missing_classes"] == ["green"]
+    assert evaluate_classifier(brightness(), Colours()).missing_classes == []
+    with refused(ValueError, "the model's 3 classes, but got 2", "lacks", "has ['lime'] besides"):
+        evaluate_classifier(brightness(), Relisted(data, ("lime", "red"), {0: 0, 1: 1}))
+
+
+def test_multi_label_data_that_lack_classes_are_evaluated_on_those_they_have(tmp_path: Path) -> None:
+    classifier = replace(brightness(multi_label=True), run=lambda x: x.float().mean(dim=(2, 3)) - 100)
+    manifest(tmp_path)
+    (tmp_path / "set.csv").write_text("path,label\n0.png,red\n1.png,red;blue\n2.png,blue\n")
+    found = evaluate_classifier(classifier, tmp_path / "set.csv", eval_split=None)
+    assert found.missing_classes == ["green"]
+    probabilities = torch.tensor([[255.0, 0], [255, 0], [0, 255]]).sub(100).double().sigmoid()
+    targets = torch.tensor([[1.0, 0], [1, 1], [0, 1]])
+    assert found.metrics == pytest.approx(multilabel_metrics(probabilities, targets))
+
+
+def test_an_unnamed_model_takes_the_first_numbers_of_unnamed_data() -> None:
+    classifier = replace(brightness(), class_names=["0", "1", "2"], is_named=False)
+    found = evaluate_classifier(classifier, Relisted(Subset(Colours(), [0, 1]), ("0", "1"), {1: 0, 2: 1}))
+    assert (found.metrics["accuracy"], found.missing_classes) == (1, ["2"])
+    with refused(ValueError, "the model's 3 classes, but got 2"):
+        evaluate_classifier(classifier, Relisted(Subset(Colours(), [0, 1]), ("1", "2"), {1: 0, 2: 1}))
+
+
+def test_a_manifest_with_one_label_an_image_is_multi_label_if_the_model_is(tmp_path: Path) -> None:
+    classifier = replace(brightness(multi_label=True), run=lambda x: x.float().mean(dim=(2, 3)) - 100)
+    path = manifest(tmp_path)
+    path.write_text("path,label,split\n0.png,red,test\n2.png,blue,test\n")
+    for options in ({"eval_split": None}, {"eval_split": "test"}):
+        found = evaluate_classifier(classifier, path, **options)
+        assert (found.metrics["exact_match"], found.num_images) == (1.0, 2)
+        assert [each.support for each in found.classes] == [1, 0, 1]
+    color(0, 0, 220).save(tmp_path / "3.png")
+    path.write_text("path,label\n0.png,red\n2.png,blue\n3.png,blue\n1.png,red\n")
+    assert evaluate_classifier(classifier, Source(path, val_fraction=0.5)).confusion_matrix is None
+
+
+def test_a_reader_without_names_of_classes_is_refused() -> None:
+    with refused(ValueError, "Expected data to name its classes", "class_to_idx"):
+        evaluate_classifier(brightness(), Nameless())
 
 
 def test_classes_that_nobody_named_are_taken_in_the_order_of_the_data() -> None:

@@ -45,8 +45,8 @@ def _open_file(path: Path) -> dict[str, Any]:
     """Return the splits of a manifest or of a tar; all images where it has none."""
     from timm_accel.data.labeled_images import LabeledImages
     from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_splits
+    from timm_accel.data.readers.reader_views import ReaderPart
     from timm_accel.data.readers.tar_reader import open_tar, tar_splits
-    from timm_accel.data.sources import ReaderPart
 
     readers: dict[str, Any]
     if path.suffix.lower() == ".tar":

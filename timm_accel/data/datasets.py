@@ -10,7 +10,9 @@ from timm.data.constants import DEFAULT_CROP_PCT
 from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.memory_cache import MemoryCache
+from timm_accel.data.readers.reader_views import alike
 from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
 from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
@@ -76,7 +78,7 @@ def create_datasets(
         data: Any source, in place of the two folders: a folder with or without ``train`` and ``val``, tars, a manifest,
             ``torch/NAME``, ``hfds/NAME``, custom readers and datasets. `Source` takes further options. For the streams
             ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` the result is `StreamedImages`, not `LabeledImages`.
-        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
+        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation, which may lack classes.
         eval_image_size: The size in evaluation; None for the same.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: The interpolation of the random crop in training.
@@ -105,8 +107,8 @@ def create_datasets(
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is only one class, the two folders have different classes, an option is out of range, or the
-            images need a `pixel_range`.
+        ValueError: There is only one class, the two folders have different classes, a label is no class, a split has
+            no labels, an option is out of range, or the images need a `pixel_range`.
         MemoryError: The decoded images do not fit into memory.
 
     Source: ``timm.data.create_transform``.
@@ -130,7 +132,8 @@ def create_datasets(
         crop_mode=crop_mode,
     )
     source = _source(data, train_path, val_path)
-    opened = source.open("train"), source.open(eval_split)
+    is_test = split_name(eval_split) != "val"
+    opened = alike(source.open("train"), source.open(eval_split), is_test)
     prepare = PrepareImage(len(data_mean), settled_pixel_range(opened, pixel_range))
     train_prepare = take_crop(transform, prepare) if draft else prepare
     readers = _cached(cache, draft, prepare, *opened)
@@ -162,6 +165,8 @@ def create_datasets(
     }
     if not draft:
         train_dataset.transform_of_size = transform_of_size
+    if isinstance(eval_dataset, LabeledImages):
+        eval_dataset.require_labels()
     where = source.data if isinstance(source.data, str | Path) else "data"
     _check_classes(train_dataset, eval_dataset, train_path or f"{where}/train", val_path or f"{where}/{eval_split}")
     return train_dataset, eval_dataset

@@ -9,7 +9,8 @@ import torch
 from timm.data import ImageDataset, MultiLabelTarget
 from torch.utils.data import DataLoader, default_collate
 
-from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
+from timm_accel.data.classes import in_label_order, is_multi_label, labels_of, transformed, transformed_labels
+from timm_accel.data.labels import are_lists, check_label, require_labels
 from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
@@ -67,8 +68,8 @@ class LabeledImages(ImageDataset):
         max_bad_fraction: The share of unreadable images above which a run stops, but at least 10 of them.
 
     Raises:
-        ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, or `pixel_range` is given beside
-            `prepare`, is no range, or is needed.
+        ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, a label is no class (in training also
+            if no image has a label), or `pixel_range` is given beside `prepare`, is no range, or is needed.
         OSError: An indexed image cannot be read, or no image can be read; the message has its name.
 
     Source: ``timm.data.ImageDataset``.
@@ -94,8 +95,26 @@ class LabeledImages(ImageDataset):
         self.prepare = default_prepare(prepare, pixel_range, [reader])
         self.device_transform = device_transform
         self.on_error, self.is_training, self.max_bad_fraction = on_error, is_training, max_bad_fraction
+        self._check_labels()
         # one flag for each image, in memory shared with the loader workers, so that the main process sees theirs
         self._bad = torch.zeros(len(reader), dtype=torch.uint8).share_memory_()
+
+    def _check_labels(self) -> None:
+        """Check the labels of the reader where it has names of classes; if it lists no labels, each when it is read."""
+        self._names_to_check: list[str] | None = None
+        if not getattr(self.reader, "class_to_idx", None):
+            return
+        if not any(hasattr(self.reader, name) for name in ("labels", "iter_targets", "samples")):
+            self._names_to_check = in_label_order(self.reader.class_to_idx)
+        elif self.is_training:
+            self.require_labels()
+        else:
+            labels_of(self.reader)
+
+    def require_labels(self) -> None:
+        """Raise a `ValueError` where a label is no class, or no image has a label."""
+        if self._names_to_check is None:
+            require_labels(labels_of(self.reader), self.filename)
 
     transform_of_size: Callable[..., Any] | None = None
     """Create the transform for another ``input_size`` (height, width) in pixels; None where the dataset cannot."""
@@ -107,19 +126,19 @@ class LabeledImages(ImageDataset):
     def class_names(self) -> list[str] | None:
         """The names of the classes, in the order of their labels; None where the reader has none."""
         class_to_idx = getattr(self.reader, "class_to_idx", None)
-        return in_label_order(class_to_idx) if class_to_idx else None
+        return in_label_order(transformed(class_to_idx, self)) if class_to_idx else None
 
     @property
     def class_sizes(self) -> dict[str, int]:
         """The number of images of each class."""
-        names = self.class_names or []
-        labels = np.concatenate(self.labels) if is_multi_label(self.reader) else self.labels
-        return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+        names, labels = self.class_names or [], self.labels
+        numbers = np.array([label for each in labels for label in each] if are_lists(labels) else labels, dtype=int)
+        return dict(zip(names, np.bincount(numbers[numbers >= 0], minlength=len(names)).tolist(), strict=True))
 
     @property
     def labels(self) -> np.ndarray:
         """The label of each image, ``(N,)``; a list of labels where the dataset is multi-label."""
-        return labels_of(self.reader)
+        return transformed_labels(labels_of(self.reader), self)
 
     @property
     def unreadable(self) -> list[int]:
@@ -182,7 +201,7 @@ class LabeledImages(ImageDataset):
                 if not self.is_training:
                     return None
                 continue
-            return self._transformed(image, label)
+            return self._transformed(image, label, number)
         raise OSError(f"Expected a readable image, but got none among {len(self)}. Repair or replace them.")
 
     def _read(self, number: int) -> tuple[Any, Any]:
@@ -203,8 +222,10 @@ class LabeledImages(ImageDataset):
             _logger.warning("%r cannot be read (%s) and is skipped; further ones are only counted.", path, error)
         self._bad[number] = 1
 
-    def _transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+    def _transformed(self, image: Any, label: Any, number: int) -> tuple[Any, Any]:
         image = image if self.transform is None else self.transform(image)
+        if self._names_to_check is not None:
+            label = check_label(label, self._names_to_check, self.filename(number))
         return image, (label if self.target_transform is None else self.target_transform(label))
 
     @staticmethod

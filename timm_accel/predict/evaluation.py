@@ -1,6 +1,6 @@
 """The result of an evaluation, as a table and as JSON."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from timm_accel.text_files import escaped, write_json
@@ -56,6 +56,7 @@ class Evaluation:
         unreadable: The files that could not be read, and were left out.
         temperature: The divisor of the logits.
         tta: The test-time augmentation.
+        missing_classes: The model's classes that the data do not have.
     """
 
     metrics: dict[str, float]
@@ -66,6 +67,7 @@ class Evaluation:
     unreadable: list[str]
     temperature: float
     tta: tuple[str, ...]
+    missing_classes: list[str] = field(default_factory=list)
 
     @property
     def class_names(self) -> list[str]:
@@ -84,6 +86,11 @@ class Evaluation:
         found = self.num_images + len(self.unreadable)
         read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
         lines = [f"{read} images of {len(self.classes)} classes"]
+        if self.missing_classes:
+            lines.append(
+                f"{len(self.missing_classes)} of these classes are not in the data: "
+                f"{', '.join(self.missing_classes[:5])}{', …' if len(self.missing_classes) > 5 else ''}"
+            )
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
         lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]

@@ -1,6 +1,6 @@
 """Compute the measures of an evaluation from probabilities, by torchmetrics and by counts of classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ MAX_MATRIX_CLASSES = 1000
 """The largest number of classes with a confusion matrix, whose size is the square of it."""
 
 
-def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[int] | None = None) -> dict[str, float]:
     """Return the metrics of `Evaluation` for single-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
         labels: ``(N,)``.
+        classes: The classes that the data have; ``f1_macro`` is the mean over them. None for all.
     """
     count = probabilities.shape[1]
     counted = {"accuracy": TopKAccuracy(), "accuracy_top5": TopKAccuracy(5), "f1_macro": MacroF1(count)}
@@ -34,19 +35,27 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float
     for metric in counted.values():
         metric.update(probabilities, labels)
     metrics = {name: metric.compute() for name, metric in counted.items()}
+    if classes is not None and len(classes) < count:
+        scores = class_measures(probabilities, labels, [str(number) for number in range(count)])
+        metrics["f1_macro"] = torch.tensor([scores[number].f1 for number in classes]).mean()
     metrics["calibration_error"] = multiclass_calibration_error(probabilities, labels, count, n_bins=15, norm="l1")
     smallest = torch.finfo(probabilities.dtype).tiny
     metrics["negative_log_likelihood"] = nll_loss(probabilities.clamp(min=smallest).log(), labels)
     return {name: value.item() for name, value in metrics.items()}
 
 
-def multilabel_metrics(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
+def multilabel_metrics(
+    probabilities: Tensor, targets: Tensor, classes: Sequence[int] | None = None
+) -> dict[str, float]:
     """Return the metrics of `Evaluation` for multi-label images.
 
     Args:
         probabilities: ``(N, num_classes)``, float64.
         targets: ``(N, num_classes)`` of 0 and 1.
+        classes: The classes that the data have; the metrics are of these alone. None for all.
     """
+    if classes is not None and len(classes) < probabilities.shape[1]:
+        probabilities, targets = probabilities[:, [*classes]], targets[:, [*classes]]
     count, integers = probabilities.shape[1], targets.round().long()
     metrics = {
         "map": multilabel_average_precision(probabilities, integers, count, average="macro"),

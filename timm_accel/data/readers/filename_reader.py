@@ -11,6 +11,7 @@ from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder, find_images_and_targets
 from timm.utils.misc import natural_key
 
+from timm_accel.data.classes import class_name
 from timm_accel.messages import nearest
 
 
@@ -48,8 +49,8 @@ class FilenameReader(ReaderImageFolder):
         if class_to_idx is None:
             class_to_idx = number_classes(labels)
         check_classes(zip(labels, paths, strict=True), class_to_idx)
-        self.class_to_idx = dict(class_to_idx)
-        self.samples = [(path, self.class_to_idx[label]) for path, label in zip(paths, labels, strict=True)]
+        self.class_to_idx = {class_name(name): number for name, number in class_to_idx.items()}
+        self.samples = [(path, self.class_to_idx[class_name(label)]) for path, label in zip(paths, labels, strict=True)]
 
     def _check_all_match(self, pattern: str, paths: list[str], labels: list[str]) -> None:
         unmatched = [path for path, label in zip(paths, labels, strict=True) if not label]
@@ -71,6 +72,8 @@ class FilenameReader(ReaderImageFolder):
 def number_classes(names: Iterable[str]) -> dict[str, int]:
     """Return the label of each class, in natural order: ``2`` before ``10``, without regard to case.
 
+    Names are in Unicode's form NFC, so the two forms of ``é`` are one class.
+
     Names that are equal in timm's order, such as ``cat`` and ``Cat``, are sorted by their characters. timm's readers
     (1.0.31) leave them in the order of a Python set, which differs between processes.
 
@@ -79,7 +82,8 @@ def number_classes(names: Iterable[str]) -> dict[str, int]:
 
     Source: ``timm.utils.misc.natural_key``.
     """
-    return {name: index for index, name in enumerate(sorted(set(names), key=_natural_order))}
+    distinct = {class_name(name) for name in names}
+    return {name: index for index, name in enumerate(sorted(distinct, key=_natural_order))}
 
 
 def check_classes(labels_and_places: Iterable[tuple[str, str]], class_to_idx: Any) -> None:
@@ -98,8 +102,9 @@ def check_classes(labels_and_places: Iterable[tuple[str, str]], class_to_idx: An
             f"Expected class_to_idx to be a map from names, which are text, to numbers, but got {class_to_idx!r}. "
             "Pass another reader's class_to_idx, or one such as {'cat': 0, 'dog': 1}."
         )
+    known = {class_name(name) for name in class_to_idx}
     for label, place in labels_and_places:
-        if label not in class_to_idx:
+        if class_name(label) not in known:
             raise ValueError(
                 f"Expected every label to be in class_to_idx, but got {label!r} of {place}. "
                 f"{nearest(label, class_to_idx)} Correct the label, or add it to class_to_idx."

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from timm_accel.data.classes import in_label_order
 from timm_accel.data.labeled_images import LabeledImages, check_error_options, default_prepare
+from timm_accel.data.labels import check_label
 from timm_accel.data.streams.stream_reader import StreamReader
 from timm_accel.data.streams.unreadable_log import UnreadableLog
 from timm_accel.data.transforms.pixel_range import PixelRange
@@ -53,7 +54,8 @@ class StreamedImages(IterableDataset):
 
     Raises:
         ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, or the stream is empty.
-        OSError: An image cannot be read while iterating; the message has its name.
+        OSError: An image cannot be read while iterating; the message has its name. A label that is no class is a
+            `ValueError` then.
 
     Source: ``timm.data.IterableImageDataset``.
     """
@@ -86,6 +88,7 @@ class StreamedImages(IterableDataset):
         self._seed_image: Callable[..., None] | None = None
         self._epoch, self._rank, self._num_workers = SharedCount(), 0, 0
         self._log = UnreadableLog()
+        self._names = self.class_names
 
     @property
     def class_names(self) -> list[str]:
@@ -193,7 +196,7 @@ class StreamedImages(IterableDataset):
                     bad += 1
                     self._note(file["path"], error, bad)
                     continue
-                yield image, label
+                yield image, check_label(label, self._names, file["path"])
                 yielded += 1
                 if self.is_training and yielded == self.reader.samples_per_worker:
                     return
