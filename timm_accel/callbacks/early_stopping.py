@@ -38,6 +38,7 @@ class EarlyStoppingCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self.best, self.epochs_without = None, 0
+        self._restarts = trainer.current_run().has_other_evaluation
         trainer.check_metric("watch_metric", self.watch_metric)
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,7 +46,9 @@ class EarlyStoppingCallback(Callback):
         return {"best": self.best, "epochs_without": self.epochs_without}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to count from there."""
+        """Continue to count from there, unless the evaluation images are others now."""
+        if self._restarts:
+            return
         self.best, self.epochs_without = state_dict["best"], state_dict["epochs_without"]
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:

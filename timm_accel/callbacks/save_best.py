@@ -49,6 +49,7 @@ class SaveBestCallback(Callback):
         self.save_dir = None if save_dir is None else Path(save_dir)
         self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
+        self._outdated: dict[str, dict[str, Any]] = {}  # of other evaluation images, until new weights are saved
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._root = self.save_dir or trainer.run_dir
@@ -60,12 +61,19 @@ class SaveBestCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._root is not None
-        self.best = {}
+        self.best, self._outdated = {}, {}
         trainer.check_metric("watch_metric", self.watch_metric)
         owns = all(trainer.belongs_to_run(self._folder(name)) for name in self.FOLDERS)
         check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
         if owns:
             self.best = on_main_process(trainer.current_run().accelerator, self._read_best)
+        if trainer.current_run().has_other_evaluation:
+            for best in self.best.values():
+                trainer.print(
+                    f"Best {best['metric']} {best['value']:.4f} in epoch {best['epoch']} is of other evaluation images "
+                    "and is not compared with new values: the next epoch replaces these weights."
+                )
+            self._forget(self.best)
 
     def _read_best(self) -> dict[str, dict[str, Any]]:
         """Return the best metrics as the folders hold them: a resumed run never replaces better weights."""
@@ -84,12 +92,20 @@ class SaveBestCallback(Callback):
             found[name] = best
         return found
 
+    def _forget(self, outdated: dict[str, dict[str, Any]]) -> None:
+        self._outdated |= outdated
+        self.best = {name: best for name, best in self.best.items() if best != self._outdated.get(name)}
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the best metrics, for information. A resumed run reads the folders, which may be newer."""
-        return {"best": self.best}
+        """Return the best metrics, for information, and those that are of other evaluation images.
+
+        A resumed run reads the folders, which may be newer.
+        """
+        return {"best": self.best, "outdated": self._outdated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: the folders hold the best metrics."""
+        """Forget the metrics of other evaluation images; the folders hold the best metrics."""
+        self._forget(state_dict.get("outdated", {}))
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.current_run().skips_evaluation:

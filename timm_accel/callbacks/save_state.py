@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.data.identity import FILE_CHECKS
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -23,9 +24,11 @@ class SaveStateCallback(Callback):
         every_minutes: Minutes between two states within the run; None for none.
         keep: The number of states to keep; older ones are deleted.
         milestone_every_n_epochs: Epochs between two states that are never deleted; None for none.
+        data_identity: How a resumed run finds files that changed: by their sizes and times (``"stat"``) or by their
+            ``"contents"``; None for sizes and times of up to 100,000 files. Paths and labels are always compared.
 
     Raises:
-        ValueError: A number is too small, or the trainer has no ``run_dir``.
+        ValueError: A number is too small, `data_identity` is unknown, or the trainer has no ``run_dir``.
         TypeError: At the start, if something to be saved is neither a tensor nor a plain value.
     """
 
@@ -36,6 +39,7 @@ class SaveStateCallback(Callback):
         every_minutes: float | None = None,
         keep: int = 3,
         milestone_every_n_epochs: int | None = None,
+        data_identity: str | None = None,
     ) -> None:
         counts = {
             "every_n_epochs": every_n_epochs,
@@ -48,6 +52,12 @@ class SaveStateCallback(Callback):
                 raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
         if every_minutes is not None and not (isinstance(every_minutes, int | float | Real) and every_minutes > 0):
             raise ValueError(f"Expected every_minutes to be positive, but got {every_minutes!r}. Choose another.")
+        if data_identity not in (None, *FILE_CHECKS):
+            raise ValueError(
+                f"Expected data_identity to be None or one of {FILE_CHECKS}, but got {data_identity!r}. Choose one of "
+                "them."
+            )
+        self.data_identity = data_identity
         self.every_n_epochs, self.every_n_updates, self.every_minutes = every_n_epochs, every_n_updates, every_minutes
         self.keep, self.milestone_every_n_epochs = keep, milestone_every_n_epochs
 
@@ -57,7 +67,7 @@ class SaveStateCallback(Callback):
                 "Expected SaveStateCallback to have a folder, but got no run_dir of the trainer. "
                 "Pass run_dir to the trainer."
             )
-        trainer.keep_states = self.keep
+        trainer.keep_states, trainer.data_identity = self.keep, self.data_identity
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._last_request = time.monotonic()

@@ -55,6 +55,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
+    "data_identity",
     *("data_root", "download", "on_error", "patience", "min_delta", "evaluate_every_n_epochs", "train_accuracy"),
     *("mixed_precision", "torch_compile"),
 }
@@ -286,6 +287,9 @@ class Recipe:
     """Minutes between two states; None for none within an epoch."""
     keep_states: int = field(default=default_of(SaveStateCallback, "keep"), metadata=INTEGER_FROM_1)
     """The number of states to keep."""
+    data_identity: Literal["stat", "contents"] | None = default_of(SaveStateCallback, "data_identity")
+    """How a resumed run finds files that changed: by sizes and times, or by contents; None for sizes and times of up to
+    100,000 files."""
     max_minutes: float | None = field(default=None, metadata=POSITIVE)
     """Save a state and exit with code 75 after so many minutes; None for no limit."""
     patience: int | None = field(default=None, metadata=INTEGER_FROM_1)

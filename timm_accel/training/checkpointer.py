@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.messages import one_line
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
     COMMON,
@@ -24,6 +25,7 @@ from timm_accel.states.folder import (
 )
 from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.training import snapshot
+from timm_accel.training.data_of_run import DataOfRun
 from timm_accel.training.identity import (
     CONDITIONS,
     LENGTH,
@@ -68,6 +70,7 @@ class Checkpointer:
         self.resumed: SavedState | None = None
         self.last_state: Path | None = None
         self.identity: Mapping[str, Any] = {}
+        self.data: DataOfRun | None = None
         self._lock: Any = None
 
     @property
@@ -82,7 +85,7 @@ class Checkpointer:
         return self.resume_from is not None and self.run_dir is not None and self.run_dir in path.parents
 
     @contextmanager
-    def claimed(self, train_dataset: Any, num_epochs: int) -> Iterator[None]:
+    def claimed(self, train_dataset: Any, num_epochs: int, eval_dataset: Any) -> Iterator[None]:
         """Lock the run folder, and find the state to resume from, before any work."""
         accelerator = self.trainer._accelerator
         try:
@@ -98,6 +101,9 @@ class Checkpointer:
                 self._check_resumed(self.resumed, num_epochs)
                 for group in optimizer.param_groups:  # an earlier run of this trainer has changed them
                     group["lr"] = group.get("initial_lr", group["lr"])
+            if self.keeps_states or self.resumed is not None:
+                datasets, check = {"training": train_dataset, "evaluation": eval_dataset}, self.trainer.data_identity
+                self.data = on_main_process(accelerator, lambda: DataOfRun(datasets, check, self.resumed))
             yield
         except Exception as error:
             if self.last_state is not None:
@@ -150,7 +156,15 @@ class Checkpointer:
         if self.keeps_states:
             assert self.run_dir is not None
             states = self.run_dir / STATES
-            on_main_process(self.trainer._accelerator, lambda: states.mkdir(exist_ok=True))
+            on_main_process(self.trainer._accelerator, lambda: self._begin(states))
+
+    def _begin(self, states: Path) -> None:
+        states.mkdir(exist_ok=True)
+        assert self.data is not None
+        try:
+            self.data.write(states)
+        except OSError as error:  # the run goes without: a later resume cannot name the images that changed
+            self.trainer.print(f"The lists of the images cannot be written beside the states ({one_line(error)}).")
 
     def save(self, run: TrainingRun, milestone: bool = False, stopped: str | None = None) -> bool:
         """Write a state, and return whether that succeeded. Collective.
@@ -186,6 +200,7 @@ class Checkpointer:
             "num_updates": run.num_updates,
             **geometry(run),
             "run": self.identity,
+            "data": {} if self.data is None else self.data.about,
         }
         name = f"epoch_{run.progress.epoch}_batch_{run.progress.batch}"
         state = write_state(self.run_dir / STATES, name, snapshot.take(run, ranks), about)
@@ -219,6 +234,8 @@ class Checkpointer:
         within = f", and {progress.batch} batches of the next" if progress.batch else ""
         done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"
         report(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
+        for sentence in () if self.data is None else self.data.changes.values():
+            report(f"{sentence} The run continues with them.")
         if not same_length:
             report(f"The schedule has the length of this run: {changes(LENGTH, saved, current)}.")
         if changed := changes(CONDITIONS, saved, current):

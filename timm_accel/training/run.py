@@ -131,6 +131,11 @@ class Run:
         """Whether an existing file or folder belongs to this run."""
         return False
 
+    @property
+    def has_other_evaluation(self) -> bool:
+        """Whether the run resumed with other evaluation images, so that earlier values are not comparable."""
+        return False
+
     def execute(self) -> None:
         """Evaluate, between upstream's hooks and events."""
         trainer = self.trainer

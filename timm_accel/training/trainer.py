@@ -78,6 +78,7 @@ class LoopTrainer(Trainer):
     create_scheduler_fn: Any
     scheduler: Any
     keep_states: int | None = None
+    data_identity: str | None = None
     default_drop_last: ClassVar[bool] = False
     """Whether the training loader drops its last, shorter batch unless told otherwise."""
     _accelerator: Any
@@ -361,10 +362,11 @@ class LoopTrainer(Trainer):
             **kwargs: Upstream's further arguments, also by position. ``max_num_train_steps`` counts optimizer updates.
         """
         preparation.check_train_arguments(train_dataset, num_epochs, args, kwargs)
-        run = self.current_run()
-        preparation.check_optimizes(run.unwrapped_model, run.unwrapped_optimizer, self.loss_func)
+        current = self.current_run()
+        preparation.check_optimizes(current.unwrapped_model, current.unwrapped_optimizer, self.loss_func)
         checkpointer = Checkpointer(self, resume_from)
-        with checkpointer.claimed(train_dataset, num_epochs), self._running(TrainingRun(self, checkpointer)):
+        run = TrainingRun(self, checkpointer)
+        with checkpointer.claimed(train_dataset, num_epochs, eval_dataset), self._running(run):
             self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
             super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
 

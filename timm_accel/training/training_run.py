@@ -47,6 +47,10 @@ class TrainingRun(Run):
     def belongs_to_run(self, path: Path) -> bool:
         return self.checkpointer.belongs_to_run(path)
 
+    @property
+    def has_other_evaluation(self) -> bool:
+        return self.checkpointer.data is not None and self.checkpointer.data.has_other_evaluation
+
     def execute(self) -> None:
         """Train for all remaining epochs, between upstream's hooks and events."""
         trainer, checkpointer = self.trainer, self.checkpointer
