@@ -14,8 +14,8 @@ from typing import Any
 
 from timm_accel.atomic import atomic_write
 
-_UNWRITABLE = re.compile(r"[\ud800-\udfff]|\\(?=u(?:005c|d[89a-f][0-9a-f]{2}))")
-_ESCAPE = re.compile(r"\\u(005c|d[89a-f][0-9a-f]{2})")
+_UNWRITABLE = re.compile(r"[\ud800-\udfff]|\\(?=u(?:005c|003b|d[89a-f][0-9a-f]{2}))")
+_ESCAPE = re.compile(r"\\u(005c|003b|d[89a-f][0-9a-f]{2})")
 
 
 def escaped(text: str) -> str:
@@ -32,6 +32,21 @@ def unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
+def joined(names: Iterable[str]) -> str:
+    r"""Return names as one text with ``;`` between them; a ``;`` in a name is written as ``\\u003b``.
+
+    The text is escaped already; `write_csv` joins the names of a cell that is a list so.
+
+    >>> joined(["cat", "a;b"])
+    'cat;a\\u003bb'
+    """
+    return ";".join(escaped(name).replace(";", "\\u003b") for name in names)
+
+
+def _cell(cell: Any) -> Any:
+    return escaped(cell) if isinstance(cell, str) else joined(cell) if isinstance(cell, list) else cell
+
+
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], *, shared: bool = False) -> None:
     """Write a CSV file in UTF-8, atomically.
 
@@ -44,7 +59,7 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], *, shared: bool =
         OSError: Nothing can be written there.
     """
     with atomic_write(path, shared=shared) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([escaped(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        csv.writer(file).writerows([_cell(cell) for cell in row] for row in rows)
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:

@@ -62,9 +62,7 @@ def test_a_file_in_another_class_is_moved(folder: Path, tmp_path: Path) -> None:
     before = list_images(images_of(folder))
     (folder / "cat" / "only.png").rename(folder / "dog" / "only.png")
     sentence = said(before, list_images(images_of(folder)), tmp_path)
-    assert sentence == (
-        "The training data differ from the state's: 1 moved to another class, such as 'dog/only.png'."
-    )
+    assert sentence == ("The training data differ from the state's: 1 moved to another class, such as 'dog/only.png'.")
 
 
 def test_a_row_of_a_manifest_with_another_label_is_moved(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_images
 from tiny_runs import NO_WORKERS, fit, make_trainer
 from torch import nn
 

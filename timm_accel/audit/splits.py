@@ -29,6 +29,7 @@ def open_splits(data: Any) -> dict[str, Any]:
         )
     if not data:
         raise ValueError("Expected data to hold a dataset, but got none. Pass {'train': train_set}.")
+    data = _with_paths_opened(data)
     for name, dataset in data.items():
         reader: Any = getattr(dataset, "reader", None)
         if not all(hasattr(reader, method) for method in ("__getitem__", "__len__", "filename")):
@@ -39,6 +40,18 @@ def open_splits(data: Any) -> dict[str, Any]:
         if len(reader) == 0:
             raise ValueError(f"Expected every dataset to hold images, but got {name!r} with none. Leave it out.")
     return {str(name): dataset for name, dataset in data.items()}
+
+
+def _with_paths_opened(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a map in which the splits that are paths, as of manifests and folders, are datasets."""
+    from timm_accel.data.labeled_images import LabeledImages
+    from timm_accel.data.sources import Source
+    from timm_accel.data.transforms.prepare_image import PrepareImage
+
+    paths = {name: path for name, path in data.items() if isinstance(path, str | Path)}
+    readers = {name: Source(paths).open(name) for name in paths}
+    opened = {name: LabeledImages(reader, prepare=PrepareImage()) for name, reader in readers.items()}
+    return {name: opened.get(name, dataset) for name, dataset in data.items()}
 
 
 def _open_file(path: Path) -> dict[str, Any]:

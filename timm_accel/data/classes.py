@@ -13,6 +13,9 @@ from torch.utils.data import ConcatDataset, Subset
 from timm_accel.data.labels import UNLABELED, are_lists, check_labels
 from timm_accel.data.seeding import SeededDataset
 
+MAX_CLASSES = 1_000_000
+"""The number of classes above which a label is taken for something else, such as the id of an image."""
+
 
 def class_name(name: Any) -> str:
     """Return a name as text in Unicode's form NFC, so that equal names compare equal.
@@ -21,6 +24,23 @@ def class_name(name: Any) -> str:
     one class, as torchvision's ImageNet has them, are joined by commas.
     """
     return normalize("NFC", ", ".join(map(str, name)) if isinstance(name, list | tuple) else str(name))
+
+
+def numbered_names(largest: Any) -> list[str]:
+    """Return names for classes that nobody named: '0', '1', … up to the largest label.
+
+    Args:
+        largest: The largest label; -1 for no classes.
+
+    Raises:
+        ValueError: It is too large for the number of a class.
+    """
+    if largest >= MAX_CLASSES:
+        raise ValueError(
+            f"Expected labels to be numbers of classes, from 0 to below {MAX_CLASSES:,}, but got {largest}. Number the "
+            "classes 0, 1, 2, …, or name them."
+        )
+    return [str(number) for number in range(int(largest) + 1)]
 
 
 def in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:

@@ -63,7 +63,7 @@ class Listing:
             hashed.update(np.ascontiguousarray(array).data)
         return hashed.hexdigest()
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def _arrays(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("names", "labels", "sizes", "times", "contents")}
 
     def paths(self) -> list[str]:
@@ -79,8 +79,8 @@ class Listing:
         path = _file(folder, self.digest())
         if not path.exists():
             with atomic_write(path) as unfinished:
-                np.savez_compressed(unfinished, count=np.array(UNKNOWN if self.count is None else self.count),
-                                    **self._arrays())  # fmt: skip
+                stored: dict[str, Any] = {"count": np.array(UNKNOWN if self.count is None else self.count)}
+                np.savez_compressed(unfinished, **stored, **self._arrays())
 
 
 def read_listing(folder: Path, about: dict[str, Any]) -> Listing | None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,3 +37,12 @@ def check_fits_in_memory(num_bytes: int, count: int) -> None:
 def in_megabytes(num_bytes: int) -> str:
     """Return a number of bytes as text in MB or GB."""
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def check_loader_options(batch_size: Any, num_workers: Any) -> None:
+    """Raise a `ValueError` for a batch size or a number of loader workers that torch's loader does not take."""
+    for name, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ValueError(
+                f"Expected {name} to be an integer of at least {lowest}, but got {value!r}. Choose another."
+            )

@@ -212,7 +212,7 @@ class Source:
         train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
         if self.split_file is not None:
             sides = {"train": train, "val": val}
-            words = [";".join(names[label] for label in np.atleast_1d(each)) for each in labels]
+            words = [[names[label] for label in np.atleast_1d(each)] for each in labels]
             rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in sides.items()}
             write_split(self.split_file, rows)
         return train, val

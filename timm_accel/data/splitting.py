@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
+from timm_accel.data.regular_files import check_regular
 from timm_accel.messages import one_line
 from timm_accel.text_files import read_csv, write_csv
 
@@ -128,12 +129,12 @@ def _check_divisible(labels: np.ndarray, parts: np.ndarray, names: Sequence[str]
             )
 
 
-def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> None:
+def write_split(path: str | Path, splits: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
     """Write which image is in which split, as a manifest ``path,label,split``, atomically.
 
     Args:
         path: The CSV file.
-        splits: The paths and class names of each split.
+        splits: The path of each image of each split, and the name of its class or the list of its classes.
     """
     lines = [(name, label, split) for split, rows in splits.items() for name, label in rows]
     write_csv(path, [("path", "label", "split"), *lines], shared=True)  # all ranks of a run write the same file
@@ -149,6 +150,7 @@ def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.n
     Raises:
         ValueError: The file cannot be read, or does not list all of them.
     """
+    check_regular(path)
     try:
         sides = {row["path"]: row["split"] for row in read_csv(path)}
     except (UnicodeDecodeError, csv.Error, KeyError) as error:

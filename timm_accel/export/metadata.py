@@ -8,11 +8,14 @@ from typing import Any
 
 import timm_accel
 from timm_accel.export.formats import check_installed, format_of
+from timm_accel.messages import one_line
 from timm_accel.models.loading import DATA_KEYS
+from timm_accel.models.saved_config import check_saved_config
 from timm_accel.models.saving import PIXEL_RANGE
 
 ONNX_KEY = "timm_accel"  # in metadata_props
 EXTRA_FILE = "timm_accel.json"  # in the archive of the other two
+_INSIDE = "the metadata of the exported file"
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,30 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> "Metadata":
-        """Read the JSON of `to_json`; lists become tuples."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
-        }
-        return cls(**values)
+        """Read the JSON of `to_json`; lists become tuples.
+
+        Raises:
+            ValueError: It is broken, or an entry is out of range.
+        """
+        try:
+            stored: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+            }
+            found = cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Expected an exported file to describe its model, but got {text[:100]!r} ({one_line(error)}). Export "
+                "the model again."
+            ) from error
+        check_saved_config({**values, "label_names": values["class_names"], "pretrained_cfg": values}, _INSIDE)
+        wrong = [name for name in ("includes_normalization", "includes_softmax") if not isinstance(values[name], bool)]
+        if wrong := [name for name in ("num_classes", *DATA_KEYS) if values[name] is None] or wrong:
+            raise ValueError(
+                f"Expected {_INSIDE} to describe its model, but got {wrong[0]} of {values[wrong[0]]!r}. Export the "
+                "model again."
+            )
+        return found
 
     @property
     def data_config(self) -> dict[str, Any]:

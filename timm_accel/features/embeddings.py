@@ -15,6 +15,7 @@ from tqdm import tqdm
 from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import import_pyarrow
+from timm_accel.data.resources import check_loader_options
 from timm_accel.features.modules import pooled_features
 from timm_accel.models.finite import check_finite
 from timm_accel.states.consensus import wait_for_all
@@ -83,6 +84,7 @@ def extract_embeddings(
             processes do not run together.
     """
     _check(data, path)
+    check_loader_options(batch_size, num_workers)
     state = process_state()
     share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
     loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)

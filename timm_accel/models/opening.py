@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from timm_accel.messages import one_line
+from timm_accel.models.building import check_model_name
 from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.saving import CONFIG_FILE, PIXEL_RANGE, WEIGHTS_FILE, read_config
+from timm_accel.models.trial import REFUSALS
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -44,7 +46,18 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
             f"Expected folder to hold a model of timm, but got {str(folder)!r} ({config.get('note', 'no architecture')}"
             f"). Build the model yourself and load {WEIGHTS_FILE} into it."
         )
-    model = timm.create_model(f"local-dir:{folder}")
+    check_model_name(config["architecture"])
+    if "num_classes" not in config:
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to have num_classes, but got {str(folder)!r} without. Copy or save it again."
+        )
+    try:
+        model = timm.create_model(f"local-dir:{folder}")
+    except (TypeError, *REFUSALS) as error:
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to describe a model that timm builds, but got {str(folder)!r} "
+            f"({one_line(error)}). Copy or save it again."
+        ) from error
     if config.get(PIXEL_RANGE) is not None:
         model.pretrained_cfg[PIXEL_RANGE] = tuple(config[PIXEL_RANGE])
     attach_head(model, _head_of(config, head), config["num_classes"])

@@ -13,6 +13,7 @@ from torch import nn
 from timm_accel.atomic import atomic_write, remove_leftover
 from timm_accel.messages import one_line
 from timm_accel.models.heads import MlpHead, classifier_names
+from timm_accel.models.saved_config import check_saved_config
 from timm_accel.models.trial import create_on_meta
 
 WEIGHTS_FILE = "model.safetensors"
@@ -55,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of ``config.json`` in a folder.
 
     Raises:
-        ValueError: It is empty or broken.
+        ValueError: It is empty or broken, or an entry is out of range.
     """
     path = folder / CONFIG_FILE
     try:
@@ -69,6 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"Expected {CONFIG_FILE} to hold names with values, but got {str(path)!r} with a "
             f"{type(config).__name__}. Copy or save it again."
         )
+    check_saved_config(config, repr(str(path)))
     return config
 
 

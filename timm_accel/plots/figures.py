@@ -20,6 +20,7 @@ from timm.data import FastCollateMixup, Mixup
 from torch.utils.data import Dataset
 
 from timm_accel.data.classes import class_names as names_of
+from timm_accel.data.regular_files import open_regular
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
 from timm_accel.data.transforms.create import create_policy
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
@@ -158,7 +159,7 @@ def plot_transform(
         ValueError: `count` is below 1, or the policy is unknown.
     """
     if isinstance(image, str | PathLike):
-        with open(image, "rb") as file:
+        with open_regular(image) as file:
             image = read_image(file, PrepareImage())
     else:
         image = read_image(image, PrepareImage())

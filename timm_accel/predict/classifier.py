@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from timm_accel.data.resources import check_loader_options
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.models.finite import check_finite
 from timm_accel.models.saving import PIXEL_RANGE
@@ -132,6 +133,7 @@ class Classifier:
         """
         tta = check_tta(tta)
         _check_at_least_1(top_k=top_k, batch_size=batch_size)
+        check_loader_options(batch_size, num_workers)
         inputs = ImageInputs(find_images(images), self.transform_of_views(tta), self.prepare)
         loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=ImageInputs.collate_fn)
         min_score = threshold if self.multi_label else 0.0

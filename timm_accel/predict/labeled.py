@@ -17,6 +17,7 @@ from timm_accel.data.labels import require_labels
 from timm_accel.data.readers.manifest_folder import is_manifest
 from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.readers.reader_views import ReaderPart
+from timm_accel.data.resources import check_loader_options
 from timm_accel.data.sources import Source
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
@@ -160,6 +161,7 @@ def collect(
     Raises:
         ValueError: No image could be read.
     """
+    check_loader_options(batch_size, num_workers)
     if isinstance(dataset, StreamedImages):
         dataset.share(batch_size, num_workers)  # every rank reads all of it here
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)

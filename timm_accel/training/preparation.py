@@ -73,6 +73,13 @@ def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
         )
 
 
+def check_counts(**counts: Any) -> None:
+    """Raise a `ValueError` for a count that is no integer of at least 1."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | Integral) or count < 1:
+            raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
+
+
 def check_train_arguments(
     train_dataset: Any, num_epochs: int, positional: Sequence[Any], named: Mapping[str, Any]
 ) -> None:
@@ -83,9 +90,7 @@ def check_train_arguments(
     }
     if options.get("max_num_train_steps") is not None:
         counts["max_num_train_steps"] = options["max_num_train_steps"]
-    for name, count in counts.items():
-        if not isinstance(count, int | Integral) or count < 1:
-            raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
+    check_counts(**counts)
     create_scheduler_fn = options.get("create_scheduler_fn")
     if not (create_scheduler_fn is None or callable(create_scheduler_fn)):
         raise TypeError(

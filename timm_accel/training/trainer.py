@@ -373,6 +373,7 @@ class LoopTrainer(Trainer):
     @names_unknown_options
     def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
         """Evaluate every set of weights on each image once, with a new history. The arguments are upstream's."""
+        preparation.check_counts(per_device_batch_size=(args or (kwargs.get("per_device_batch_size", 8),))[0])
         with self._running(Run(self, self._num_updates)):
             super().evaluate(dataset, *args, **kwargs)
 

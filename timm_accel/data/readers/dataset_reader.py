@@ -13,9 +13,10 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.transforms.functional import to_pil_image
 
-from timm_accel.data.classes import class_names, labels_of, transformed_labels
+from timm_accel.data.classes import class_names, labels_of, numbered_names, transformed_labels
 from timm_accel.data.labels import are_lists, check_labels, label_number
 from timm_accel.data.readers.filename_reader import number_classes
+from timm_accel.data.regular_files import open_regular
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "targets")
@@ -104,9 +105,9 @@ def as_image(image: Any) -> Any:
     if isinstance(image, Image.Image | bytes):
         return image
     if isinstance(image, str | Path):
-        return open(image, "rb")
+        return open_regular(image)
     if isinstance(image, Mapping) and {"bytes", "path"} & image.keys():
-        return io.BytesIO(image["bytes"]) if image.get("bytes") else open(image["path"], "rb")
+        return io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(image["path"])
     if isinstance(image, np.ndarray | torch.Tensor):
         return _from_array(image)
     raise TypeError(
@@ -205,4 +206,4 @@ def _names_in(labels: Sequence[Any], place: Callable[[int], str]) -> list[str]:
         return list(number_classes(words))
     found = check_labels(labels, None, place, dense=True)
     largest = max((max(each, default=-1) if isinstance(each, list) else each for each in found), default=-1)
-    return [str(number) for number in range(int(largest) + 1)]
+    return numbered_names(largest)

@@ -12,6 +12,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder, find_images
 from timm.utils.misc import natural_key
 
 from timm_accel.data.classes import class_name
+from timm_accel.data.regular_files import check_regular
 from timm_accel.messages import nearest
 
 
@@ -51,6 +52,10 @@ class FilenameReader(ReaderImageFolder):
         check_classes(zip(labels, paths, strict=True), class_to_idx)
         self.class_to_idx = {class_name(name): number for name, number in class_to_idx.items()}
         self.samples = [(path, self.class_to_idx[class_name(label)]) for path, label in zip(paths, labels, strict=True)]
+
+    def __getitem__(self, index: int) -> Any:
+        check_regular(self.samples[index][0])
+        return super().__getitem__(index)
 
     def _check_all_match(self, pattern: str, paths: list[str], labels: list[str]) -> None:
         unmatched = [path for path, label in zip(paths, labels, strict=True) if not label]

@@ -21,6 +21,7 @@ from timm.data.readers.reader import Reader
 from timm.utils import natural_key
 
 from timm_accel.atomic import atomic_write
+from timm_accel.data.regular_files import open_regular
 
 _FORMAT = 1
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, of two seconds
@@ -84,7 +85,7 @@ class FolderReader(Reader):
         return os.path.join(self.root, self._filename(index))
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        return open(self.path(index), "rb"), int(self.labels[index])
+        return open_regular(self.path(index)), int(self.labels[index])
 
     def __len__(self) -> int:
         return len(self._index.folder_of)

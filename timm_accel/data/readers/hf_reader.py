@@ -8,7 +8,7 @@ import numpy as np
 from timm.data.readers._hfds import get_class_labels
 from timm.data.readers.reader import Reader
 
-from timm_accel.data.classes import class_name, in_label_order
+from timm_accel.data.classes import class_name, in_label_order, numbered_names
 from timm_accel.data.labels import check_labels
 from timm_accel.data.readers.dataset_reader import IMAGE_COLUMNS, LABEL_COLUMNS, as_image
 from timm_accel.data.readers.filename_reader import number_classes
@@ -100,7 +100,7 @@ def found_names(labels: Any) -> list[str]:
     flat = {each for label in labels for each in (label if isinstance(label, list) else [label]) if each is not None}
     if words := {class_name(each) for each in flat if isinstance(each, str)}:
         return list(number_classes(words))
-    return [str(number) for number in range(int(max(flat, default=-1)) + 1)]
+    return numbered_names(max(flat, default=-1))
 
 
 def find_columns(features: Any, where: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm_accel.data.classes import class_name
 from timm_accel.data.labels import UNLABELED
 from timm_accel.data.readers.filename_reader import check_classes, number_classes
+from timm_accel.data.regular_files import check_regular, is_special
 from timm_accel.data.splitting import SPLITS, misspelled_split, split_name
 from timm_accel.messages import missing_extra, one_line
 from timm_accel.text_files import unescaped
@@ -86,6 +87,10 @@ class ManifestReader(ReaderImageFolder):
         self.groups = [row.group or None for row in chosen] if "group" in columns else None
         self.samples = list(zip(paths, self.labels, strict=True))
 
+    def __getitem__(self, index: int) -> Any:
+        check_regular(self.samples[index][0])
+        return super().__getitem__(index)
+
     def _existing(self, cells: list[str]) -> list[str]:
         """Return the file of each cell; all of them exist."""
         if not os.path.isdir(self.root):
@@ -97,10 +102,11 @@ class ManifestReader(ReaderImageFolder):
         paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
         if missing := [path for path in paths if not exists(path)]:
             first = ", ".join(repr(path) for path in missing[:3])
+            special = " (a pipe or a device is no image)" if any(map(is_special, missing)) else ""
             raise FileNotFoundError(
                 f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
-                f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
-                "start from."
+                f"{first}{', …' if len(missing) > 3 else ''}{special}. Correct the paths in it, or pass the root "
+                "that they start from."
             )
         return paths
 
@@ -286,6 +292,13 @@ def _spellings(cell: str) -> dict[str, None]:
     return dict.fromkeys([*map(unescaped, texts), *texts])
 
 
+def _is_readable(entry: os.DirEntry) -> bool:
+    """Return whether a file may be opened; a broken link is reported when it is."""
+    if entry.is_symlink():
+        return not is_special(entry.path)
+    return entry.is_file(follow_symlinks=False)
+
+
 class _Listing:
     """Which files exist; each folder is listed once."""
 
@@ -302,6 +315,6 @@ class _Listing:
 def _files(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+            return {entry.name for entry in entries if _is_readable(entry)}
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is a ValueError
         return set()

@@ -12,8 +12,11 @@ from typing import Any
 
 from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
 
+from timm_accel.data.classes import numbered_names
+from timm_accel.data.regular_files import check_regular
 from timm_accel.data.splitting import SPLITS, split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
+from timm_accel.messages import one_line
 
 _INFO = ("_info.json", "info.json")  # timm's names
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
@@ -70,12 +73,12 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     if "://" not in root and not os.path.isdir(root):
         raise FileNotFoundError(f"Expected wds/FOLDER with webdataset shards, but got {root!r}. Correct the path.")
     described = "://" in root or any(os.path.exists(os.path.join(root, name)) for name in _INFO)
-    splits = _load_info(root).get("splits", {}) if described else _splits_by_name(Path(root))
+    splits = _described_splits(root) if described else _splits_by_name(Path(root))
     named = {split_name(name): name for name in splits}
     if split not in named:
         raise missing_split(split, sorted(named), repr(root))
     if described:
-        reader = WdsStream(root=root, split=named[split])
+        reader = _of_description(root, named[split])
     else:
         shards = splits[split]["filenames"]
         count = sum(len(_labels_of(Path(root, shard))) for shard in shards)
@@ -86,6 +89,42 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
         finally:
             timms.disabled = False
     reader.class_to_idx = _numbered(reader, splits) if class_map is None else read_class_map(class_map)
+    return reader
+
+
+def _described_splits(root: str) -> Mapping[str, Any]:
+    """Return the splits that ``_info.json`` lists."""
+    if "://" not in root:
+        for name in _INFO:
+            check_regular(os.path.join(root, name))
+    info = _load_info(root)
+    splits = info.get("splits", {}) if isinstance(info, Mapping) else None
+    if not isinstance(splits, Mapping) or not all(isinstance(each, Mapping) for each in splits.values()):
+        raise _bad_description(root, repr(info)[:100])
+    return splits
+
+
+def _bad_description(root: str, found: str) -> ValueError:
+    return ValueError(
+        f"Expected {_INFO[0]} to list splits, each with the names of its shards below its folder and num_samples, but "
+        f"got {found} in {root!r}. Write it again, as webdataset's tools do."
+    )
+
+
+def _of_description(root: str, split: str) -> WdsStream:
+    try:
+        reader = WdsStream(root=root, split=split)
+        shards = list(reader.split_info.filenames)
+        count = reader.num_samples
+    except (LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
+        raise _bad_description(root, f"a split {split!r} that cannot be read ({one_line(error)})") from error
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise _bad_description(root, f"num_samples {count!r} of {split!r}")
+    for shard in shards:
+        if not isinstance(shard, str) or os.path.isabs(shard) or ":" in shard or ".." in Path(shard).parts:
+            raise _bad_description(root, f"the shard {shard!r} of {split!r}")
+        if "://" not in root and not os.path.isfile(os.path.join(root, shard)):
+            raise _bad_description(root, f"the shard {shard!r} of {split!r}, which is no file there")
     return reader
 
 
@@ -114,12 +153,13 @@ def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
         )
     shards = [Path(reader.root, shard) for split in splits.values() for shard in split["filenames"]]
     largest = max((label for shard in shards for label in _labels_of(shard)), default=-1)
-    return {str(label): label for label in range(largest + 1)}
+    return {name: label for label, name in enumerate(numbered_names(largest))}
 
 
 def _labels_of(shard: Path) -> list[int]:
     """Return the label of each sample of a local shard, from the members ``KEY.cls``."""
     try:
+        check_regular(shard)
         with tarfile.open(shard, "r:") as tar:
             files = [tar.extractfile(member) for member in tar if member.name.endswith(".cls")]
             return [int(file.read()) for file in files if file is not None]
