@@ -150,7 +150,7 @@ def _config_of_run(state: SavedState) -> dict[str, Any]:
 
 
 def _check_options(folders: Sequence[Any], out: Path, count: int | None, method: str, evaluate: Any) -> None:
-    if isinstance(folders, str | Path) or len(folders) < 2:
+    if isinstance(folders, str) or not isinstance(folders, Sequence) or len(folders) < 2:
         raise ValueError(f"Expected folders to be at least two, but got {folders!r}. Name those of several runs.")
     if method not in METHODS:
         raise ValueError(

@@ -15,11 +15,12 @@ from timm_accel.data.sources import Source, open_class_folder
 from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
-from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
+from timm_accel.data.transforms.data_config import INTERPOLATIONS, check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
 from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage
+from timm_accel.messages import nearest
 
 
 class ImageFolderDataset(LabeledImages):
@@ -117,6 +118,11 @@ def create_datasets(
     crop_pct = DEFAULT_CROP_PCT if crop_pct is None else crop_pct
     crop_mode = "center" if crop_mode is None else crop_mode
     check_crop(crop_pct, crop_mode, eval_interpolation)
+    if interpolation not in ("random", *INTERPOLATIONS):
+        raise ValueError(
+            f"Expected interpolation to be 'random' or one of timm's, but got {interpolation!r}. "
+            f"{nearest(interpolation, INTERPOLATIONS)}"
+        )
     size = height_and_width(image_size)
     eval_size = height_and_width(eval_image_size or size)
     statistics: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}

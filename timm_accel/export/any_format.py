@@ -1,5 +1,6 @@
 """Export the folder of a run to the format of a file's suffix."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from timm_accel.export.formats import format_of
 from timm_accel.export.to_onnx import export_onnx
 from timm_accel.export.to_program import export_program
 from timm_accel.export.to_torchscript import export_torchscript
+from timm_accel.messages import nearest
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 
@@ -26,10 +28,16 @@ def export(source: str | Path, out: str | Path, *, head: Head | None = None, **o
 
     Raises:
         FileNotFoundError: The folder holds no weights.
+        TypeError: An option is unknown.
         ValueError: The suffix is unknown, or the head is missing or superfluous.
     """
     exporters = {"onnx": export_onnx, "pt2": export_program, "torchscript": export_torchscript}
     exporter = exporters[format_of(out)]
+    known = list(signature(exporter).parameters)[2:]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"Expected options of {exporter.__name__}, but got {unknown[0]!r}. {nearest(unknown[0], known)}"
+        )
     model, config = open_classifier(_weights_folder(Path(source)), head)
     names = {"class_names": "label_names", "temperature": "temperature", "multi_label": "multi_label"}
     stored = {option: config[name] for option, name in names.items() if name in config}

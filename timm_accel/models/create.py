@@ -1,6 +1,7 @@
 """Create timm models for classification with a data config, a head, weights and frozen stages."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,10 @@ def _options(**options: Any) -> dict[str, Any]:
 
 
 def _check_num_classes(num_classes: int) -> None:
-    if num_classes == 1 or num_classes < 0:
+    is_count = isinstance(num_classes, int | Integral) and not isinstance(num_classes, bool)
+    if not is_count or num_classes == 1 or num_classes < 0:
         raise ValueError(
-            f"Expected num_classes to be at least 2, or 0 for features, but got {num_classes}. Count the classes."
+            f"Expected num_classes to be at least 2, or 0 for features, but got {num_classes!r}. Count the classes."
         )
 
 

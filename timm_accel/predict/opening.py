@@ -49,6 +49,8 @@ def load_classifier(
         ModuleNotFoundError: The file is ONNX, and the extra ``export`` is not installed.
         ValueError: The device or the weights are unknown, or the file or folder is of another kind.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"Expected path to be text or a Path, but got {path!r}. Name the folder of a run.")
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(

@@ -24,4 +24,4 @@ def _explain(message: str) -> str:
     if wrong and wrong[1] in Recipe.__annotations__:
         kind = in_words(Recipe.__annotations__[wrong[1]])
         return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
-    return f"{' '.join(message.split())}. --help lists all options."
+    return f"Expected arguments as --help lists them, but got {' '.join(message.split())!r}. Correct them."

@@ -52,5 +52,5 @@ class DataOfRun:
         for listing in self._listings.values():
             listing.write(states / LISTINGS)
 
-    def __getstate__(self) -> dict[str, Any]:  # the other ranks get what is said alone
+    def __getstate__(self) -> dict[str, Any]:  # the other ranks get the messages alone
         return {**self.__dict__, "_listings": {}}
