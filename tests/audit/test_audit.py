@@ -472,3 +472,16 @@ def test_an_empty_dataset_is_refused() -> None:
 def test_the_import_is_cheap() -> None:
     code = "import sys, timm_accel.audit; print([name for name in ('torch', 'timm', 'tqdm') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_map_of_manifests_and_folders_is_audited(image_folder: Path, tmp_path: Path) -> None:
+    rows = [f"train/cat/{number:03d}.png,cat" for number in range(3)] + ["train/dog/000.png,dog"]
+    for name in ("train", "val"):
+        (image_folder / f"{name}.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    mapping = {name: str(image_folder / f"{name}.csv") for name in ("train", "val")}
+    found = audit(mapping, num_workers=0, progress=False)
+    assert list(found.splits) == ["train", "val"]
+    assert [split.class_sizes for split in found.splits.values()] == [{"cat": 3, "dog": 1}] * 2
+    assert len(found.duplicates) == 4
+    folders = audit({"train": image_folder / "train", "val": image_folder / "val"}, num_workers=0, progress=False)
+    assert [split.num_files for split in folders.splits.values()] == [19, 9]

@@ -16,6 +16,7 @@ from timm_accel import create_datasets
 from timm_accel.data import FolderReader, ManifestReader, Source, split_by_class
 from timm_accel.data.equal_files import equal_images, merged_groups
 from timm_accel.data.readers.dataset_reader import DatasetReader
+from timm_accel.data.readers.hf_reader import HfReader
 
 HALF = (0.5,) * 3
 
@@ -168,6 +169,27 @@ def test_images_of_a_torch_dataset_count_by_their_index() -> None:
     source = Source(Subset(first, [*range(8)] * 3), val_fraction=0.5)
     drawn = [{source.data.indices[number] for number in source.open(split).numbers} for split in ("train", "val")]
     assert (len(drawn[0]), len(drawn[1]), drawn[0] & drawn[1]) == (4, 4, set())
+
+
+def test_images_of_a_hugging_face_dataset_count_by_their_index_though_their_names_repeat(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "0.png").write_bytes(b"one")
+    (tmp_path / "1.png").write_bytes(b"one")
+    images = [{"path": str(tmp_path / name), "bytes": None} for name in ("0.png", "1.png", "0.png", "0.png")]
+    data = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]})
+    reader = HfReader(data.cast_column("image", datasets.Image(decode=False)), ["a", "b"], "the data")
+    assert reader.filename(0) == reader.filename(2)
+    assert reader.origins.tolist() == [0, 1, 2, 3]
+    assert equal_images(reader) is None
+
+
+def test_a_semicolon_in_the_name_of_a_class_is_no_second_label_of_a_written_split(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", {"a;b": 4, r"c\u003bd": 4, "e": 4})
+    file = tmp_path / "split.csv"
+    drawn = Source(images, val_fraction=0.5, split_file=file).open("train")
+    reader = ManifestReader(file, "train", root=images)
+    assert list(reader.class_to_idx) == ["a;b", r"c\u003bd", "e"]
+    assert reader.labels == drawn.labels.tolist()
 
 
 def test_groupings_are_merged_over_chains() -> None:
