@@ -9,6 +9,7 @@ from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
+from timm_accel.data.readers.indexed_reader import log_files, name_alike
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.sources import Source, open_class_folder
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
@@ -120,7 +121,9 @@ def create_datasets(
     prepare = PrepareImage(len(data_mean))
     train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
+    opened = {"train": source.open("train"), eval_split: source.open(eval_split)}
+    log_files(opened)
+    readers = _cached(cache, draft, prepare, opened["train"], opened[eval_split])
     train_dataset = create_image_dataset(
         readers[0],
         transform,
@@ -174,7 +177,9 @@ def _source(data: Any, train_path: str | Path | None, val_path: str | Path | Non
         )
     if paths:
         folders = {"train": train_path, "val": val_path}
-        return Source({split: open_class_folder(path) for split, path in folders.items() if path is not None})
+        readers = {split: open_class_folder(path) for split, path in folders.items() if path is not None}
+        name_alike(readers.values())
+        return Source(readers)
     return data if isinstance(data, Source) else Source(data)
 
 

@@ -15,10 +15,12 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
+from timm_accel.data.nested_splits import find_splits
 from timm_accel.data.readers.dataset_reader import DatasetReader
-from timm_accel.data.readers.folder_index import FolderReader
+from timm_accel.data.readers.folder_index import FolderReader, open_index
+from timm_accel.data.readers.indexed_reader import name_alike
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
-from timm_accel.data.readers.tar_reader import open_tar, tar_splits
+from timm_accel.data.readers.tar_reader import is_tar, open_tar, tar_splits
 from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
 from timm_accel.messages import missing_extra
 
@@ -88,7 +90,7 @@ class Source:
         if split not in parts:
             raise _missing(split, sorted(parts), "the mapping")
         part = parts[split]
-        return _as_reader(part) if isinstance(part, Reader | Dataset) else _open_unsplit(Path(part))
+        return _as_reader(part) if isinstance(part, Reader | Dataset) else open_unsplit(Path(part))
 
     def _of_library(self, kind: str, name: str, split: str) -> Any:
         if kind in _STREAMS:
@@ -151,11 +153,13 @@ class Source:
             )
         if path.suffix.lower() in (".csv", ".parquet", ".pq"):
             return self._of_manifest(path, split)
-        if path.is_dir() and (folders := _split_folders(path)):
+        if path.is_dir() and (folders := split_folders(path)):
             if split not in folders:
-                raise _missing(split, sorted(folders), repr(str(path)))
-            return _open_unsplit(folders[split])
-        return self._divide(lambda: _open_unsplit(path), split)
+                raise _missing(split, sorted(folders), repr(str(next(iter(folders.values())).parent)))
+            reader = open_unsplit(folders.pop(split))
+            name_alike([reader, *(_opened(folder) for folder in folders.values())])
+            return reader
+        return self._divide(lambda: open_unsplit(path), split)
 
     def _of_manifest(self, path: Path, split: str) -> Any:
         if "split" in manifest_columns(path):
@@ -225,13 +229,29 @@ def _as_reader(data: Any) -> Any:
     return data if isinstance(data, Reader) else DatasetReader(data)
 
 
-def _open_unsplit(path: Path) -> Any:
-    """Return the reader of a folder of classes, of a tar, or of a folder of tars."""
-    if path.suffix.lower() == ".tar" and path.is_file():
+def open_unsplit(path: Path) -> Any:
+    """Return the reader of a folder of classes, of a tar, or of a folder of tars.
+
+    Args:
+        path: The folder or tar.
+
+    Raises:
+        FileNotFoundError: It is missing or holds no images.
+        ValueError: An image lies next to the folders of the classes, or a tar is broken.
+    """
+    if is_tar(path) and path.is_file():
         return open_tar(path)
-    if path.is_dir() and any(each.suffix.lower() == ".tar" for each in path.iterdir()):
+    if path.is_dir() and any(map(is_tar, path.iterdir())) and not open_index(str(path)).files.counts.used:
         return open_tar(path)
     return open_class_folder(path)
+
+
+def _opened(path: Path) -> Any:
+    """Return the reader of a split that is not asked for; None where it cannot be read."""
+    try:
+        return open_tar(path) if is_tar(path) else FolderReader(path)
+    except (OSError, ValueError):
+        return None
 
 
 def open_class_folder(root: str | Path) -> FolderReader:
@@ -254,14 +274,38 @@ def open_class_folder(root: str | Path) -> FolderReader:
     return reader
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
-    """Return the folders or tars of the splits; none where there is neither ``train`` nor ``val``."""
-    found = {}
+def split_folders(path: Path) -> dict[str, Path]:
+    """Return the folders or tars of the splits, which may lie further down; none where there are no splits.
+
+    Args:
+        path: A folder.
+
+    Raises:
+        ValueError: Splits lie at several places, or a split has two folders.
+    """
+    found = _splits_in(path)
+    if not {"train", "val"} <= found.keys():
+        place = find_splits(open_index(str(path)).places(), str(path))
+        found = {} if place is None else _splits_in(path / place)
+    for name, folders in found.items():
+        if len(folders) > 1:
+            raise ValueError(
+                f"Expected one folder or tar for the split {name!r}, but got {folders[0].name!r} and "
+                f"{folders[1].name!r} in {str(folders[0].parent)!r}. Move one of them away."
+            )
+    return {name: folders[0] for name, folders in found.items()}
+
+
+def _splits_in(path: Path) -> dict[str, list[Path]]:
+    """Return the folders of each split in a folder, or its tars where it has no folder."""
+    found: dict[str, list[Path]] = {}
+    tars: dict[str, list[Path]] = {}
     for each in sorted(path.iterdir()):
-        name = split_name(each.stem if each.suffix.lower() == ".tar" else each.name)
-        if name in SPLITS and (each.is_dir() or each.suffix.lower() == ".tar"):
-            found[name] = each
-    return found if {"train", "val"} & found.keys() else {}
+        if each.is_dir():
+            found.setdefault(split_name(each.name), []).append(each)
+        elif is_tar(each):
+            tars.setdefault(split_name(each.stem), []).append(each)
+    return {name: (tars | found)[name] for name in SPLITS if name in tars | found}
 
 
 def _group(pattern: str, path: str) -> str | None:
