@@ -159,10 +159,10 @@ def empty_class(folder: Path) -> tuple[str, ...]:
 
 
 def other_endings(folder: Path) -> tuple[str, ...]:
-    photo(seed=2).save(folder / "train" / "cat" / "one.bmp")
-    photo(seed=3).save(folder / "train" / "cat" / "two.TIF")
+    (folder / "train" / "cat" / "one.CR2").write_text("raw")
+    (folder / "train" / "cat" / "two.heic").write_text("of a phone")
     (folder / "train" / "notes.txt").write_text("no image")
-    return "train: 2 files are ignored for their extension (.bmp 1, .tif 1)", ""
+    return "train: 2 files are ignored for their extension (.cr2 1, .heic 1)", ""
 
 
 def tiny_class(folder: Path) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
             yield (
                 f"{name}: {_count(sum(split.unread_files.values()), 'file')} are ignored for their extension "
-                f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
+                f"({endings}): convert them to PNG or JPEG."
             )
 
 

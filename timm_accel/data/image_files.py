@@ -81,7 +81,7 @@ class FileCounts:
         used: The number of images by ending, the most frequent first.
         left_out: The number of files by ending that are no images by their name.
         leftovers: The number of files and folders that a system left behind; a folder counts once.
-        empty_folders: The topmost folders below which there is no image.
+        empty_folders: The topmost folders below which there is no image, where a class could be.
     """
 
     used: dict[str, int]
@@ -217,15 +217,17 @@ def list_images(root: str | os.PathLike[str]) -> tuple[list[str], FileCounts]:
 
 
 def empty_folders(folders: Iterable[str], with_images: Iterable[str]) -> list[str]:
-    """Return the topmost folders below which there is no image.
+    """Return the topmost folders below which there is no image, except those in a folder of images.
 
     Args:
         folders: All folders, by their path below the root; "" is the root.
         with_images: Those that hold images themselves.
     """
-    filled = {""}
+    above, with_images = {""}, set(with_images)
     for folder in with_images:
-        while folder not in filled:
-            filled.add(folder)
-            folder = os.path.dirname(folder)
-    return [folder for folder in folders if folder not in filled and os.path.dirname(folder) in filled]
+        while (folder := os.path.dirname(folder)) not in above:
+            above.add(folder)
+    parents = above - with_images
+    return [
+        each for each in folders if each not in with_images and each not in above and os.path.dirname(each) in parents
+    ]

@@ -170,6 +170,11 @@ def _list_tar(file: IO[bytes], prefix: str, number: int, base: int, listing: _Li
             elif member.isfile():
                 contents[name] = (-1 if member.issparse() else base + member.offset_data, member.size)
                 links.pop(name, None)
+        file.seek(tar.offset)
+        if (end := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):  # tarfile (Python 3.13) passes over what follows
+            raise tarfile.ReadError(f"no header of a file at byte {base + tar.offset}")
+        if 0 < len(end) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
     for name, target in links.items():
         contents[name] = contents.get(_followed(target, links), (-1, 0))
     for name, (offset, size) in contents.items():

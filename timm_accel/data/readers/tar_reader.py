@@ -37,6 +37,8 @@ class TarReader(IndexedReader):
     def __init__(self, root: str | Path, cache_folder: str | Path | None = None) -> None:
         self.root = os.fspath(root)
         self._tars, self._opened = _tars(self.root), dict[int, int]()
+        if not self._tars:
+            raise FileNotFoundError(f"Expected a tar or a folder of tars, but got {self.root!r}. Correct the path.")
         index = open_tar_index(self.root, self._tars, cache_folder)
         if not index.files.counts.used:
             why = index.files.counts.why_none()
@@ -101,5 +103,5 @@ def is_tar(path: Path) -> bool:
 def _tars(root: str) -> list[str]:
     if os.path.isfile(root):
         return [root]
-    found = [name for name in os.listdir(root) if is_tar(Path(name))]
+    found = [name for name in os.listdir(root) if is_tar(Path(name))] if os.path.isdir(root) else []
     return [os.path.join(root, name) for name in sorted(found, key=lambda name: (natural_key(name), name))]
