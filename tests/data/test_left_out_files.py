@@ -211,7 +211,7 @@ def test_only_rank_0_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture, mon
 
 def test_a_folder_to_predict_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     find_images(mixed(tmp_path / "set"))
-    assert caplog.messages == [f"{tmp_path / 'set'}: {LINE}."]
+    assert caplog.messages == [f"{str(tmp_path / 'set')!r}: {LINE}."]
 
 
 def test_a_folder_whose_files_are_all_left_out_says_that(tmp_path: Path) -> None:
@@ -277,22 +277,31 @@ def test_folders_of_one_name_are_classes_by_their_path(tmp_path: Path, caplog: p
         "church/outdoor/1001.png",
     ]
     create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=root)
-    assert caplog.messages == ["data: 6 images (6 .png); classes named by path, since folders share a name: outdoor."]
+    assert caplog.messages == ["data: 6 images (6 .png); classes named by path, since folders share a name: 'outdoor'."]
 
 
 def test_a_split_that_lacks_one_of_two_classes_of_a_name_has_the_same_names(tmp_path: Path) -> None:
     nested(tmp_path / "train", "a/outdoor", "b/outdoor", "c")
     nested(tmp_path / "val", "a/outdoor", "c")
-    for source in (Source(tmp_path), None):
-        if source is not None:
-            assert list(source.open("val").class_to_idx) == ["a/outdoor", "c"]
-            assert list(source.open("train").class_to_idx) == ["a/outdoor", "b/outdoor", "c"]
-        paths = {"data": source} if source else {"train_path": tmp_path / "train", "val_path": tmp_path / "val"}
+    nested(tmp_path / "test", "c")
+    source = Source(tmp_path)
+    assert list(source.open("val").class_to_idx) == ["a/outdoor", "c"]
+    assert list(source.open("train").class_to_idx) == ["a/outdoor", "b/outdoor", "c"]
+    folders = {"train": tmp_path / "train", "val": tmp_path / "val"}
+    for paths in ({"data": source}, {"data": folders}, {f"{name}_path": path for name, path in folders.items()}):
         with refused(ValueError, "Expected the same classes", "lacks ['b/outdoor']"):
             create_datasets(8, (0.5,) * 3, (0.5,) * 3, **paths)
     nested(tmp_path / "val", "b/outdoor")
     train_set, val_set = create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=tmp_path)
     assert train_set.class_names == val_set.class_names == ["a/outdoor", "b/outdoor", "c"]
+
+
+def test_a_name_that_repeats_in_evaluation_alone_is_a_path_in_training_too(tmp_path: Path) -> None:
+    nested(tmp_path / "train", "a/outdoor", "c")
+    nested(tmp_path / "val", "a/outdoor", "c")
+    nested(tmp_path / "test", "a/outdoor", "b/outdoor", "c")
+    train_set, val_set = create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=tmp_path)
+    assert train_set.class_names == val_set.class_names == ["a/outdoor", "c"]
 
 
 def test_classes_that_lie_deeper_in_one_split_keep_their_names(tmp_path: Path) -> None:

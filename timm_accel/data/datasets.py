@@ -122,6 +122,7 @@ def create_datasets(
     train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
     opened = {"train": source.open("train"), eval_split: source.open(eval_split)}
+    name_alike(opened.values())
     log_files(opened)
     readers = _cached(cache, draft, prepare, opened["train"], opened[eval_split])
     train_dataset = create_image_dataset(
@@ -177,9 +178,7 @@ def _source(data: Any, train_path: str | Path | None, val_path: str | Path | Non
         )
     if paths:
         folders = {"train": train_path, "val": val_path}
-        readers = {split: open_class_folder(path) for split, path in folders.items() if path is not None}
-        name_alike(readers.values())
-        return Source(readers)
+        return Source({split: open_class_folder(path) for split, path in folders.items() if path is not None})
     return data if isinstance(data, Source) else Source(data)
 
 

@@ -239,7 +239,7 @@ def open_unsplit(path: Path) -> Any:
         FileNotFoundError: It is missing or holds no images.
         ValueError: An image lies next to the folders of the classes, or a tar is broken.
     """
-    if is_tar(path) and path.is_file():
+    if path.is_file() and path.suffix.lower() == ".tar":
         return open_tar(path)
     if path.is_dir() and any(map(is_tar, path.iterdir())) and not open_index(str(path)).files.counts.used:
         return open_tar(path)

@@ -101,7 +101,7 @@ def _files(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"Expected images to be a folder that holds images, but got {str(folder)!r}, {counts.why_none()}"
         )
-    counts.log(str(folder))
+    counts.log(repr(str(folder)))
     return [folder / path for path in found]
 
 

@@ -152,7 +152,7 @@ def name_alike(readers: Iterable[Any]) -> None:
         readers: The readers of the splits; those that do not name classes by folder are left as they are.
     """
     indexed = [reader for reader in readers if isinstance(reader, IndexedReader)]
-    repeated = frozenset[str]().union(*(reader.repeated_names for reader in indexed))
+    repeated = frozenset[str]().union(*(reader.repeated_names | reader.named_by_path for reader in indexed))
     for reader in indexed:
         reader.name_by_path(repeated)
 
@@ -168,6 +168,8 @@ def log_files(readers: Mapping[str, Any]) -> None:
         whole = {"data": next(iter(whole.values()))}
     for split, reader in whole.items():
         names = sorted(getattr(reader, "named_by_path", ()))
-        note = f"; classes named by path, since folders share a name: {', '.join(names[:5])}" if names else ""
+        note = (
+            f"; classes named by path, since folders share a name: {', '.join(map(repr, names[:5]))}" if names else ""
+        )
         if isinstance(counts := getattr(reader, "files", None), FileCounts):
             counts.log(split, note + ", …" * (len(names) > 5))

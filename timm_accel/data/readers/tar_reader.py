@@ -96,12 +96,12 @@ def tar_splits(reader: Any) -> dict[str, np.ndarray] | None:
 
 
 def is_tar(path: Path) -> bool:
-    """Return whether a path names a tar, and not what a system left behind."""
-    return path.suffix.lower() == ".tar" and not is_leftover(path.name)
+    """Return whether a path is a tar, and not what a system left behind."""
+    return path.suffix.lower() == ".tar" and not is_leftover(path.name) and path.is_file()
 
 
 def _tars(root: str) -> list[str]:
     if os.path.isfile(root):
         return [root]
-    found = [name for name in os.listdir(root) if is_tar(Path(name))] if os.path.isdir(root) else []
+    found = [name for name in os.listdir(root) if is_tar(Path(root, name))] if os.path.isdir(root) else []
     return [os.path.join(root, name) for name in sorted(found, key=lambda name: (natural_key(name), name))]
