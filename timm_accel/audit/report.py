@@ -58,9 +58,10 @@ class Split:
         mean: The mean of the red, green and blue pixels, on a scale from 0 to 1; every image has the same weight.
         std: The standard deviation of the pixels, likewise.
         is_prepared: Whether the dataset turns images upright and scales 16-bit images, as timm_accel's datasets do.
-        files: The number of files by ending that the dataset uses and leaves out, and of what systems left behind.
         empty_folders: The folders in which the dataset finds no image.
         unread_files: The number of files by ending that are left out although they are images.
+        files: The number of files by ending that the dataset uses and leaves out, and of what systems left behind; None
+            if it is unknown.
     """
 
     num_files: int
@@ -72,9 +73,9 @@ class Split:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     is_prepared: bool
-    files: "FileCounts"
     empty_folders: tuple[str, ...]
     unread_files: dict[str, int]
+    files: "FileCounts | None" = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,7 @@ def _cells(split: Split) -> list[str]:
     modes = ", ".join(f"{mode} {count}" for mode, count in split.modes.items())
     return [
         str(split.num_files),
-        ", ".join(f"{ending or 'none'} {count}" for ending, count in list(split.files.used.items())[:5]),
-        split.files.rest() or "nothing",
+        *(("", "") if split.files is None else (split.files.used_by_ending(), split.files.rest() or "nothing")),
         str(len(sizes)),
         *(f"{name} {count}" for name, count in (sizes[-1], sizes[0])),
         *(f"{side[0]} … {side[1]} … {side[2]}" if side else "" for side in (split.width, split.height)),

@@ -101,9 +101,9 @@ def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
         mean=mean,
         std=std,
         is_prepared=isinstance(getattr(dataset, "prepare", None), PrepareImage),
-        files=counts,
         empty_folders=counts.empty_folders,
         unread_files=unread_files(counts),
+        files=counts,
     )
 
 

@@ -100,6 +100,10 @@ class FileCounts:
         )
         return cls(used, left_out, leftovers, tuple(empty_folders))
 
+    def used_by_ending(self) -> str:
+        """Return the numbers of the images in words: ``300 .jpg, 100 .png``."""
+        return _by_ending(self.used)
+
     def rest(self) -> str:
         """Return what was left out in words, with the remedy for photos that Pillow cannot read alone; or ""."""
         files = f"{_number(sum(self.left_out.values()), 'file')} ({_by_ending(self.left_out)})"
@@ -127,7 +131,7 @@ class FileCounts:
 
     def __str__(self) -> str:
         count = sum(self.used.values())
-        text = _number(count, "image") + (f" ({_by_ending(self.used)})" if count else "")
+        text = _number(count, "image") + (f" ({self.used_by_ending()})" if count else "")
         if rest := self.rest():
             text += f"; left out: {rest}"
         if self.empty_folders:
