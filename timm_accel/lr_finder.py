@@ -18,6 +18,7 @@ from torch import nn
 
 from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.training import LoopTrainer
+from timm_accel.training.preparation import require_optimizer
 
 SMOOTHING = 0.9
 _SET_BY_FIND_LR = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
@@ -162,6 +163,7 @@ def _check(trainer: LoopTrainer, min_lr: float, max_lr: float, num_updates: int,
         raise ValueError(f"Expected num_updates to be at least 10, but got {num_updates!r}. The default is 100.")
     if not stop_at > 1:
         raise ValueError(f"Expected stop_at to be above 1, but got {stop_at!r}. The default is 4.")
+    require_optimizer(trainer.optimizer)
     lrs = _learning_rates(trainer)
     if not (lrs[0] and all(lr is not None and lr >= 0 for lr in lrs)):
         raise ValueError(

@@ -15,7 +15,7 @@ from refusal import refused
 from timm.data.readers.img_extensions import get_img_extensions
 
 from timm_accel.data import FilenameReader, FolderReader, ImageFolderDataset, LabeledImages, Source, create_datasets
-from timm_accel.data.image_files import FileCounts, image_endings, is_leftover, list_images
+from timm_accel.data.image_files import FileCounts, empty_folders, image_endings, is_leftover, list_images
 from timm_accel.data.readers.tar_reader import TarReader
 from timm_accel.predict.images import find_images
 
@@ -162,6 +162,12 @@ def test_a_count_is_one_line_with_the_five_most_frequent_endings() -> None:
     endings = [f"x.{letter}" for letter in "abcdef"]
     assert "(1 .a, 1 .b, 1 .c, 1 .d, 1 .e, …)" in str(FileCounts.of(endings, []))
     assert str(FileCounts.of([], ["a.b\nc", "a.\udcff"])) == "0 images; left out: 2 files (1 .b\\nc, 1 .\\udcff)"
+
+
+def test_folders_without_images_are_named_where_a_class_could_be() -> None:
+    folders = ["", "cat", "cat/deep", "cat/none", "dog", "dog/red", "dog/none", "none", "none/below"]
+    assert empty_folders(folders, ["cat", "cat/deep", "dog/red"]) == ["dog/none", "none"]
+    assert empty_folders(["", "a"], [""]) == []
 
 
 def test_an_index_from_the_cache_has_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,9 +390,9 @@ def test_more_workers_than_shards_are_refused_before_training(tmp_path: Path) ->
 
 def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:
     source = wds(tmp_path)
-    for options in ({"val_fraction": 0.3}, {"group": "(a)"}, {"split_file": tmp_path / "split.csv"}):
-        with refused(ValueError, "no val_fraction, group or split_file", source):
-            read(Source(source, **options))
+    for name, value in {"val_fraction": 0.3, "group": "(a)", "split_file": str(tmp_path / "split.csv")}.items():
+        with refused(ValueError, f"Expected no {name} beside", source, f"got {value!r}"):
+            read(Source(source, **{name: value}))
     with refused(ValueError, "no cache for a stream"):
         read(source, cache="memory")
     with refused(ValueError, "on_error", "'ignore'"):

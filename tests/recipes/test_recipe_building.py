@@ -107,6 +107,9 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "scheduler_metric": ("accuracy", lambda run: run.trainer.scheduler_metric),
     "mixup": (0.3, lambda run: run.trainer.mixup_fn.mixup_alpha),
     "cutmix": (0.7, lambda run: run.trainer.mixup_fn.cutmix_alpha),
+    "mixup_mode": ("elem", lambda run: run.trainer.mixup_fn.mode),
+    "mixup_prob": (0.75, lambda run: run.trainer.mixup_fn.mix_prob),
+    "mixup_switch_prob": (0.25, lambda run: run.trainer.mixup_fn.switch_prob),
     "mixup_off_epoch": (3, lambda run: run.trainer.mixup_off_epoch),
     "smoothing": (0.2, lambda run: run.trainer.mixup_fn.label_smoothing),
     "pos_weights": ({"cat": 3.0, "dog": 1.0, "owl": 2.0}, lambda run: by_name(run, run.trainer.loss_func.pos_weight)),
@@ -119,6 +122,7 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "vflip": (0.75, lambda run: transform(run, RandomVerticalFlip).p),
     "re_prob": (0.5, lambda run: train_set(run).device_transform.re_prob),
     "re_mode": ("pixel", lambda run: train_set(run).device_transform.re_mode),
+    "crop_mode": ("border", lambda run: eval_set(run).data_config["crop_mode"]),
     "crop_pct": (0.8, lambda run: eval_set(run).data_config["crop_pct"]),
     "resolutions": ((24, 32), lambda run: tuple(height for height, _ in run.trainer.resolutions)),
     "cache": ("memory", lambda run: "memory" if isinstance(train_set(run).reader, MemoryCache) else None),
@@ -126,6 +130,7 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "distill_kind": ("feature", lambda run: run.trainer.distill_kind),
     "clip_grad": (0.6, lambda run: run.trainer.clip_grad),
     "clip_mode": ("agc", lambda run: run.trainer.clip_mode),
+    "dist_bn": ("broadcast", lambda run: run.trainer.dist_bn),
     "sync_bn": (True, lambda run: run.trainer.sync_bn),
     "seed": (5, lambda run: run.trainer.seed),
     "num_workers": (1, workers),
@@ -140,6 +145,8 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "mixed_precision": ("bf16", lambda run: run.trainer.accelerator.mixed_precision),
     "torch_compile": (True, lambda run: run.trainer.accelerator.state.dynamo_plugin.backend == "INDUCTOR"),
     "patience": (3, lambda run: callback(run, EarlyStoppingCallback).patience),
+    "evaluate_every_n_epochs": (3, lambda run: run.trainer.evaluate_every_n_epochs),
+    "train_accuracy": (True, lambda run: run.trainer.train_accuracy),
     "min_delta": (0.125, lambda run: callback(run, EarlyStoppingCallback).min_delta),
 }  # fmt: skip
 HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
@@ -172,6 +179,7 @@ HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
 }  # fmt: skip
 ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_dir", "run_dir", "pretrained", "weights", "base_batch_size", "lr_scaling", "distill_teacher"),
+    *("data_root", "download", "val_fraction", "group", "class_map", "eval_split", "sampler"),
 }
 
 

@@ -535,7 +535,8 @@ def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
 def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
     free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
-            "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile"}  # fmt: skip
+            "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile", "data_root",
+            "download", "evaluate_every_n_epochs", "train_accuracy"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
     assert key.keys() - {"warmup_epochs"} == Recipe(num_epochs=2).resume_key().keys()  # the default follows num_epochs

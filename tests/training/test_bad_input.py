@@ -414,14 +414,14 @@ def test_an_unknown_metric_is_refused_before_training(
 )
 def test_a_metric_of_evaluation_is_refused_without_evaluation(callback: type, name: str, tmp_path: Path) -> None:
     options = {"num_classes": 3, "callbacks": [callback()], "run_dir": tmp_path / "run"}
-    words = ("watch_metric", "run records", f"got {name!r}", "'train_loss_epoch'")
+    words = ("watch_metric", "run records", f"got {name!r}", "'train_")
     refuse_to_train(ValueError, words, TimmTrainer, trainer_options=options)
 
 
 def test_the_metric_of_ema_weights_is_refused_without_them(tmp_path: Path) -> None:
     best = EarlyStoppingCallback("ema_model_accuracy", greater_is_better=True)
     options = {"num_classes": 3, "callbacks": [best], "run_dir": tmp_path / "run"}
-    words = ("watch_metric", "got 'ema_model_accuracy'", "Did you mean 'accuracy'")
+    words = ("watch_metric", "got 'ema_model_accuracy'", "Did you mean", "'accuracy'")
     refuse_to_train(ValueError, words, TimmTrainer, eval_dataset=tiny_data(6), trainer_options=options)
 
 

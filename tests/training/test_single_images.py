@@ -1,18 +1,20 @@
 """Batches of one image, models and optimizers that are none, images of a wrong dtype, and zero learning rates."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from refusal import refused
 from timm.loss import SoftTargetCrossEntropy
-from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
+from tiny_runs import NO_WORKERS, fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from timm_accel import LoopTrainer, TimmTrainer, create_classifier
+from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_classifier
 from timm_accel.lr_finder import find_lr
+from timm_accel.mixins import DistillationMixin
 
 
 def pooled_norm() -> nn.Module:
@@ -78,7 +80,6 @@ def test_a_frozen_norm_takes_one_image() -> None:
     [
         ({"optimizer": [torch.optim.SGD([nn.Parameter(torch.zeros(1))])]}, ("optimizer", "got list", "groups of one")),
         ({"optimizer": torch.optim.SGD}, ("optimizer", "got the class SGD", "was created")),
-        ({"optimizer": None}, ("optimizer", "got NoneType")),
         ({"optimizer": "adamw"}, ("optimizer", "got str")),
         ({"model": nn.Linear}, ("model", "got the class Linear", "was created")),
         ({"model": "resnet18"}, ("model", "got str")),
@@ -88,6 +89,31 @@ def test_what_is_no_model_or_optimizer_is_one_sentence(options: dict[str, Any], 
     given = {"model": tiny_model(), "optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))]), **options}
     with refused(TypeError, *words):
         LoopTrainer(loss_func=nn.CrossEntropyLoss(), callbacks=(), **given)
+
+
+@pytest.mark.parametrize("kind", [LoopTrainer, TimmTrainer, partial(TimmMixupTrainer, mixup_args={}, num_class=3)])
+def test_a_trainer_without_an_optimizer_evaluates_and_refuses_to_train(kind: Any, tmp_path: Path) -> None:
+    """Public clients evaluate so; `load_checkpoint` of upstream has a sentence for it."""
+    words = ("one torch optimizer", "got NoneType", "created over the model's parameters")
+    trainer, wanted = make_trainer(kind, optimizer=None), make_trainer(kind)
+    for each in (trainer, trainer, wanted):
+        each.evaluate(tiny_data(9), dataloader_kwargs=NO_WORKERS)
+    losses = [each.run_history.get_latest_metric("evaluation_loss") for each in (trainer, wanted)]
+    assert losses[0] == losses[1]
+    with refused(TypeError, *words):
+        fit(trainer)
+    with refused(TypeError, *words):
+        find_lr(trainer, tiny_data())
+    trainer.save_checkpoint(tmp_path / "weights.pt")
+    assert "optimizer_state_dict" not in torch.load(tmp_path / "weights.pt", weights_only=True)
+    trainer.load_checkpoint(tmp_path / "weights.pt")
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)  # from now on it trains
+    assert same_weights(fit(trainer).model, fit(wanted).model)
+
+
+def test_a_projection_of_distillation_needs_an_optimizer() -> None:
+    with refused(TypeError, "one torch optimizer", "got NoneType"):
+        make_trainer(DistillationMixin, optimizer=None, distill_teacher=tiny_model(), distill_kind="feature")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.float16, torch.int64])

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class EarlyStoppingCallback(Callback):
-    """End the run after `patience` epochs without an improvement.
+    """End the run after `patience` epochs without an improvement; an epoch without evaluation does not count.
 
     Args:
         watch_metric: The metric to judge by.
@@ -49,6 +49,8 @@ class EarlyStoppingCallback(Callback):
         self.best, self.epochs_without = state_dict["best"], state_dict["epochs_without"]
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if trainer.current_run().skips_evaluation:
+            return
         value = trainer.latest_metric("watch_metric", self.watch_metric)
         if is_better(value, self.best, self.greater_is_better, self.min_delta):
             self.best, self.epochs_without = value, 0

@@ -20,8 +20,9 @@ class SaveBestCallback(Callback):
     """Save the best weights in ``best/``, and the best EMA weights in ``best_ema/``, as folders that timm can load.
 
     Each has its metric: with ``accuracy``, the metric of the EMA weights is ``ema_model_accuracy``. A tie keeps the
-    earlier epoch; a value that is not finite is never the best. ``config.json`` holds the class names, the data config
-    (that of the evaluation dataset, if it has one), and under ``best`` the metric, its value and the epoch (from 1).
+    earlier epoch; a value that is not finite is never the best, and an epoch without evaluation saves nothing.
+    ``config.json`` holds the class names, the data config (that of the evaluation dataset, if it has one), and under
+    ``best`` the metric, its value and the epoch (from 1).
 
     Args:
         watch_metric: The metric to judge by.
@@ -91,6 +92,8 @@ class SaveBestCallback(Callback):
         """Do nothing: the folders hold the best metrics."""
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if trainer.current_run().skips_evaluation:
+            return
         trainer.latest_metric("watch_metric", self.watch_metric)
         for name in self.FOLDERS.keys() & trainer.evaluated_models().keys():
             metric = metric_prefix(name) + self.watch_metric

@@ -71,6 +71,8 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if self.group is not None:
+            check_group(self.group)
         if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
             raise ValueError(
                 f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
@@ -115,10 +117,12 @@ class Source:
             raise missing_extra("hf", repr(self.data), error.name) from error
 
     def _of_stream(self, kind: str, name: str, split: str) -> Any:
-        if self.group is not None or self.split_file is not None or self.val_fraction != 0.2:
+        splitting = {name: getattr(self, name) for name in ("val_fraction", "group", "split_file")}
+        given = [name for name, value in splitting.items() if value != type(self).__dataclass_fields__[name].default]
+        if given:
             raise ValueError(
-                f"Expected no val_fraction, group or split_file beside {self.data!r}, since a stream is read from "
-                "front to back and not split, but got some. Leave them out, or use a source that is no stream."
+                f"Expected no {given[0]} beside {self.data!r}, since a stream is read from front to back and not "
+                f"split, but got {splitting[given[0]]!r}. Leave it out, or use a source that is no stream."
             )
         extra, packages = _STREAMS[kind]
         if missing := [package for package in packages if find_spec(package) is None]:
@@ -192,6 +196,16 @@ class Source:
             rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in sides.items()}
             write_split(self.split_file, rows)
         return train, val
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether a source is a stream by its name: ``wds/…``, ``hfids/…`` or ``tfds/…``.
+
+    Args:
+        data: The `data` of a `Source`.
+    """
+    kind, slash, _ = str(data).partition("/")
+    return bool(slash) and kind.lower() in _STREAMS and isinstance(data, str | Path) and not os.path.exists(data)
 
 
 class ReaderPart(Reader):
@@ -306,6 +320,21 @@ def _splits_in(path: Path) -> dict[str, list[Path]]:
         elif is_tar(each):
             tars.setdefault(split_name(each.stem), []).append(each)
     return {name: (tars | found)[name] for name in SPLITS if name in tars | found}
+
+
+def check_group(group: str) -> None:
+    """Raise a `ValueError` for a `group` of `Source` that is no regular expression with one group."""
+    try:
+        count = re.compile(group).groups
+    except re.error as error:
+        raise ValueError(
+            f"Expected group to be a regular expression, but got {group!r} ({error}). Such as r'(patient\\d+)'."
+        ) from error
+    if count != 1:
+        raise ValueError(
+            f"Expected group to be a regular expression with one group in parentheses, but got {group!r} with {count}. "
+            "Such as r'(patient\\d+)'."
+        )
 
 
 def _group(pattern: str, path: str) -> str | None:

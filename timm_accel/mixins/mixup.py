@@ -48,6 +48,10 @@ class MixupMixin(LoopTrainer):
         self.mixup_off_epoch = mixup_off_epoch
         super().__init__(*args, **kwargs)
 
+    @property
+    def mixes_images(self) -> bool:
+        return super().mixes_images or (self.mixup_fn is not None and self.mixup_fn.mixup_enabled)
+
     def get_default_train_dl_kwargs(self, batch_size: int) -> dict[str, Any]:
         kwargs = super().get_default_train_dl_kwargs(batch_size)
         return kwargs if self.mixup_fn is None else kwargs | {"drop_last": True}

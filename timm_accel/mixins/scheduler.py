@@ -61,6 +61,11 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def training_run_start(self) -> None:
         self.check_metric("scheduler_metric", self._metric_name())
+        if self._is_plateau() and self.evaluate_every_n_epochs > 1 and self._metric_name() != "train_loss_epoch":
+            raise ValueError(
+                f"Expected evaluate_every_n_epochs to be 1, since the schedule follows {self._metric_name()!r} in each "
+                f"epoch, but got {self.evaluate_every_n_epochs}. Leave it out, or watch 'train_loss_epoch'."
+            )
         super().training_run_start()
 
     def create_scheduler(self) -> Any:
@@ -117,10 +122,13 @@ class TimmSchedulerMixin(LoopTrainer):
 
     def training_run_epoch_end(self) -> None:
         if isinstance(self.scheduler, Scheduler):
-            self.scheduler.step(self.current_run().epochs_done + 1, self._metric())
+            self.scheduler.step(self.current_run().epochs_done + 1, self._metric() if self._is_plateau() else None)
         elif isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(self._metric())
         super().training_run_epoch_end()
+
+    def _is_plateau(self) -> bool:
+        return isinstance(self.scheduler, PlateauLRScheduler | ReduceLROnPlateau)
 
     def scheduler_state(self) -> dict[str, Any]:
         if isinstance(self.scheduler, PlateauLRScheduler):  # its state_dict() drops the counters (timm 1.0.31)

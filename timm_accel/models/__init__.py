@@ -7,6 +7,7 @@ from timm_accel.models.freezing import FrozenParts, freeze_stages, parts_to_free
 from timm_accel.models.heads import MlpHead
 from timm_accel.models.opening import open_classifier, weights_of_run
 from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE, remove_unfinished, save_classifier
+from timm_accel.models.search import ModelInfo, search_models
 from timm_accel.models.weights import LoadReport
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FrozenParts",
     "LoadReport",
     "MlpHead",
+    "ModelInfo",
     "check_model_name",
     "create_classifier",
     "freeze_stages",
@@ -24,6 +26,7 @@ __all__ = [
     "parts_to_freeze",
     "remove_unfinished",
     "save_classifier",
+    "search_models",
     "stage_names",
     "stage_parameters",
     "weights_of_run",

@@ -18,8 +18,16 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
 )
-from timm_accel.data import RepeatedSampler, Source, create_datasets, write_digits
+from timm_accel.data import (
+    RepeatedSampler,
+    Source,
+    StreamedImages,
+    class_balanced_sampler,
+    create_datasets,
+    write_digits,
+)
 from timm_accel.data.classes import is_multi_label
+from timm_accel.data.sources import is_stream
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -70,7 +78,15 @@ def build_run(recipe: Recipe) -> Run:
     state = process_state()
     with local_main_process_first(state):
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
-    source = Source(data, split_file=run_dir / "split.csv")
+    source = Source(
+        data,
+        root=recipe.data_root,
+        download=recipe.download,
+        val_fraction=recipe.val_fraction,
+        group=recipe.group,
+        split_file=None if is_stream(data) else run_dir / "split.csv",
+        class_map=recipe.class_map,
+    )
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
     train_set, eval_set = _create_data(recipe, source, data_config)
@@ -141,9 +157,10 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         data_config["mean"],
         data_config["std"],
         data=source,
+        eval_split=recipe.eval_split,
         eval_image_size=recipe.eval_image_size,
         crop_pct=recipe.crop_pct or data_config["crop_pct"],
-        crop_mode=data_config["crop_mode"],
+        crop_mode=recipe.crop_mode or data_config["crop_mode"],
         eval_interpolation=data_config["interpolation"],
         auto_augment=recipe.auto_augment,
         color_jitter=recipe.color_jitter or None,
@@ -185,7 +202,14 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:
-    mixup_args = dict(mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=recipe.smoothing)
+    mixup_args = {
+        "mixup_alpha": recipe.mixup,
+        "cutmix_alpha": recipe.cutmix,
+        "label_smoothing": recipe.smoothing,
+        "mode": recipe.mixup_mode,
+        "prob": recipe.mixup_prob,
+        "switch_prob": recipe.mixup_switch_prob,
+    }
     return {
         "mixup_args": mixup_args if recipe.mixes else None,
         "mixup_off_epoch": recipe.mixup_off_epoch,
@@ -194,7 +218,10 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "ema_decay": recipe.ema_decay,
         "clip_grad": recipe.clip_grad,
         "clip_mode": recipe.clip_mode,
+        "dist_bn": recipe.dist_bn,
         "sync_bn": recipe.sync_bn,
+        "evaluate_every_n_epochs": recipe.evaluate_every_n_epochs,
+        "train_accuracy": recipe.train_accuracy,
         "mixed_precision": recipe.mixed_precision,
         "torch_compile": recipe.torch_compile,
         "freeze_schedule": {0: -1, recipe.freeze_epochs: 0} if recipe.freeze_epochs else None,
@@ -210,7 +237,11 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
 def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str, Any]:
     workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
     order: dict[str, Any] = {} if recipe.drop_last is None else {"drop_last": recipe.drop_last}
-    if recipe.num_repeats > 1:
+    if isinstance(train_set, StreamedImages):
+        _refuse_samplers(recipe)
+    elif recipe.sampler is not None:
+        order["sampler"] = class_balanced_sampler(train_set.labels)
+    elif recipe.num_repeats > 1:
         order["sampler"] = RepeatedSampler(len(train_set), recipe.num_repeats, num_samples=len(train_set))
     return {
         "per_device_batch_size": recipe.batch_size,
@@ -222,6 +253,15 @@ def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str,
         "eval_dataloader_kwargs": workers,
         "resume_from": recipe.resume,
     }
+
+
+def _refuse_samplers(recipe: Recipe) -> None:
+    for name in ("sampler", "num_repeats"):
+        if (value := getattr(recipe, name)) != getattr(Recipe, name):
+            raise ValueError(
+                f"Expected no {name} beside {recipe.data_dir!r}, since a stream has its own order, but got {value!r}. "
+                "Leave it out, or use a source that is no stream."
+            )
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,14 @@ def _two_weights(recipe: "Recipe") -> Iterator[str]:
         yield f"Expected pretrained or weights, but got both, {recipe.weights!r} too. Leave one of them out."
 
 
+def _two_orders(recipe: "Recipe") -> Iterator[str]:
+    if recipe.sampler is not None and recipe.num_repeats > 1:
+        yield (
+            f"Expected sampler or num_repeats, since each draws its own order, but got both, {recipe.num_repeats!r} "
+            "repeats too. Leave one of them out."
+        )
+
+
 def _resolutions(recipe: "Recipe") -> Iterator[str]:
     if recipe.resolutions is not None and recipe.gradient_accumulation_steps > 1:
         yield (
@@ -127,6 +135,7 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("freeze_epochs", "num_epochs"): _freezing,
     ("pretrained", "weights"): _two_weights,
     ("model_args",): _options_of_models,
+    ("sampler", "num_repeats"): _two_orders,
     ("resolutions", "gradient_accumulation_steps"): _resolutions,
     ("draft", "resolutions", "cache"): _drafts,
     ("loss", "mixup", "cutmix", "smoothing"): _hard_labels,

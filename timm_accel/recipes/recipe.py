@@ -7,14 +7,24 @@ mixin, a callback or a builder has a default for the option, the field reads tha
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from timm.data import Mixup
 from timm.optim import list_optimizers
 
 from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback
-from timm_accel.data import create_datasets
+from timm_accel.data import Source, create_datasets
+from timm_accel.data.sources import check_group
 from timm_accel.data.transforms.create import check_policy
 from timm_accel.data.transforms.device_transform import ERASING_MODES
-from timm_accel.mixins import DistillationMixin, GradientClippingMixin, ModelEmaMixin, TimmSchedulerMixin
+from timm_accel.mixins import (
+    ClassificationMetricsMixin,
+    DistillationMixin,
+    DistributedBatchNormMixin,
+    GradientClippingMixin,
+    ModelEmaMixin,
+    TimmSchedulerMixin,
+)
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
+from timm_accel.mixins.mixup import MODES as MIXUP_MODES
 from timm_accel.models import check_model_name, create_classifier
 from timm_accel.optim.names import LOOKAHEAD
 from timm_accel.recipes.faults import check_recipe
@@ -44,7 +54,8 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
-    *("on_error", "patience", "min_delta", "mixed_precision", "torch_compile"),
+    *("data_root", "download", "on_error", "patience", "min_delta", "evaluate_every_n_epochs", "train_accuracy"),
+    *("mixed_precision", "torch_compile"),
 }
 
 
@@ -65,6 +76,22 @@ class Recipe:
     data_dir: str | None = None
     """Any dataset of `create_datasets`: a folder with train/CLASS/ and val/CLASS/, one without splits, a tar, a
     manifest, torch/NAME, …. None: handwritten digits, with the settings of the recipe `demo`."""
+    data_root: str | None = None
+    """Where libraries keep their datasets (torch/NAME: data), or where the paths of a manifest and of wds/… start."""
+    download: bool = False
+    """Whether torch/NAME and tfds/NAME may download, and whether hfids/NAME downloads before it starts."""
+    val_fraction: float = field(
+        default=default_of(Source, "val_fraction"),
+        metadata=must_be("above 0 and below 1", lambda share: 0 < share < 1),
+    )
+    """The share of a dataset without splits that is for evaluation."""
+    group: str | None = field(default=None, metadata=must_pass(check_group, "a regular expression with one group"))
+    """A regular expression that finds in an image's path what must not be on both sides of that split; None uses the
+    column group of a manifest."""
+    class_map: str | dict[str, int] | None = field(default=None, metadata=must_be("a file, or labels by name", bool))
+    """The class names of a stream that has none: a file with one name a line, or labels by name."""
+    eval_split: str = default_of(create_datasets, "eval_split")
+    """The split to evaluate on."""
     run_dir: str = "runs/train"
     """A new folder for weights, history and the resolved recipe."""
     model: str = field(default="resnet50d", metadata=must_pass(check_model_name, "a name of timm"))
@@ -130,6 +157,12 @@ class Recipe:
     """The alpha of Mixup; 0 is off."""
     cutmix: float = field(default=1.0, metadata=AT_LEAST_0)
     """The alpha of CutMix; 0 is off."""
+    mixup_mode: str = field(default=default_of(Mixup, "mode"), metadata=must_be_one_of(MIXUP_MODES))
+    """What shares one mixing ratio: a whole batch, each pair of images, or each image (elem)."""
+    mixup_prob: float = field(default=default_of(Mixup, "prob"), metadata=BETWEEN_0_AND_1)
+    """The probability that a batch, pair or image is mixed."""
+    mixup_switch_prob: float = field(default=default_of(Mixup, "switch_prob"), metadata=BETWEEN_0_AND_1)
+    """The probability of CutMix where both are on."""
     mixup_off_epoch: int | None = field(default=None, metadata=INTEGER_FROM_0)
     """The epoch, from 0, from which images are no longer mixed; None for never."""
     smoothing: float = field(default=0.1, metadata=FROM_0_BELOW_1)
@@ -170,10 +203,14 @@ class Recipe:
     """The probability of random erasing."""
     re_mode: str = field(default=default_of(create_datasets, "re_mode"), metadata=must_be_one_of(ERASING_MODES))
     """What fills an erased part: const, rand or pixel."""
+    sampler: Literal["balanced"] | None = None
+    """balanced draws every class equally often, with replacement; None draws every image once."""
     num_repeats: int = field(default=1, metadata=INTEGER_FROM_1)
     """How often an image comes in a batch, each time with another augmentation; the length of an epoch stays."""
     crop_pct: float | None = field(default=None, metadata=ABOVE_0_UP_TO_1)
     """The share of the resized image that evaluation keeps; None for that of the model."""
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """How evaluation crops: center, squash or border; None for that of the model."""
     resolutions: tuple[int, ...] | None = field(
         default=None, metadata=must_be("two sizes or more", lambda sizes: len(sizes) >= 2 and min(sizes) >= 1)
     )
@@ -208,6 +245,9 @@ class Recipe:
         metadata=must_be_one_of(CLIP_MODES, "a name that timm knows"),
     )
     """norm, value or agc."""
+    dist_bn: Literal["reduce", "broadcast"] | None = default_of(DistributedBatchNormMixin, "dist_bn")
+    """How the statistics of BatchNorm become equal on all processes before an evaluation: reduce takes the mean,
+    broadcast those of rank 0; None leaves it to DDP."""
     sync_bn: bool = False
     """Whether to synchronize BatchNorm across processes."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = default_of(LoopTrainer, "mixed_precision")
@@ -217,6 +257,13 @@ class Recipe:
     )
     """Whether to compile the model, or the mode: default, reduce-overhead or max-autotune; None as the launcher
     says."""
+    evaluate_every_n_epochs: int = field(
+        default=default_of(LoopTrainer, "evaluate_every_n_epochs"), metadata=INTEGER_FROM_1
+    )
+    """Epochs between two evaluations; the last epoch always has one."""
+    train_accuracy: bool | None = default_of(ClassificationMetricsMixin, "train_accuracy")
+    """Whether to record the accuracy of training batches against their hard labels; None where images are not
+    mixed."""
     seed: int = default_of(LoopTrainer, "seed")
     """The seed of all random numbers."""
     num_workers: int | None = field(default=None, metadata=INTEGER_FROM_0)

@@ -31,11 +31,17 @@ _TRAIN_OPTIONS = list(signature(Trainer.train).parameters)[1:]
 
 
 def check_parts(model: Any, optimizer: Any) -> None:
-    """Raise a `TypeError` for a model or an optimizer that is none, before any work."""
+    """Raise a `TypeError` for what is no model or no optimizer, before any work. None stands for no optimizer."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"Expected model to be a torch nn.Module, but got {_kind(model)}. Pass a model that was created."
         )
+    if optimizer is not None:
+        require_optimizer(optimizer)
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Raise a `TypeError` where training has no optimizer."""
     if isinstance(optimizer, type) or not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
         raise TypeError(
             f"Expected optimizer to be one torch optimizer, but got {_kind(optimizer)}. Pass an optimizer that was "
@@ -47,8 +53,17 @@ def _kind(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
+def check_interval(option: str, value: Any, unit: str, default: int) -> None:
+    """Raise a `ValueError` for an interval that is not an integer of at least 1."""
+    if not isinstance(value, int | Integral) or value < 1:
+        raise ValueError(
+            f"Expected {option} to be a number of {unit} of at least 1, but got {value!r}. The default is {default}."
+        )
+
+
 def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
-    """Raise a `ValueError` where an optimizer has no parameter of the model or the loss."""
+    """Raise where training has no optimizer, or one without a parameter of the model or the loss."""
+    require_optimizer(optimizer)
     parts = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
     trained = {id(parameter) for part in parts for parameter in part.parameters()}
     if not any(id(parameter) in trained for group in optimizer.param_groups for parameter in group["params"]):
@@ -129,6 +144,14 @@ def keep_small_dataset(dataset: Any, merged: dict[str, Any], given: Mapping[str,
     images, batch_size = _count_images(dataset), merged.get("batch_size")
     if images is not None and batch_size and images < batch_size * processes and "drop_last" not in (given or {}):
         merged["drop_last"] = False
+
+
+def fit_workers_to_shards(
+    dataset: Any, merged: dict[str, Any], given: Mapping[str, Any] | None, processes: int
+) -> None:
+    """Use no more workers than a stream has shards for, unless ``num_workers`` was given."""
+    if (max_workers := getattr(dataset, "max_workers", None)) is not None and "num_workers" not in (given or {}):
+        merged["num_workers"] = min(merged["num_workers"], max(1, max_workers(processes)))
 
 
 def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:

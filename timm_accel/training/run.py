@@ -48,6 +48,7 @@ class Run:
         self.loader_workers = LoaderWorkers()
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
+        self.training_means: dict[str, RunningMean] = {}  # metrics of the training epoch, beside its loss
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
         self._repeated = RepeatedMetrics()
@@ -121,6 +122,11 @@ class Run:
         """The learning rate at the start of the current epoch."""
         return self.progress.learning_rate
 
+    @property
+    def skips_evaluation(self) -> bool:
+        """Whether there are evaluation data, but the current epoch ends without an evaluation."""
+        return False
+
     def belongs_to_run(self, path: Path) -> bool:
         """Whether an existing file or folder belongs to this run."""
         return False
@@ -158,7 +164,7 @@ class Run:
             trainer.record_evaluation_metrics()
             trainer.eval_epoch_end()
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
-            self._record(losses, name)
+            self._record({f"{metric_prefix(weights_name)}{name}": loss for weights_name, loss in losses.items()})
             self.notify("on_eval_epoch_end", is_intermediate=is_intermediate)
             self._repeated.report(trainer.print)
         if not is_intermediate:
@@ -224,9 +230,9 @@ class Run:
 
         return map(check, enumerate(prefetch(batches, finish, trainer.device), start or 0))
 
-    def _record(self, losses: dict[str, RunningMean], name: str) -> None:
-        for weights_name, mean in global_means(losses, self.accelerator).items():
-            self.trainer.run_history.update_metric(f"{metric_prefix(weights_name)}{name}", mean)
+    def _record(self, means: dict[str, RunningMean]) -> None:
+        for name, mean in global_means(means, self.accelerator).items():
+            self.trainer.run_history.update_metric(name, mean)
 
     def notify(self, event: str, **kwargs: Any) -> None:
         """Call an event on all callbacks."""

@@ -132,6 +132,8 @@ def take_rank(run: TrainingRun) -> dict[str, Any]:
     trainer = run.trainer
     loss = run.running_loss if run.progress.batch else RunningMean(trainer.device)  # it has no meaning between epochs
     part: dict[str, Any] = {"running_loss": loss.state_dict(), "finite": run.running_loss.finite(), "buffers": {}}
+    means = run.training_means if run.progress.batch else {}
+    part["training_means"] = {name: mean.state_dict() for name, mean in means.items()}
     if trainer._accelerator.num_processes > 1:
         for name, module in modules_of(trainer).items():
             kept = module.state_dict().keys()
@@ -141,6 +143,7 @@ def take_rank(run: TrainingRun) -> dict[str, Any]:
 
 def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
     """Load the part of this rank and return its running loss; with another number of ranks, rank 0 gets all sums."""
+    run.begin_training_means()
     trainer, accelerator = run.trainer, run.accelerator
     loss, modules = RunningMean(trainer.device), modules_of(trainer)
     saved = state.manifest["num_processes"]
@@ -149,6 +152,8 @@ def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
     for number in [rank] if same else range(saved) if rank == 0 else []:
         part = state.load(rank_file(number))
         loss.merge(part["running_loss"])
+        for name in run.training_means.keys() & part.get("training_means", {}).keys():
+            run.training_means[name].merge(part["training_means"][name])
         for name, buffers in part["buffers"].items() if same else ():
             modules[name].load_state_dict(buffers, strict=False)
     return loss

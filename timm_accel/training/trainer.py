@@ -49,11 +49,12 @@ class LoopTrainer(Trainer):
     Args:
         model: The model to train.
         loss_func: Called with (outputs, targets); returns the mean loss.
-        optimizer: The optimizer of the model's parameters.
+        optimizer: The optimizer of the model's parameters; None for a trainer that only evaluates.
         callbacks: Classes or instances; faulty ones from upstream are replaced by ours or refused.
         run_history: Upstream's history; in memory by default.
         seed: The only seed. It makes a run repeatable, whatever the number of workers.
         run_dir: The folder for states and the files of callbacks. It must not hold a run, unless that run is resumed.
+        evaluate_every_n_epochs: Epochs between two evaluations of a training run; the last epoch always has one.
         sync_every_n_updates: Updates between two sync points, at which all processes agree on saving and stopping.
         recipe: Plain values that describe the run. Its states hold them, and a state with other values is refused.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None for that of the launcher.
@@ -61,7 +62,7 @@ class LoopTrainer(Trainer):
             ``"reduce-overhead"`` or ``"max-autotune"``; None as the launcher says. A model is saved without it.
 
     Raises:
-        TypeError: An option is unknown; the nearest one is named.
+        TypeError: An option is unknown; the nearest one is named. By `train`, when there is no optimizer.
         ValueError: The processes that were launched do not run together (on CPUs without ``ACCELERATE_USE_CPU``), or
             the weights are to be sharded.
         RuntimeError: By `train` and `evaluate`, when a stop was requested as failed (a loss that is not finite), or
@@ -101,12 +102,13 @@ class LoopTrainer(Trainer):
         self,
         model: nn.Module,
         loss_func: Callable[..., torch.Tensor],
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         callbacks: Iterable[TrainerCallback | type[TrainerCallback]] = DEFAULT_CALLBACKS,
         run_history: Any = None,
         *,
         seed: int = 42,
         run_dir: str | Path | None = None,
+        evaluate_every_n_epochs: int = 1,
         sync_every_n_updates: int = 10,
         recipe: Mapping[str, Any] | None = None,
         mixed_precision: str | None = None,
@@ -114,15 +116,13 @@ class LoopTrainer(Trainer):
         **unknown: Any,
     ) -> None:
         refuse_unknown_options(type(self), unknown)
-        if not isinstance(sync_every_n_updates, int | Integral) or sync_every_n_updates < 1:
-            raise ValueError(
-                "Expected sync_every_n_updates to be a number of updates of at least 1, but got "
-                f"{sync_every_n_updates!r}. The default is 10."
-            )
+        preparation.check_interval("sync_every_n_updates", sync_every_n_updates, "updates", 10)
+        preparation.check_interval("evaluate_every_n_epochs", evaluate_every_n_epochs, "epochs", 1)
         preparation.check_parts(model, optimizer)
         if not isinstance(seed, int | Integral):
             raise TypeError(f"Expected seed to be an integer, but got {seed!r}. The default is 42.")
         self.seed, self.sync_every_n_updates = int(seed), sync_every_n_updates
+        self.evaluate_every_n_epochs = evaluate_every_n_epochs
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.recipe = dict(recipe or {})
         check_precision(mixed_precision, torch_compile)
@@ -216,6 +216,9 @@ class LoopTrainer(Trainer):
         """
         return batch
 
+    def update_training_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        """Do nothing. Called with each training batch, before it is mixed, and its output."""
+
     def start_evaluation_metrics(self) -> None:
         """Do nothing. Called before each evaluation, before ``eval_epoch_start``."""
 
@@ -228,6 +231,18 @@ class LoopTrainer(Trainer):
     def metric_prefixes(self) -> list[str]:
         """Return the prefixes of the metrics that an evaluation records, one for each set of weights."""
         return [metric_prefix("model")]
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether the model now sees mixed images in training, so that their hard labels are not what it learns."""
+        return False
+
+    def training_metrics(self) -> list[str]:
+        """Return the names of the metrics that a training epoch records beside its loss.
+
+        Each is a mean over images: add to it by ``current_run().training_means[name].update(...)``.
+        """
+        return []
 
     def evaluation_metrics(self) -> list[str]:
         """Return the names of the metrics, without prefix, that an evaluation in training records."""
@@ -308,7 +323,7 @@ class LoopTrainer(Trainer):
         if all(kind.__module__.split(".")[0] in _OURS for kind in kinds):
             evaluated = [] if self.eval_dataset is None else self.evaluation_metrics()
             names = [prefix + metric for prefix in self.metric_prefixes() for metric in evaluated]
-            refuse_unless_recorded(argument, name, ["train_loss_epoch", *names])
+            refuse_unless_recorded(argument, name, ["train_loss_epoch", *self.training_metrics(), *names])
 
     def latest_metric(self, argument: str, name: str) -> float:
         """Return a metric's latest value.
@@ -372,6 +387,7 @@ class LoopTrainer(Trainer):
         defaults = self.get_default_train_dl_kwargs(batch_size)
         merged = preparation.merge_loader_kwargs(self.train_dataset, defaults, train_dl_kwargs, self.collate_fn)
         preparation.keep_small_dataset(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
+        preparation.fit_workers_to_shards(self.train_dataset, merged, train_dl_kwargs, self._accelerator.num_processes)
         self._train_dl_kwargs = merged
         return DataLoader(self.train_dataset, **merged)
 
@@ -419,6 +435,7 @@ class LoopTrainer(Trainer):
     def save_checkpoint(
         self, save_path: str | Path, checkpoint_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        kwargs.setdefault("save_optimizer", self.optimizer is not None)
         super().save_checkpoint(save_path, with_components(self, checkpoint_kwargs), **kwargs)
 
     def load_checkpoint(self, checkpoint_path: str | Path, **kwargs: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class TrainingRun(Run):
             self.epoch = epoch
             if self.progress.stage == "train":
                 trainer._run_train_epoch(trainer._train_dataloader)  # a seam of upstream's, which calls `train_epoch`
-            if self.progress.stage == "evaluate" and trainer.eval_dataset is not None:
+            if self.progress.stage == "evaluate" and trainer.eval_dataset is not None and not self.skips_evaluation:
                 trainer._run_eval_epoch(trainer._eval_dataloader)
             trainer.training_run_epoch_end()
             self.notify("on_training_run_epoch_end")
@@ -85,6 +85,12 @@ class TrainingRun(Run):
             if self._reached_max_steps():
                 break
 
+    @property
+    def skips_evaluation(self) -> bool:
+        trainer, epoch = self.trainer, self.progress.epoch + 1
+        is_due = epoch % trainer.evaluate_every_n_epochs == 0 or epoch == trainer.run_config.num_epochs
+        return trainer.eval_dataset is not None and not is_due and not self._reached_max_steps()
+
     def train_epoch(self, loader: Iterable) -> None:
         """Train on all batches that are left of the epoch, however many the loader gives."""
         trainer, epoch = self.trainer, self.epoch or 0
@@ -92,6 +98,8 @@ class TrainingRun(Run):
         seed_order(trainer.seed, epoch)  # for hooks that draw random numbers
         trainer.train_epoch_start()
         trainer._loss_tracker, self.resumed_loss = self.resumed_loss or RunningMean(trainer.device), None
+        if self.progress.batch == 0:
+            self.begin_training_means()
         self.notify("on_train_epoch_start")
         seed_order(trainer.seed, epoch)
         with closing(self._micro_batches(loader)) as batches:
@@ -107,10 +115,14 @@ class TrainingRun(Run):
                 self._check_number_of_batches(loader)
         self.batch_index = None
         trainer.train_epoch_end()
-        self._record({"model": trainer._loss_tracker}, "train_loss_epoch")
+        self._record({"train_loss_epoch": trainer._loss_tracker, **self.training_means})
         self.notify("on_train_epoch_end")
         self.progress = replace(self.progress, batch=0, stage="evaluate")
         self.sync()
+
+    def begin_training_means(self) -> None:
+        """Count the metrics of a training epoch from zero."""
+        self.training_means = {name: RunningMean(self.trainer.device) for name in self.trainer.training_metrics()}
 
     def _micro_batches(self, loader: Any) -> Generator[tuple[Any, bool]]:
         """Yield each batch, and whether it is the last of the micro-batches that share an update.
@@ -137,6 +149,7 @@ class TrainingRun(Run):
         seed_step(trainer.seed, self.epoch, self.batch_index, self.rank, trainer.device)
         output = trainer.calculate_train_batch_loss(batch)
         trainer._loss_tracker.update(output["loss"], output["batch_size"])
+        trainer.update_training_metrics(batch, output)
         self.notify("on_train_step_end", batch_output=output, batch=batch, step=self.batch_index)
         divisor = self._group.divisor(self.batch_index, output["batch_size"])
         trainer.backward_step(output["loss"] if divisor == 1 else output["loss"] / divisor)

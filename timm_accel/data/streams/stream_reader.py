@@ -60,9 +60,10 @@ class StreamReader:
     def _check_workers(self, num_workers: int) -> None:
         """Raise where a worker would have nothing to read, since the ranks would then wait for each other forever."""
         processes, parts = self.dist_num_replicas, self.num_shards if self.needs_shards else self.num_samples
-        if self._parts_per_process() >= max(1, num_workers):
+        max_workers = self.parts_per_process(processes)
+        if max_workers >= max(1, num_workers):
             return
-        max_workers, kind = self._parts_per_process(), "shards" if self.needs_shards else "images"
+        kind = "shards" if self.needs_shards else "images"
         remedy = (
             f'Pass train_dataloader_kwargs={{"num_workers": {max_workers}}}' if max_workers else "Use fewer processes"
         )
@@ -72,8 +73,9 @@ class StreamReader:
             f"{kind}."
         )
 
-    def _parts_per_process(self) -> int:
-        return (self.num_shards if self.needs_shards else self.num_samples) // self.dist_num_replicas
+    def parts_per_process(self, num_processes: int) -> int:
+        """Return how many shards, or images of a stream that is divided by images, each process has."""
+        return (self.num_shards if self.needs_shards else self.num_samples) // num_processes
 
     @property
     def worker_seed(self) -> int:

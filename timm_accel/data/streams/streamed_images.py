@@ -97,6 +97,10 @@ class StreamedImages(IterableDataset):
             return len(self.reader)
         return self.num_samples if self._rank == 0 else 0
 
+    def max_workers(self, num_processes: int) -> int:
+        """Return how many loader workers of each of `num_processes` have something to read in training."""
+        return self.reader.parts_per_process(num_processes)
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, also in running workers; evaluation always uses epoch 0."""
         self._epoch.value = epoch if self.is_training else 0

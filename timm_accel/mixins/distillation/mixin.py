@@ -15,6 +15,7 @@ from timm_accel.data.seeding import seeded_construction
 from timm_accel.messages import nearest
 from timm_accel.mixins.distillation.teachers import Teacher, check_images, check_student, check_teacher, open_teacher
 from timm_accel.training import LoopTrainer
+from timm_accel.training.preparation import require_optimizer
 
 KINDS = {"logit": LogitDistillationTask, "token": TokenDistillationTask, "feature": FeatureDistillationTask}
 
@@ -89,6 +90,8 @@ class DistillationMixin(LoopTrainer):
                 self._create_task(distill_teacher)
 
     def _create_task(self, given: nn.Module | str | Path) -> None:
+        if self.distill_kind == "feature":  # it trains a projection too
+            require_optimizer(self.optimizer)
         student: Any = self.current_run().unwrapped_model
         check_student(student, self.distill_kind)
         teacher, self._distill_names = open_teacher(given, student)

@@ -25,6 +25,7 @@ from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
 _AVERAGE_PRECISION = "map"
+_TRAIN_ACCURACY = "train_accuracy"
 
 
 class ClassificationMetricsMixin(LoopTrainer):
@@ -45,6 +46,8 @@ class ClassificationMetricsMixin(LoopTrainer):
         num_classes: The number of classes; None without `metrics` records nothing.
         metrics: A torchmetrics ``MetricCollection`` to use instead; its names become the history's.
         multi_label: Whether targets are multi-label, if the dataset does not tell (that of `create_datasets` does).
+        train_accuracy: Whether a training epoch records ``train_accuracy``, from the outputs of its forward passes and
+            the hard labels; None where images are not mixed. Multi-label data has none.
 
     Raises:
         TypeError: `metrics` is no ``MetricCollection``.
@@ -61,6 +64,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         num_classes: int | None = None,
         metrics: MetricCollection | None = None,
         multi_label: bool = False,
+        train_accuracy: bool | None = None,
         **kwargs: Any,
     ) -> None:
         if metrics is not None and not isinstance(metrics, MetricCollection):
@@ -77,6 +81,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         if metrics is None and num_classes is not None:
             metrics = _default_metrics(num_classes, multi_label)
         self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
+        self.train_accuracy = train_accuracy
         self._is_multi_label = multi_label
         self._collections: dict[str, MetricCollection] = {}
         self._counted: dict[str, torch.Tensor] = {}
@@ -108,6 +113,26 @@ class ClassificationMetricsMixin(LoopTrainer):
         self._is_multi_label = self.multi_label or any(map(is_multi_label, datasets))
         if self._has_default_metrics and self.num_classes is not None:
             self.metrics = _default_metrics(self.num_classes, self._is_multi_label)
+
+    def training_metrics(self) -> list[str]:
+        names = super().training_metrics()
+        if self.train_accuracy is False or self.num_classes is None or self._is_multi_label:
+            return names
+        return [*names, _TRAIN_ACCURACY]
+
+    def update_training_metrics(self, batch: Any, batch_output: dict[str, Any]) -> None:
+        super().update_training_metrics(batch, batch_output)
+        mean = self.current_run().training_means.get(_TRAIN_ACCURACY)
+        if mean is None or "model_outputs" not in batch_output or (self.mixes_images and not self.train_accuracy):
+            return
+        targets = self.unpack_batch(batch)[1]
+        if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or not _are_integers(targets):
+            return  # soft targets
+        logits, ignored = self.logits_of(batch_output["model_outputs"]).detach(), ignored_label(self.loss_func)
+        kept = (targets >= 0) if ignored is None else (targets != ignored)
+        right = kept & (logits.argmax(1) == targets)
+        count = kept.sum().to(mean.total)
+        mean.update(right.sum() / count.clamp(min=1), len(targets), count)
 
     def evaluation_metrics(self) -> list[str]:
         names = super().evaluation_metrics()
