@@ -91,6 +91,7 @@ def test_a_tar_beside_the_folder_that_was_unpacked_from_it_is_passed_over(tmp_pa
     root = imagenette(tmp_path / "set")
     for path in (root / "imagenette2-320", root / "imagenette2-320" / "train", root / "imagenette2-320" / "val"):
         as_tar(path)
+    as_tar(root / "imagenette2-320" / "val").rename(root / "backup.tar")
     assert sizes(root) == sizes(root / "imagenette2-320") == [COUNTS, {"cat": 2, "dog": 2}]
     write_images(tmp_path / "classes", COUNTS)
     as_tar(tmp_path / "classes" / "cat").rename(tmp_path / "classes" / "all.tar")
@@ -136,6 +137,8 @@ def test_a_class_called_train_within_splits_is_a_class(tmp_path: Path) -> None:
 LAYOUTS = {  # folders with images: the folder of the splits
     ("train/cat", "val/cat"): "",
     ("train", "val"): "",  # flat: refused later, since there are no classes
+    ("train", "val", "others"): "",
+    ("train/cat", "val/cat", "others"): "",
     ("train/cat", "test/cat"): "",
     ("train", "test"): "",
     ("train/cat",): "",

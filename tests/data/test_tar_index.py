@@ -149,7 +149,10 @@ def test_of_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "set.tar", {"cat/1.png": 1, "dog/1.png": 2})
     with tarfile.open(path, "a") as tar:
         add(tar, "./cat/1.png", png(9))
-    assert content(TarReader(path)) == {"cat/1.png": (9, "cat"), "dog/1.png": (2, "dog")}
+        add(tar, "dog/2.png", type=tarfile.SYMTYPE, linkname="1.png")
+        add(tar, "dog/2.png", png(7))
+        add(tar, "dog/1.png", type=tarfile.SYMTYPE, linkname="../cat/1.png")
+    assert content(TarReader(path)) == {"cat/1.png": (9, "cat"), "dog/1.png": (9, "dog"), "dog/2.png": (7, "dog")}
 
 
 # The cache

@@ -49,7 +49,8 @@ def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.labeled_images import LabeledImages
     from timm_accel.data.readers.indexed_reader import name_alike
     from timm_accel.data.readers.tar_reader import tar_splits
-    from timm_accel.data.sources import ReaderPart, open_unsplit, split_folders
+    from timm_accel.data.sources import ReaderPart
+    from timm_accel.data.split_folders import open_unsplit, split_folders
 
     if root.is_dir() and (folders := split_folders(root)):
         readers = {
@@ -68,7 +69,7 @@ def _open_folder(root: Path) -> dict[str, Any]:
 def _further(parent: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the readers of other folders of classes beside the splits, such as ``extra``."""
     from timm_accel.data.image_files import is_leftover
-    from timm_accel.data.sources import open_class_folder
+    from timm_accel.data.split_folders import open_class_folder
 
     found = {}
     for folder in sorted(parent.iterdir()):

@@ -11,7 +11,8 @@ from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.indexed_reader import log_files, name_alike
 from timm_accel.data.readers.memory_cache import MemoryCache
-from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.sources import Source
+from timm_accel.data.split_folders import open_class_folder
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
 from timm_accel.data.transforms.device_transform import DeviceTransform

@@ -15,13 +15,11 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
-from timm_accel.data.nested_splits import find_splits
 from timm_accel.data.readers.dataset_reader import DatasetReader
-from timm_accel.data.readers.folder_index import FolderReader, open_index
-from timm_accel.data.readers.indexed_reader import name_alike
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
-from timm_accel.data.readers.tar_reader import is_tar, open_tar, tar_splits
-from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
+from timm_accel.data.readers.tar_reader import tar_splits
+from timm_accel.data.split_folders import open_split, open_unsplit, split_folders
+from timm_accel.data.splitting import read_split, split_by_class, split_name, write_split
 from timm_accel.messages import missing_extra
 
 _STREAMS = {  # the extra and the packages of each
@@ -160,9 +158,7 @@ class Source:
         if path.is_dir() and (folders := split_folders(path)):
             if split not in folders:
                 raise _missing(split, sorted(folders), repr(str(next(iter(folders.values())).parent)))
-            reader = open_unsplit(folders.pop(split))
-            name_alike([reader, *(_opened(folder) for folder in folders.values())])
-            return reader
+            return open_split(split, folders)
         return self._divide(lambda: open_unsplit(path), split)
 
     def _of_manifest(self, path: Path, split: str) -> Any:
@@ -241,85 +237,6 @@ def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
 
 def _as_reader(data: Any) -> Any:
     return data if isinstance(data, Reader) else DatasetReader(data)
-
-
-def open_unsplit(path: Path) -> Any:
-    """Return the reader of a folder of classes, of a tar, or of a folder of tars.
-
-    Args:
-        path: The folder or tar.
-
-    Raises:
-        FileNotFoundError: It is missing or holds no images.
-        ValueError: An image lies next to the folders of the classes, or a tar is broken.
-    """
-    if path.is_file() and path.suffix.lower() == ".tar":
-        return open_tar(path)
-    if path.is_dir() and any(map(is_tar, path.iterdir())) and not open_index(str(path)).files.counts.used:
-        return open_tar(path)
-    return open_class_folder(path)
-
-
-def _opened(path: Path) -> Any:
-    """Return the reader of a split that is not asked for; None where it cannot be read."""
-    try:
-        return open_tar(path) if is_tar(path) else FolderReader(path)
-    except (OSError, ValueError):
-        return None
-
-
-def open_class_folder(root: str | Path) -> FolderReader:
-    """Return the reader of a folder with one folder of images for each class.
-
-    Args:
-        root: The folder.
-
-    Raises:
-        FileNotFoundError: It is missing or holds no images.
-        ValueError: An image lies in it, next to the folders.
-    """
-    reader = FolderReader(root)
-    if "" in reader.class_to_idx:  # timm's class name for images in the root
-        stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
-        raise ValueError(
-            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
-            "Move it into the folder of its class."
-        )
-    return reader
-
-
-def split_folders(path: Path) -> dict[str, Path]:
-    """Return the folders or tars of the splits, which may lie further down; none where there are no splits.
-
-    Args:
-        path: A folder.
-
-    Raises:
-        ValueError: Splits lie at several places, or a split has two folders.
-    """
-    found = _splits_in(path)
-    if not {"train", "val"} <= found.keys():
-        place = find_splits(open_index(str(path)).places(), str(path))
-        found = {} if place is None else _splits_in(path / place)
-    for name, folders in found.items():
-        if len(folders) > 1:
-            raise ValueError(
-                f"Expected one folder or tar for the split {name!r}, but got {folders[0].name!r} and "
-                f"{folders[1].name!r} in {str(folders[0].parent)!r}. Move one of them away."
-            )
-    return {name: folders[0] for name, folders in found.items()}
-
-
-def _splits_in(path: Path) -> dict[str, list[Path]]:
-    """Return the folders of each split in a folder, or its tars where it has no folder."""
-    found: dict[str, list[Path]] = {}
-    tars: dict[str, list[Path]] = {}
-    for each in sorted(path.iterdir()):
-        if each.is_dir():
-            found.setdefault(split_name(each.name), []).append(each)
-        elif is_tar(each):
-            tars.setdefault(split_name(each.stem), []).append(each)
-    return {name: (tars | found)[name] for name in SPLITS if name in tars | found}
 
 
 def check_group(group: str) -> None:

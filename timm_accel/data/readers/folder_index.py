@@ -17,7 +17,7 @@ from timm.utils import natural_key
 
 from timm_accel.data.image_files import FileCounts, empty_folders, ending_of, image_endings, walk_images
 from timm_accel.data.readers.cached_arrays import cache_file, read_arrays, write_arrays
-from timm_accel.data.readers.indexed_reader import FileList, IndexedReader, as_array, as_texts
+from timm_accel.data.readers.indexed_reader import FileList, IndexedReader
 
 _FORMAT = 2
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, of two seconds
@@ -83,7 +83,7 @@ class FolderIndex:
     Args:
         files: The images; its folders are all folders and all broken links below the root.
         times: The times of modification and of change of the folders in ns, ``(folders, 2)``.
-        tars: The tars, by their path below the root.
+        tars: The tars, by their path below the root; none where there are images.
     """
 
     files: FileList
@@ -111,15 +111,13 @@ def open_index(root: str, cache_folder: str | Path | None = None) -> FolderIndex
     about = json.dumps([_FORMAT, timm.__version__, sorted(image_endings())])
     file = cache_file("folder_index", os.fsencode(os.path.abspath(root)), cache_folder)
     if (arrays := read_arrays(file, about)) is not None:
-        index = FolderIndex(
-            FileList.from_arrays(arrays), arrays["times"], [tar for tar in as_texts(arrays["tars"]) if tar]
-        )
+        index = FolderIndex(FileList.from_arrays(arrays), arrays["times"], [])
         if np.array_equal(index.times, [_times(os.path.join(root, name)) for name in index.files.folders]):
             return index
     began = time.time_ns()
     index, complete = _scan(root)
     if complete and index.files.counts.used and index.times.max() < began - _SETTLED_NS:
-        write_arrays(file, about, index.files.arrays() | {"times": index.times, "tars": as_array(index.tars)})
+        write_arrays(file, about, index.files.arrays() | {"times": index.times})
     return index
 
 
@@ -159,5 +157,5 @@ def _scan(root: str) -> tuple[FolderIndex, bool]:
     samples.sort(key=lambda sample: tuple(natural_key(os.path.join(*sample))))  # the collector passes over such tuples
     empty = empty_folders(folders, {folder for folder, _ in samples})
     counts = FileCounts.of((name for _, name in samples), others, leftovers, empty)
-    tars = [name for name in others if ending_of(name) == ".tar"]
+    tars = [name for name in others if ending_of(name) == ".tar" and not samples]
     return FolderIndex(FileList.of(samples, times, counts), np.array(list(times.values())), tars), not errors
