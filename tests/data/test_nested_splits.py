@@ -92,7 +92,9 @@ def test_a_tar_beside_the_folder_that_was_unpacked_from_it_is_passed_over(tmp_pa
     for path in (root / "imagenette2-320", root / "imagenette2-320" / "train", root / "imagenette2-320" / "val"):
         as_tar(path)
     as_tar(root / "imagenette2-320" / "val").rename(root / "backup.tar")
-    assert sizes(root) == sizes(root / "imagenette2-320") == [COUNTS, {"cat": 2, "dog": 2}]
+    write_images(root / "imagenette2-320" / "train", {"cat": 6})  # since it was unpacked
+    write_images(root / "imagenette2-320" / "val", {"cat": 3})
+    assert sizes(root) == sizes(root / "imagenette2-320") == [{"cat": 6, "dog": 4}, {"cat": 3, "dog": 2}]
     write_images(tmp_path / "classes", COUNTS)
     as_tar(tmp_path / "classes" / "cat").rename(tmp_path / "classes" / "all.tar")
     assert sizes(tmp_path / "classes") == [{"cat": 3, "dog": 3}, {"cat": 1, "dog": 1}]
