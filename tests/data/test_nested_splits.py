@@ -107,6 +107,7 @@ def test_the_audit_finds_the_same_splits(tmp_path: Path) -> None:
     assert {name: split.num_files for name, split in found.splits.items()} == {"train": 8, "validation": 4, "extra": 1}
     found = audit(as_tar(imagenette(tmp_path / "tar")), num_workers=0, progress=False)
     assert {name: split.num_files for name, split in found.splits.items()} == {"train": 8, "val": 4}
+    assert found.splits["val"].files.used == {".png": 4}
 
 
 # Classes that are called like splits

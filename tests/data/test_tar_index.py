@@ -232,6 +232,16 @@ def test_the_first_and_further_headers_of_a_large_tar_are_compared(
         assert list(TarReader(path, tmp_path / "cache").class_to_idx) == ["cat", "dog"]
 
 
+def test_a_header_that_is_not_compared_is_told_by_the_times(
+    tmp_path: Path, listed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_index, "_HEADERS", 1)
+    path = write_tar(tmp_path / "set.tar", ["cat/0.png", "cat/1.png", "cat/2.png"])
+    TarReader(path, tmp_path / "cache")
+    write_tar(path, ["cat/0.png", "dog/1.png", "cat/2.png"])
+    assert list(TarReader(path, tmp_path / "cache").class_to_idx) == ["cat", "dog"]
+
+
 def test_a_tar_that_appears_in_a_folder_is_noticed(tmp_path: Path, listed: list[Any]) -> None:
     root, cache = tmp_path / "set", tmp_path / "cache"
     root.mkdir()

@@ -93,7 +93,7 @@ class FolderIndex:
     def places(self) -> list[str]:
         """Return the folders that hold images themselves; where there are none, each tar as a folder with a folder."""
         used = np.flatnonzero(np.bincount(self.files.folder_of))
-        return [self.files.folders[number] for number in used] or [
+        return [self.files.folders[number] for number in used] + [
             os.path.join(tar[: -len(".tar")], os.path.basename(tar)) for tar in self.tars
         ]
 

@@ -78,9 +78,9 @@ def _stamp(tar: str) -> tuple[int, int, int]:
 
 
 def _is_of(arrays: dict[str, np.ndarray], tars: list[str], stamps: list[tuple[int, int, int]]) -> bool:
-    return np.array_equal(arrays["stamps"], stamps) and as_texts(arrays["digest"])[0] == _digest(
-        tars, arrays["headers"]
-    )
+    if not np.array_equal(arrays["stamps"], stamps):
+        return False
+    return as_texts(arrays["digest"])[0] == _digest(tars, arrays["headers"])
 
 
 def _digest(tars: list[str], headers: np.ndarray) -> str:
