@@ -42,9 +42,11 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
     named = options["recipe"] or begin
     for name in ("config", "recipe"):
         options.pop(name)
-    if named is not None and "warmup_epochs" not in parser.parse_args(arguments, defaults=False):
-        options["warmup_epochs"] = named_recipe(named).warmup_epochs(options)  # not typed: it follows the run
-    return Recipe(**options)
+    if named is None:
+        return Recipe(**options)
+    if "warmup_epochs" not in parser.parse_args(arguments, defaults=False):
+        options.pop("warmup_epochs")  # not typed: it follows the run
+    return named_recipe(named).recipe(**options)
 
 
 def _recipe_name(arguments: list[str]) -> str | None:

@@ -13,6 +13,9 @@ import timm
 import torch
 from PIL import Image
 from refusal import refused
+from torch.nn.functional import one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 from trained_runs import CLASSES, Trained, brightness, draw_image, trained_run
 
@@ -102,16 +105,57 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(labels, called, average="macro", zero_division=0))
     assert found["negative_log_likelihood"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(7)))
     matrix = confusion_matrix(probabilities, labels)
+    assert matrix is not None
     assert matrix == metrics.confusion_matrix(labels, called, labels=range(7)).tolist()
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
     for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(matrix, names, max_items=3)
+    pairs = most_confused(probabilities, labels, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]
     first = pairs[0]
     assert matrix[names.index(first.label)][names.index(first.prediction)] == first.count
+
+
+@pytest.mark.parametrize(("count", "has_matrix"), [(1000, True), (1001, False), (21841, False)])
+def test_memory_is_linear_in_the_classes_and_the_matrix_has_a_limit(count: int, has_matrix: bool) -> None:
+    largest = [0]
+
+    class Largest(TorchDispatchMode):
+        """Notes the number of elements of the largest tensor."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            largest[0] = max([largest[0], *(each.numel() for each in tree_leaves(made) if torch.is_tensor(each))])
+            return made
+
+    names = [f"c{number}" for number in range(count)]
+    last = count - 1
+    calls = {0: 0, 1: last, 2: last, 3: 3, 4: 4, 5: 5}  # the classes 1 and 2 are taken for the last one
+    labels = [0, 1, 2, 2, 3, 4, 5]
+    run = _called([calls[label] for label in labels], count)
+    classifier = replace(brightness(), class_names=names, is_named=False, run=run)
+    data = Colours(tuple(names))
+    data.pictures, data.targets = tuple((color(0, 0, 0), label) for label in labels), labels
+    with Largest():
+        found = evaluate_classifier(classifier, data)
+    assert (found.confusion_matrix is not None) is has_matrix
+    assert largest[0] <= (count**2 if has_matrix else 2 * len(labels) * count)
+    assert [(each.label, each.prediction, each.count) for each in found.most_confused] == [
+        ("c2", f"c{last}", 2), ("c1", f"c{last}", 1)]  # fmt: skip
+    assert found.metrics["accuracy"] == pytest.approx(4 / 7)
+    assert found.metrics["f1_macro"] == pytest.approx(4 / 7)  # of 7 classes that occur, 4 are right
+    assert [each.support for each in found.classes[:6]] == [1, 1, 2, 1, 1, 1]
+    assert found.classes[last].precision == 0
+    if not has_matrix:
+        with refused(ValueError, "Expected evaluation to have a confusion matrix", f"too many classes, {count}"):
+            plot_confusion(found)
+
+
+def _called(classes: list[int], count: int) -> Any:
+    """A model that is sure of these classes, one image after the other."""
+    return lambda images: 50 * one_hot(torch.tensor(classes[: len(images)]), count).float()
 
 
 def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
@@ -133,6 +177,13 @@ def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy()
     probabilities = torch.tensor([[0.9, 0.1]] * 3 + [[0.4, 0.6]] * 2).double()
     found = multiclass_metrics(probabilities, torch.tensor([0, 0, 1, 1, 1]))
     assert found["calibration_error"] == pytest.approx((3 * (0.9 - 2 / 3) + 2 * 0.4) / 5)
+
+
+def test_top_5_is_there_for_more_than_five_classes() -> None:
+    for count in (5, 6):
+        probabilities = torch.arange(count, 0, -1).double().expand(2, count) / count  # the last class is the least
+        found = multiclass_metrics(probabilities, torch.tensor([0, count - 1]))
+        assert found.get("accuracy_top5") == {5: None, 6: 0.5}[count]
 
 
 def test_a_sure_mistake_has_a_finite_likelihood() -> None:

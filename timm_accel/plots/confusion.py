@@ -23,12 +23,12 @@ def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | No
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        ValueError: The evaluation is multi-label and has no matrix.
+        ValueError: The evaluation has no matrix: it is multi-label, or has more than 1,000 classes.
     """
     if evaluation.confusion_matrix is None:
         raise ValueError(
-            "Expected evaluation to have a confusion matrix, but got that of a multi-label model. Look at "
-            "evaluation.classes."
+            f"Expected evaluation to have a confusion matrix, but got that of a multi-label model or of too many "
+            f"classes, {len(evaluation.classes)}. Look at evaluation.classes and evaluation.most_confused."
         )
     matrix, names = evaluation.confusion_matrix, [_shorten(name) for name in evaluation.class_names]
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]

@@ -72,12 +72,11 @@ def evaluate_classifier(
         progress=progress,
     )
     names, multi_label = classifier.class_names, classifier.multi_label
-    matrix = None if multi_label else confusion_matrix(probabilities, targets)
     return Evaluation(
         metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets),
         classes=class_measures(probabilities, targets, names),
-        confusion_matrix=matrix,
-        most_confused=[] if matrix is None else most_confused(matrix, names),
+        confusion_matrix=None if multi_label else confusion_matrix(probabilities, targets),
+        most_confused=[] if multi_label else most_confused(probabilities, targets, names),
         num_images=len(targets),
         unreadable=unreadable_paths(dataset),
         temperature=classifier.temperature,

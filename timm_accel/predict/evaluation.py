@@ -50,7 +50,8 @@ class Evaluation:
             expected one, of 15 bins) and ``negative_log_likelihood``; for multi-label models ``map``,
             ``f1_macro``, ``exact_match`` and ``negative_log_likelihood`` (the mean over images and classes).
         classes: The measures of each class, in the order of the model.
-        confusion_matrix: Counts, with a row for each true class and a column for each prediction; None for multi-label.
+        confusion_matrix: Counts, with a row for each true class and a column for each prediction; None for multi-label
+            models and for more than 1,000 classes, where it would be too large.
         most_confused: Pairs of classes, the most frequent first.
         num_images: The number of evaluated images.
         unreadable: The files that could not be read, and were left out.

@@ -48,6 +48,7 @@ from timm_accel.schedules.arguments import SCHEDULERS
 from timm_accel.schedules.fitting import bent_warmup
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import LoopTrainer
+from timm_accel.training.identity import FOLLOWS_RUN
 
 _ARTICLE = TimmMixupTrainer.default_scheduler_args or {}
 _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or, with a warning, with other batches
@@ -287,6 +288,8 @@ class Recipe:
     min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
     """The smallest change that counts as better, with patience."""
 
+    default_warmup = False  # whether warmup_epochs was left to a named recipe; no option
+
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, tuple_for_list(getattr(self, option.name), option.type))
@@ -300,10 +303,12 @@ class Recipe:
     def resume_key(self) -> dict[str, Any]:
         """Return the options that a run must have in common with a state to resume from it.
 
-        A default warm-up follows the length of the run, which may resume longer, so it is not among them.
+        A warm-up that was left at its default follows the length of the run, which may resume longer.
         """
-        bends = {"warmup_epochs"} if self.warmup_epochs is None else set()
-        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED | bends}
+        key = {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
+        if self.warmup_epochs is None or self.default_warmup:
+            key["warmup_epochs"] = {FOLLOWS_RUN: self.scheduler_args().get("warmup_epochs")}
+        return key
 
     def resolved(self) -> "Recipe":
         """Return the recipe with the warm-up of its run in place of the default."""
