@@ -122,7 +122,9 @@ def test_a_plugin_counts_unless_it_only_identifies_its_format(monkeypatch: pytes
     assert image_endings() & {".stub", ".real"} == {".real"}
 
 
-@pytest.mark.parametrize("name", [*{name.split("/")[0] for name in LEFTOVERS}, "THUMBS.DB", "@EADIR", ".x", "@Recycle"])
+@pytest.mark.parametrize(
+    "name", [*sorted({name.split("/")[0] for name in LEFTOVERS}), "THUMBS.DB", "@EADIR", ".x", "@Recycle"]
+)
 def test_a_leftover_is_known_by_its_name_in_any_case(name: str) -> None:
     assert is_leftover(name)
 
