@@ -37,7 +37,7 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
         if options["recipe"] not in (None, begin):  # the file of --config names it
             parser.set_defaults(dict(named_recipe(options["recipe"]).options))
             options = parser.parse_args(arguments).as_dict()
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         refuse_arguments(error)
     named = options["recipe"] or begin
     for name in ("config", "recipe"):

@@ -274,6 +274,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     bad.write_bytes(b"none")
     found = evaluate_classifier(brightness(), tmp_path, eval_split=None, batch_size=1, num_workers=1)
     assert (found.unreadable, found.num_images, found.metrics["accuracy"]) == ([str(bad)], 3, 1.0)
+    assert str(found).startswith("3 of 4 images of 3 classes\n")
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
@@ -281,7 +282,20 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
-def test_a_stream_is_evaluated_and_stops_at_what_cannot_be_read(tmp_path: Path) -> None:
+def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    for name in ("blue", "green", "red"):
+        (tmp_path / name).mkdir()
+        color(*(255 * (name == each) for each in ("red", "green", "blue"))).save(tmp_path / name / "1.png")
+    for number in range(11):
+        (tmp_path / "green" / f"bad{number:02d}.png").write_bytes(b"none")
+    with refused(ValueError, "at most 10 unreadable images", "got 11", "bad00.png'", "Repair or remove them"):
+        evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    (tmp_path / "green" / "bad00.png").unlink()
+    found = evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    assert (found.num_images, len(found.unreadable)) == (3, 10)
+
+
+def test_a_stream_is_evaluated_without_what_cannot_be_read(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
 
     def write(*pictures: bytes) -> Source:
@@ -300,8 +314,12 @@ def test_a_stream_is_evaluated_and_stops_at_what_cannot_be_read(tmp_path: Path) 
     for num_workers in (0, 1):
         found = evaluate_classifier(brightness(), write(*files), batch_size=2, num_workers=num_workers)
         assert (found.num_images, found.metrics["accuracy"], found.unreadable) == (3, 1.0, [])
-    with pytest.raises(OSError, match="Expected every file to be a readable image"):
-        evaluate_classifier(brightness(), write(files[0], b"none", files[2]))
+    for num_workers in (0, 1):
+        source = write(files[0], b"none", files[2])
+        found = evaluate_classifier(brightness(), source, batch_size=2, num_workers=num_workers)
+        assert (found.num_images, found.metrics["accuracy"]) == (2, 1.0)
+        assert [Path(path).name for path in found.unreadable] == ["001"]
+        assert str(found).startswith("2 of 3 images of 3 classes\n1 cannot be read: ")
 
 
 def test_flips_and_crops_multiply_the_views() -> None:
@@ -358,7 +376,7 @@ def test_crops_are_of_the_resized_image(trained: Trained) -> None:
     assert (found.num_images, found.tta) == (15, ("five_crop", "hflip"))
     plainly = evaluate_classifier(classifier, trained.data).metrics
     assert found.metrics["negative_log_likelihood"] != plainly["negative_log_likelihood"]
-    for change in ({"crop_pct": 1.0}, {"crop_mode": "border"}):
+    for change in ({"crop_pct": 1.0}, {"crop_pct": 1.15}, {"crop_mode": "border"}):
         with refused(ValueError, "Expected tta without 'five_crop'", "Use 'hflip'"):
             config_of_views({**classifier.data_config, **change}, ("five_crop",))
 

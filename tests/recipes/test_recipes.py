@@ -607,3 +607,21 @@ def test_unknown_names_suggest_the_nearest() -> None:
         named_recipe("a3").recipe(num_epoch=3)
     with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
         named_recipe("a3").recipe(num_epoch=3, batch=8)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "an empty file"),
+        (b"\n# nothing\n", "# nothing"),
+        (b"[1, 2]", "[1, 2]"),
+        (b"word", "word"),
+        (b"\xff\xfe", "codec can't decode"),
+    ],
+)
+def test_a_config_file_without_options_is_refused(
+    content: bytes, got: str, tmp_path: Path, example: ModuleType
+) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help"):
+        example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])

@@ -1,12 +1,12 @@
 """The result of an audit: numbers and names, a table, and the findings as sentences."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_accel.atomic import atomic_write
 from timm_accel.audit.findings import findings
+from timm_accel.audit.wide_pixels import WidePixels
+from timm_accel.text_files import escaped, json_text, write_json
 
 if TYPE_CHECKING:
     from timm_accel.data.image_files import FileCounts
@@ -62,6 +62,7 @@ class Split:
         unread_files: The number of files by ending that are left out although they are images.
         files: The number of files by ending that the dataset uses and leaves out, and of what systems left behind; None
             if it is unknown.
+        wide_pixels: The pixel values of the images of more than 8 bits; None if there are none.
     """
 
     num_files: int
@@ -76,6 +77,7 @@ class Split:
     empty_folders: tuple[str, ...]
     unread_files: dict[str, int]
     files: "FileCounts | None" = None
+    wide_pixels: WidePixels | None = None
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,13 @@ class Audit:
         Args:
             path: A file to write the JSON to; None writes none.
         """
-        text = json.dumps({"problems": self.problems()} | asdict(self), indent=2, ensure_ascii=False)
+        found = {"problems": self.problems()} | asdict(self)
         if path is not None:
-            with atomic_write(path) as unfinished:
-                unfinished.write_text(f"{text}\n", encoding="utf-8")
-        return text
+            write_json(path, found)
+        return json_text(found)
 
     def __str__(self) -> str:
-        return self.table()
+        return escaped(self.table())
 
 
 _ROWS = [

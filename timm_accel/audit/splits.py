@@ -25,7 +25,7 @@ def open_splits(data: Any) -> dict[str, Any]:
         ValueError: There is no dataset, or one is empty.
     """
     if isinstance(data, str | Path):
-        return _open_folder(Path(data))
+        return _open_file(Path(data)) if Path(data).is_file() else _open_folder(Path(data))
     if not isinstance(data, Mapping):
         raise TypeError(
             "Expected data to be a folder, or datasets by the name of their split, but got "
@@ -45,12 +45,28 @@ def open_splits(data: Any) -> dict[str, Any]:
     return {str(name): dataset for name, dataset in data.items()}
 
 
+def _open_file(path: Path) -> dict[str, Any]:
+    """Return the splits of a manifest or of a tar; all images where it has none."""
+    from timm_accel.data.labeled_images import LabeledImages
+    from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_splits
+    from timm_accel.data.readers.tar_reader import open_tar, tar_splits
+    from timm_accel.data.sources import ReaderPart
+
+    readers: dict[str, Any]
+    if path.suffix.lower() == ".tar":
+        tar = open_tar(path)
+        readers = {name: ReaderPart(tar, part) for name, part in (tar_splits(tar) or {}).items()} or {path.stem: tar}
+    else:
+        splits = manifest_splits(path)
+        readers = {name: ManifestReader(path, name) for name in splits} or {path.stem: ManifestReader(path)}
+    return {name: LabeledImages(reader) for name, reader in readers.items()}
+
+
 def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.labeled_images import LabeledImages
     from timm_accel.data.readers.indexed_reader import name_alike
-    from timm_accel.data.readers.tar_reader import tar_splits
-    from timm_accel.data.sources import ReaderPart
     from timm_accel.data.split_folders import open_unsplit, split_folders
+    from timm_accel.data.transforms.prepare_image import PrepareImage
 
     if root.is_dir() and (folders := split_folders(root)):
         readers = {
@@ -59,11 +75,9 @@ def _open_folder(root: Path) -> dict[str, Any]:
         readers |= _further(next(iter(folders.values())).parent, readers)
         name_alike(readers.values())
     else:
-        reader = open_unsplit(root)
-        parts = tar_splits(reader) or {}
-        readers = {name: ReaderPart(reader, numbers) for name, numbers in parts.items()}
-        readers = readers or {root.resolve().name: reader}
-    return {name: LabeledImages(reader) for name, reader in readers.items()}
+        readers = {root.resolve().name: open_unsplit(root)}
+    prepare = PrepareImage()  # without a pixel_range, which the audit proposes
+    return {name: LabeledImages(reader, prepare=prepare) for name, reader in readers.items()}
 
 
 def _further(parent: Path, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Write the history to a CSV file, one row per epoch."""
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.run_dir import check_run_dir
+from timm_accel.text_files import read_csv, write_csv
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -73,19 +73,6 @@ class CsvHistoryCallback(Callback):
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._file is not None
-        new = [name for name in row if name not in self._columns]
-        if not new:
-            with open(self._file, "a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
-            return
-        rows = [*(self._read() if self._columns else []), row]
-        self._columns += new
-        with atomic_write(self._file) as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def _read(self) -> list[dict[str, Any]]:
-        assert self._file is not None
-        with open(self._file, newline="") as file:
-            return list(csv.DictReader(file))
+        rows = [*(read_csv(self._file) if self._columns else []), row]
+        self._columns += [name for name in row if name not in self._columns]
+        write_csv(self._file, [self._columns, *([each.get(name) for name in self._columns] for each in rows)])

@@ -1,16 +1,19 @@
 """A dataset over any timm reader, with class names, upright images, and a rule for unreadable images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from timm.data import ImageDataset, MultiLabelTarget
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
+from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+
+_IMAGES_AT_A_TIME = 16  # when all are tried
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +26,22 @@ def check_error_options(on_error: str, max_bad_fraction: float) -> None:
         raise ValueError(
             f"Expected max_bad_fraction to be from 0 to 1, but got {max_bad_fraction!r}. The default is 0.01."
         )
+
+
+def default_prepare(prepare: Any, pixel_range: Any, readers: Iterable[Any]) -> Any:
+    """Return the given `prepare`, or a `PrepareImage` with the range that was given or that a sample agrees on.
+
+    Raises:
+        ValueError: Both are given, or the images need a `pixel_range`.
+    """
+    if prepare is None:
+        return PrepareImage(pixel_range=settled_pixel_range(readers, pixel_range))
+    if pixel_range is not None:
+        raise ValueError(
+            f"Expected pixel_range or prepare, since prepare scales the pixels, but got both, {pixel_range!r} too. "
+            "Pass prepare=PrepareImage(pixel_range=…) alone."
+        )
+    return prepare
 
 
 class LabeledImages(ImageDataset):
@@ -40,6 +59,7 @@ class LabeledImages(ImageDataset):
         target_transform: Turns a label into a target. With None, a multi-label reader gets timm's `MultiLabelTarget`,
             and other labels stay as they are.
         prepare: Decodes an image; the default gives RGB.
+        pixel_range: The `pixel_range` of the default `prepare`; None for the one that a sample of the images agrees on.
         device_transform: The on-device normalization and random erasing. `LoopTrainer` applies it to batches on the
             device. Indexing the dataset applies it to each image.
         on_error: ``"raise"`` stops at an image that cannot be read, ``"skip"`` continues without it.
@@ -47,7 +67,8 @@ class LabeledImages(ImageDataset):
         max_bad_fraction: The share of unreadable images above which a run stops, but at least 10 of them.
 
     Raises:
-        ValueError: `on_error` is unknown, or `max_bad_fraction` is not from 0 to 1.
+        ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, or `pixel_range` is given beside
+            `prepare`, is no range, or is needed.
         OSError: An indexed image cannot be read, or no image can be read; the message has its name.
 
     Source: ``timm.data.ImageDataset``.
@@ -60,6 +81,7 @@ class LabeledImages(ImageDataset):
         target_transform: Callable[[Any], Any] | None = None,
         *,
         prepare: Callable[[Any], Any] | None = None,
+        pixel_range: PixelRange | None = None,
         device_transform: Callable[[Any], Any] | None = None,
         on_error: str = "raise",
         is_training: bool = False,
@@ -69,7 +91,8 @@ class LabeledImages(ImageDataset):
         if target_transform is None and is_multi_label(reader):
             target_transform = MultiLabelTarget(len(reader.class_to_idx))
         super().__init__("", reader=reader, transform=transform, target_transform=target_transform)
-        self.prepare, self.device_transform = prepare or PrepareImage(), device_transform
+        self.prepare = default_prepare(prepare, pixel_range, [reader])
+        self.device_transform = device_transform
         self.on_error, self.is_training, self.max_bad_fraction = on_error, is_training, max_bad_fraction
         # one flag for each image, in memory shared with the loader workers, so that the main process sees theirs
         self._bad = torch.zeros(len(reader), dtype=torch.uint8).share_memory_()
@@ -108,6 +131,30 @@ class LabeledImages(ImageDataset):
         """The number of unreadable images above which a run stops."""
         return max(10, int(self.max_bad_fraction * len(self)))
 
+    def note_unreadable(self, numbers: Iterable[int]) -> None:
+        """Add images that other ranks could not read to `unreadable`."""
+        self._bad[list(numbers)] = 1
+
+    def find_unreadable(self, num_workers: int = 0, rank: int = 0, num_processes: int = 1) -> list[int]:
+        """Decode every image of a rank's share, without transforming it, and return the indices of unreadable ones.
+
+        Args:
+            num_workers: The loader workers.
+            rank: The rank of this process.
+            num_processes: The number of ranks that share the images.
+        """
+        shared = range(rank, len(self), num_processes)
+        loader: Any = DataLoader(
+            _Readable(self),  # type: ignore[arg-type]
+            _IMAGES_AT_A_TIME,
+            sampler=shared,
+            num_workers=num_workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # the loader draws a seed from it, not from the global generator
+        )
+        readable = (each for batch in loader for each in batch)
+        return [number for number, is_readable in zip(shared, readable, strict=True) if not is_readable]
+
     def why_unreadable(self, index: int) -> str:
         """Read an image again and return the error; "" when it can be read now."""
         try:
@@ -141,7 +188,7 @@ class LabeledImages(ImageDataset):
     def _read(self, number: int) -> tuple[Any, Any]:
         file, label = self.reader[number]
         try:
-            return read_image(file, self.prepare), label
+            return read_image(file, self.prepare, self.transform), label
         finally:
             if hasattr(file, "read"):  # a file, not a decoded image of the source
                 file.close()
@@ -165,3 +212,13 @@ class LabeledImages(ImageDataset):
         """Collate the samples that are not None; return None when all are."""
         readable = [sample for sample in samples if sample is not None]
         return default_collate(readable) if readable else None
+
+
+class _Readable:
+    """Whether image n of a dataset can be read, for loader workers."""
+
+    def __init__(self, dataset: LabeledImages) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> bool:
+        return not self.dataset.why_unreadable(number)

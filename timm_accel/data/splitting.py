@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
-from timm_accel.atomic import atomic_write
+from timm_accel.messages import one_line
+from timm_accel.text_files import read_csv, write_csv
 
 SPLITS = {"train": tuple(_TRAIN_SYNONYM), "val": tuple(_EVAL_SYNONYM), "test": ("test", "testing")}
 
@@ -105,14 +106,8 @@ def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> N
         path: The CSV file.
         splits: The paths and class names of each split.
     """
-    with (
-        atomic_write(path, shared=True) as unfinished,  # all ranks of a run write the same file
-        open(unfinished, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "split"))
-        for split, rows in splits.items():
-            writer.writerows((name, label, split) for name, label in rows)
+    lines = [(name, label, split) for split, rows in splits.items() for name, label in rows]
+    write_csv(path, [("path", "label", "split"), *lines], shared=True)  # all ranks of a run write the same file
 
 
 def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,10 +118,15 @@ def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.n
         paths: The path of each image.
 
     Raises:
-        ValueError: The file does not list all of them.
+        ValueError: The file cannot be read, or does not list all of them.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    try:
+        sides = {row["path"]: row["split"] for row in read_csv(path)}
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise ValueError(
+            f"Expected split_file to be a CSV in UTF-8 with the columns path and split, but got {str(path)!r} "
+            f"({one_line(error)}). Remove it, and the data are split again."
+        ) from error
     if unknown := [name for name in paths if name not in sides]:
         raise ValueError(
             f"Expected split_file to list every image, but got {str(path)!r}, which lacks {len(unknown)} of "

@@ -1,16 +1,16 @@
 """Open folders of saved weights as models."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
-from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+from timm_accel.models.saving import CONFIG_FILE, PIXEL_RANGE, WEIGHTS_FILE, read_config
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -25,7 +25,7 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
 
     Returns:
         The model, and the content of ``config.json``: the class names under ``label_names``, if there are any, and the
-        data config under ``pretrained_cfg``.
+        data config under ``pretrained_cfg``; its ``pixel_range`` is beside it, and in the model's ``pretrained_cfg``.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -38,13 +38,15 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
                 f"Expected folder to hold {WEIGHTS_FILE} and {CONFIG_FILE}, but got {str(folder)!r} without {name}. "
                 "Name the folder best or best_ema of a run."
             )
-    config = json.loads((folder / CONFIG_FILE).read_text())
+    config = read_config(folder)
     if not config.get("architecture"):
         raise ValueError(
             f"Expected folder to hold a model of timm, but got {str(folder)!r} ({config.get('note', 'no architecture')}"
             f"). Build the model yourself and load {WEIGHTS_FILE} into it."
         )
     model = timm.create_model(f"local-dir:{folder}")
+    if config.get(PIXEL_RANGE) is not None:
+        model.pretrained_cfg[PIXEL_RANGE] = tuple(config[PIXEL_RANGE])
     attach_head(model, _head_of(config, head), config["num_classes"])
     _load(model, folder, "note" in config and config.get("head") == "linear")
     return model.eval(), config
@@ -67,8 +69,16 @@ def _head_of(config: dict[str, Any], given: Head | None) -> Head:
 
 
 def _load(model: nn.Module, folder: Path, changed: bool) -> None:
+    path = folder / WEIGHTS_FILE
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected {WEIGHTS_FILE} to be complete, but got {str(path)!r} of {path.stat().st_size} bytes "
+            f"({one_line(error)}). Copy or save it again."
+        ) from error
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         what = "parts of the model, which were replaced," if changed else "head"
         raise ValueError(
@@ -96,7 +106,7 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
     Raises:
         FileNotFoundError: The run has no such folder.
     """
-    found = {folder.name: json.loads((folder / CONFIG_FILE).read_text()) for folder in best_folders(run)}
+    found = {folder.name: read_config(folder) for folder in best_folders(run)}
     if not found or (weights is not None and weights not in found):
         raise FileNotFoundError(
             f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "

@@ -11,11 +11,13 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_accel.atomic import atomic_write, remove_leftover
+from timm_accel.messages import one_line
 from timm_accel.models.heads import MlpHead, classifier_names
 from timm_accel.models.trial import create_on_meta
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+PIXEL_RANGE = "pixel_range"  # in the config, and in the data config
 
 
 def save_classifier(
@@ -49,6 +51,27 @@ def save_classifier(
             _write_data_config(config, data_config)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of ``config.json`` in a folder.
+
+    Raises:
+        ValueError: It is empty or broken.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of a byte that is not UTF-8
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to be JSON, but got {str(path)!r} ({one_line(error)}). Copy or save it again."
+        ) from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"Expected {CONFIG_FILE} to hold names with values, but got {str(path)!r} with a "
+            f"{type(config).__name__}. Copy or save it again."
+        )
+    return config
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files of a killed `save_classifier` from a folder."""
     remove_leftover(folder / CONFIG_FILE)
@@ -60,6 +83,7 @@ def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> 
     save_file(tensors, folder / WEIGHTS_FILE)
     if hasattr(model, "pretrained_cfg"):
         save_config_for_hf(model, folder / CONFIG_FILE, model_config=about)
+        _write_data_config(folder / CONFIG_FILE, {})
         _describe_head(model, folder)
         return
     config = {"architecture": None, "note": f"timm cannot rebuild {type(model).__name__}", **about}
@@ -69,7 +93,9 @@ def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> 
 def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
     config = json.loads(path.read_text())
     if "pretrained_cfg" in config:
-        config["pretrained_cfg"] |= data_config
+        stored = config["pretrained_cfg"] = {**config["pretrained_cfg"], **data_config}
+        if PIXEL_RANGE in stored:  # timm (1.0.31) refuses keys there that it does not know
+            config[PIXEL_RANGE] = stored.pop(PIXEL_RANGE)
         path.write_text(json.dumps(config, indent=2))
 
 

@@ -37,7 +37,7 @@ def evaluate_classifier(
     """Compare the predictions of a classifier with the labels of images, by exact metrics over all images.
 
     Classes are matched by name, so their order in the data does not matter. Images that cannot be read are left out
-    and listed in the result; in a stream the first one raises an error.
+    and listed in the result; more than 1 % of them, and more than 10, are an error.
 
     Args:
         path_or_model: A path for `load_classifier`, a `Classifier`, or a model in memory with timm's data config. A
@@ -54,9 +54,9 @@ def evaluate_classifier(
 
     Raises:
         FileNotFoundError: The classifier or the data does not exist.
-        OSError: An image of a stream cannot be read.
         TypeError: `path_or_model` is of another kind.
-        ValueError: The classes of the data are not the model's, an option is out of range, or no image can be read.
+        ValueError: The classes of the data are not the model's, an option is out of range, or no image or
+            too few can be read.
     """
     tta = check_tta(tta)
     classifier = as_classifier(path_or_model, device)

@@ -1,10 +1,9 @@
 """The result of an evaluation, as a table and as JSON."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
+from timm_accel.text_files import escaped, write_json
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,12 @@ class Evaluation:
         Raises:
             OSError: Nothing can be written there.
         """
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(path, asdict(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.num_images} images of {len(self.classes)} classes"]
+        found = self.num_images + len(self.unreadable)
+        read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
+        lines = [f"{read} images of {len(self.classes)} classes"]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
         lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]
@@ -95,4 +95,4 @@ class Evaluation:
         if self.most_confused:
             pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
             lines += ["", f"most confused: {', '.join(pairs)}"]
-        return "\n".join(lines)
+        return escaped("\n".join(lines))

@@ -42,7 +42,7 @@ class ModelTarget:
 def open_labeled(
     classifier: Classifier, reader: Any, transform: Callable[[Any], Any]
 ) -> LabeledImages | StreamedImages:
-    """Return the images with the model's targets; unreadable images are left out, but raise an error in a stream.
+    """Return the images with the model's targets; unreadable images are left out.
 
     Args:
         classifier: The classifier.
@@ -65,7 +65,7 @@ def open_labeled(
         transform,
         ModelTarget(numbers, multi_label),
         prepare=classifier.prepare,
-        on_error="raise" if hasattr(reader, "share") else "skip",
+        on_error="skip",
     )
 
 
@@ -145,14 +145,24 @@ def collect(
         (compute(images), targets) for images, targets in filter(None, tqdm(loader, unit="batch", disable=not progress))
     ]
     if not parts:
-        why = "" if isinstance(dataset, StreamedImages) else f" ({dataset.why_unreadable(0)})"
+        bad: Any = dataset.unreadable
+        why = f" ({dataset.why_unreadable(bad[0])})" if bad else ""
         raise ValueError(f"Expected data to hold an image that can be read, but got none{why}. Repair or replace them.")
     outputs, targets = zip(*parts, strict=True)
     return torch.cat(outputs), torch.cat(targets)
 
 
 def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
-    """Return the files that were left out; a stream raises at the first one."""
-    if isinstance(dataset, StreamedImages):
-        return []
-    return [dataset.filename(number, absolute=True) for number in dataset.unreadable]
+    """Return the files that were left out.
+
+    Raises:
+        ValueError: They are more than ``max_bad_fraction`` of the images, and more than 10.
+    """
+    bad: Any = dataset.unreadable
+    paths = [dataset.filename(each, absolute=True) for each in bad]
+    if len(paths) > dataset.max_unreadable:
+        raise ValueError(
+            f"Expected data to hold at most {dataset.max_unreadable} unreadable images, but got {len(paths)}, such as "
+            f"{paths[0]!r} ({dataset.why_unreadable(bad[0])}). Repair or remove them."
+        )
+    return paths

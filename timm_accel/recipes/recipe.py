@@ -221,8 +221,14 @@ class Recipe:
     draft: bool = False
     """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
     on_error: Literal["raise", "skip"] | None = default_of(create_datasets, "on_error")
-    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None skips in
-    training and raises in evaluation."""
+    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None is
+    skip."""
+    pixel_range: tuple[float, float] | None = field(
+        default=default_of(create_datasets, "pixel_range"),
+        metadata=must_be("two rising numbers", lambda bounds: bounds[0] < bounds[1]),
+    )
+    """The values that become black and white in images of more than 8 bits: [0, 4095] for 12 bits; None for the range
+    of 16 bits, or the one that images of 32 bits agree on."""
     drop_last: bool | None = None
     """Whether each epoch leaves out its last, shorter batch, with other images each time; None leaves it out unless the
     dataset is smaller than a batch."""

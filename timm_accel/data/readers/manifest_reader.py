@@ -12,6 +12,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm_accel.data.readers.filename_reader import check_classes, number_classes
 from timm_accel.data.splitting import split_name
 from timm_accel.messages import missing_extra, one_line
+from timm_accel.text_files import unescaped
 
 
 class ManifestReader(ReaderImageFolder):
@@ -64,26 +65,30 @@ class ManifestReader(ReaderImageFolder):
         check_classes(((label, f"row {row.number}") for row in chosen for label in row.labels), class_to_idx)
         self.class_to_idx = dict(class_to_idx)
         self.root = os.path.abspath(Path(path).parent if root is None else root)
-        paths = [os.path.join(self.root, row.path) for row in chosen]
-        self._check_exist(paths)
+        paths = self._existing([row.path for row in chosen])
         targets = [[class_to_idx[label] for label in row.labels] for row in chosen]
         multi_label = any(len(row.labels) > 1 for row in rows)
         self.labels: list[int] | list[list[int]] = targets if multi_label else [target for (target,) in targets]
         self.groups = [row.group or None for row in chosen] if "group" in columns else None
         self.samples = list(zip(paths, self.labels, strict=True))
 
-    def _check_exist(self, paths: list[str]) -> None:
+    def _existing(self, cells: list[str]) -> list[str]:
+        """Return the file of each cell; all of them exist."""
         if not os.path.isdir(self.root):
             raise FileNotFoundError(
                 f"Expected root to be a folder, but got {self.root!r}, which is not one. Correct the path."
             )
-        if missing := _missing(paths):
+        exists = _Listing().exists
+        spelled = [[os.path.join(self.root, text) for text in _spellings(cell)] for cell in cells]
+        paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
+        if missing := [path for path in paths if not exists(path)]:
             first = ", ".join(repr(path) for path in missing[:3])
             raise FileNotFoundError(
                 f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
                 f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
                 "start from."
             )
+        return paths
 
 
 def manifest_columns(path: str | Path) -> list[str]:
@@ -97,6 +102,20 @@ def manifest_columns(path: str | Path) -> list[str]:
         ValueError: It cannot be read, is empty, or lacks a column.
     """
     return _read(path)[0]
+
+
+def manifest_splits(path: str | Path) -> list[str]:
+    """Return the names of a manifest's splits, ``train`` first; none where it has no column ``split``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It cannot be read, is empty, or lacks a column.
+    """
+    names = {split_name(row.split) for row in _read(path)[1]} - {""}
+    return sorted(names, key=lambda name: (name != "train", name))
 
 
 def import_pyarrow(purpose: str = ".parquet files", otherwise: str = "") -> Any:
@@ -125,7 +144,8 @@ class _Row(NamedTuple):
 
 
 def _row(number: int, cells: Mapping[str, str | None]) -> _Row:
-    path, label, split, group = ((cells.get(name) or "").strip() for name in _COLUMNS)
+    path = cells.get("path") or ""
+    label, split, group = (unescaped((cells.get(name) or "").strip()) for name in _COLUMNS[1:])
     return _Row(number, path, [name.strip() for name in label.split(";")], split, group)
 
 
@@ -211,7 +231,7 @@ def _rows_of(split: str, rows: list[_Row], columns: list[str], path: str | Path)
 
 def _check_filled(rows: list[_Row], path: str | Path) -> None:
     for row in rows:
-        for column, filled in (("path", row.path), ("label", all(row.labels))):
+        for column, filled in (("path", row.path.strip()), ("label", all(row.labels))):
             if not filled:
                 raise ValueError(
                     f"Expected every row to have a path and a label, but got an empty {column} in row {row.number} of "
@@ -219,16 +239,28 @@ def _check_filled(rows: list[_Row], path: str | Path) -> None:
                 )
 
 
-def _missing(paths: list[str]) -> list[str]:
-    """Return the paths that are not files; each folder is listed once."""
-    places = [os.path.split(path) for path in paths]
-    files = {folder: _files(folder) for folder in {folder for folder, _ in places}}
-    return [path for path, (folder, name) in zip(paths, places, strict=True) if name not in files[folder]]
+def _spellings(cell: str) -> dict[str, None]:
+    """Return the paths that a cell may mean, in order: spaces at its ends may belong to it, and it may be escaped."""
+    texts = (cell, cell.strip())
+    return dict.fromkeys([*map(unescaped, texts), *texts])
+
+
+class _Listing:
+    """Which files exist; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, set[str]] = {}
+
+    def exists(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._files:
+            self._files[folder] = _files(folder)
+        return name in self._files[folder]
 
 
 def _files(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is a ValueError
         return set()

@@ -7,11 +7,10 @@ from typing import Any
 from datasets import Image, get_dataset_split_names, load_dataset_builder
 from pyarrow.parquet import read_metadata
 from timm.data.readers._hfds import get_class_labels
-from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_hfids import ReaderHfids
 
 from timm_accel.data.splitting import split_name
-from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 
 class HfidsStream(StreamReader, ReaderHfids):
@@ -33,7 +32,7 @@ class HfidsStream(StreamReader, ReaderHfids):
         self.class_to_idx = get_class_labels(builder.info, self.target_key)
         self.remap_class = builder.info.features[self.target_key].dtype == "string"
         if class_map is not None:
-            self.class_to_idx = load_class_map(class_map)
+            self.class_to_idx = read_class_map(class_map)
         elif not self.class_to_idx:
             labels = {label for each in get_dataset_split_names(name) for label in _labels(builder, each)}
             names = sorted(labels) if self.remap_class else range(max(labels) + 1)

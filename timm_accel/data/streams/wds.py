@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
 
 from timm_accel.data.image_files import image_endings, is_leftover
 from timm_accel.data.splitting import SPLITS, split_name
-from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 _INFO = ("_info.json", "info.json")  # timm's names
 _FIRST_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")  # the image where a sample has several
@@ -89,7 +88,7 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
             reader = WdsStream(root=root, split="::".join(shards), num_samples=count)
         finally:
             timms.disabled = False
-    reader.class_to_idx = _numbered(reader, splits) if class_map is None else load_class_map(class_map)
+    reader.class_to_idx = _numbered(reader, splits) if class_map is None else read_class_map(class_map)
     return reader
 
 
