@@ -108,10 +108,8 @@ class _Candidate:
 def _open(folder: str | Path) -> _Candidate:
     source = read_source(folder)
     for name, tensor in source.tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(
-                f"Expected weights to be finite, but got NaN or infinity in {name} of {source.where!r}. Leave it out."
-            )
+        if tensor.isnan().any():  # some models hold infinite values on purpose
+            raise ValueError(f"Expected weights to be finite, but got NaN in {name} of {source.where!r}. Leave it out.")
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
     if source.config:
         where, best = Path(source.where), source.config.get("best")
@@ -252,7 +250,20 @@ def _mean(candidates: list[_Candidate]) -> dict[str, torch.Tensor]:
         tensors = each.tensors()
         for name, total in sums.items():
             total += tensors[name]
+    _refuse_infinite(candidates, [name for name, total in sums.items() if not total.isfinite().all()])
     return newest | {name: (total / len(candidates)).to(newest[name].dtype) for name, total in sums.items()}
+
+
+def _refuse_infinite(candidates: list[_Candidate], names: list[str]) -> None:
+    """Refuse tensors with infinite values, except values that all candidates hold on purpose."""
+    for name in names:
+        tensors = [each.tensors()[name] for each in candidates]
+        shared = torch.stack([tensor.isinf() & (tensor == tensors[0]) for tensor in tensors]).all(0)
+        for each, tensor in zip(candidates, tensors, strict=True):
+            if (tensor.isinf() & ~shared).any():
+                raise ValueError(
+                    f"Expected weights to be finite, but got infinity in {name} of {str(each.folder)!r}. Leave it out."
+                )
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
