@@ -21,17 +21,34 @@ from timm_accel.states.folder import (
     DamagedStateError,
     newest_state,
     open_state,
-    plain,
     prune_states,
     state_folders,
     write_state,
 )
+from timm_accel.states.plain import plain
 
 CONTENT = {COMMON: {"weights": torch.arange(1000.0), "epoch": 3}, "rank_0.pt": {"count": 7}}
 
+ABOUT = {
+    "versions": {},
+    "scheduler": "NoneType",
+    "stopped": None,
+    "progress": {"epoch": 0, "batch": 0, "stage": "train", "learning_rate": 0.1},
+    "num_updates": 7,
+    "num_processes": 1,
+    "batch_size": 4,
+    "accumulation": 1,
+    "images": 28,
+    "num_epochs": 3,
+    "updates_per_epoch": 7,
+    "max_num_train_steps": 21,
+    "mixed_precision": "no",
+    "run": {"tensors": {}, "optimizer": {}, "recipe": {}},
+}
+
 
 def write(root: Path, epoch: int = 0, milestone: bool = False) -> state_module.SavedState:
-    return write_state(root, f"epoch_{epoch}_batch_0", CONTENT, {"milestone": milestone, "versions": {}})
+    return write_state(root, f"epoch_{epoch}_batch_0", CONTENT, ABOUT | {"milestone": milestone})
 
 
 def names(root: Path) -> list[str]:
@@ -150,11 +167,11 @@ def test_a_path_that_is_no_state_is_told_what_was_looked_for(tmp_path: Path) -> 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path).folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest |= {"format": 2, "versions": {"timm_accel": "9.0"}}
+    manifest |= {"format": 3, "versions": {"timm_accel": "9.0"}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with refused(ValueError, "format 1 or older", "format 2", "timm_accel 9.0", "Upgrade"):
+    with refused(ValueError, "format 2 or older", "format 3", "timm_accel 9.0", "Upgrade"):
         open_state(folder)
-    with refused(ValueError, "format 1 or older"):
+    with refused(ValueError, "format 2 or older"):
         newest(tmp_path)  # not passed over: the run would silently fall back
 
 

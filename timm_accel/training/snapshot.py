@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from timm_accel.callbacks.recorded_metrics import plain_value
-from timm_accel.states.folder import COMMON, SavedState, plain, rank_file
+from timm_accel.states.folder import COMMON, SavedState, rank_file
+from timm_accel.states.plain import plain
 from timm_accel.states.running_mean import RunningMean
 
 if TYPE_CHECKING:
