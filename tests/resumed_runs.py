@@ -69,7 +69,7 @@ class Interrupting(Noting):
 
 
 def every_update(**options: Any) -> SaveStateCallback:
-    return SaveStateCallback(every_n_updates=1, **({"keep": 1000} | options))
+    return SaveStateCallback(every_n_updates=1, **({"keep": 1000, "keep_when_done": 1000} | options))
 
 
 def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
@@ -149,7 +149,8 @@ def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])},
         check=False,
         **options,
     )

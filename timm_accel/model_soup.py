@@ -14,7 +14,7 @@ from torch import nn
 
 from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest
-from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, signed_config
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
 from timm_accel.models.sources import read_source
@@ -247,4 +247,4 @@ def _mean(candidates: list[_Candidate]) -> dict[str, torch.Tensor]:
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    (folder / CONFIG_FILE).write_text(json.dumps(signed_config(folder, config), indent=2))

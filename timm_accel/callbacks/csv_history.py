@@ -1,12 +1,14 @@
 """Write the history to a CSV file, one row per epoch."""
 
 import csv
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
+from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_run_dir
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class CsvHistoryCallback(Callback):
         self.path = None if path is None else Path(path)
         self._file: Path | None = None
         self._columns: list[str] = []
+        self._rows = Growing()  # of text, as in the file
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
@@ -47,45 +50,40 @@ class CsvHistoryCallback(Callback):
             [] if trainer.belongs_to_run(self._file) else [self._file.name],
             argument="the folder of path",
         )
-        self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
+        self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
         self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the content of the file, and which metrics are in it."""
-        assert self._file is not None
-        text = self._file.read_bytes().decode() if self._columns else ""
-        return {"text": text, "columns": self._columns, "seen": self._metrics.state_dict()}
+        """Return the rows of the file, and which metrics are in it."""
+        return {"columns": self._columns, "rows": self._rows, "seen": self._metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the content of the file."""
         self._columns = list(state_dict["columns"])
+        text = StringIO(state_dict.get("text", ""), newline="")  # of a state of format 1
+        self._rows = Growing([*state_dict.get("rows", ()), *csv.DictReader(text)])
         self._metrics.load_state_dict(state_dict["seen"])
-        assert self._file is not None
         if self._writes and self._columns:
-            with atomic_write(self._file) as path:
-                path.write_bytes(state_dict["text"].encode())
+            self._rewrite()
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
         row: dict[str, Any] = epoch | plain_value(self._metrics.take(trainer.run_history))
-        if self._writes:
-            self._write(row)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        assert self._file is not None
+        self._rows.append({name: "" if value is None else str(value) for name, value in row.items()})
         new = [name for name in row if name not in self._columns]
-        if not new:
-            with open(self._file, "a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
-            return
-        rows = [*(self._read() if self._columns else []), row]
         self._columns += new
+        if not self._writes:
+            return
+        if new:
+            self._rewrite()
+        else:
+            assert self._file is not None
+            with open(self._file, "a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(self._rows[-1])
+
+    def _rewrite(self) -> None:
+        assert self._file is not None
         with atomic_write(self._file) as path, open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
-            writer.writerows(rows)
-
-    def _read(self) -> list[dict[str, Any]]:
-        assert self._file is not None
-        with open(self._file, newline="") as file:
-            return list(csv.DictReader(file))
+            writer.writerows(self._rows)

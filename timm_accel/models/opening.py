@@ -1,6 +1,5 @@
 """Open folders of saved weights as models."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
-from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE
+from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -29,7 +28,8 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The model is not a timm model, the head is missing or superfluous, or the weights do not fit.
+        ValueError: A file has changed since it was saved, the model is not a timm model, the head is missing or
+            superfluous, or the weights do not fit.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -38,7 +38,8 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
                 f"Expected folder to hold {WEIGHTS_FILE} and {CONFIG_FILE}, but got {str(folder)!r} without {name}. "
                 "Name the folder best or best_ema of a run."
             )
-    config = json.loads((folder / CONFIG_FILE).read_text())
+    config = read_config(folder)
+    check_weights(folder, config)
     if not config.get("architecture"):
         raise ValueError(
             f"Expected folder to hold a model of timm, but got {str(folder)!r} ({config.get('note', 'no architecture')}"
@@ -96,7 +97,7 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
     Raises:
         FileNotFoundError: The run has no such folder.
     """
-    found = {folder.name: json.loads((folder / CONFIG_FILE).read_text()) for folder in best_folders(run)}
+    found = {folder.name: read_config(folder) for folder in best_folders(run)}
     if not found or (weights is not None and weights not in found):
         raise FileNotFoundError(
             f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "
@@ -104,6 +105,12 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
         )
     if weights is not None or len(found) == 1:
         return run / (weights or next(iter(found)))
-    best, best_ema = (found[name].get("best", {}).get("value", float("nan")) for name in WEIGHTS)
+    best, best_ema = (_best_value(found[name]) for name in WEIGHTS)
     ema_is_better = best_ema > best if found["best"].get("greater_is_better", True) else best_ema < best
     return run / WEIGHTS[ema_is_better]
+
+
+def _best_value(config: dict[str, Any]) -> float:
+    best = config.get("best")
+    value = best.get("value") if isinstance(best, dict) else None
+    return value if isinstance(value, float) else float("nan")

@@ -1,0 +1,92 @@
+"""Whether saved weights are as they were saved: ``config.json`` has the size and SHA-256 of the weights, and its own.
+
+Folders without the entry ``integrity``, such as timm's, are not checked.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm_accel.messages import one_line
+from timm_accel.states.manifest import digest_of
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+INTEGRITY = "integrity"
+_ON_PURPOSE = f"Use a copy of the folder, or, after a change on purpose, remove {INTEGRITY!r} from"
+
+
+def signed_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a ``config.json`` for the weights in a folder, with their size and SHA-256 and its own."""
+    weights = folder / WEIGHTS_FILE
+    entry = {"size": weights.stat().st_size, "sha256": _digest(weights)}
+    config = {**config, INTEGRITY: entry}
+    return {**config, INTEGRITY: {**entry, "config_sha256": _config_digest(config)}}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of ``config.json``.
+
+    Raises:
+        ValueError: It is not JSON, not an object, or not as it was saved.
+    """
+    where = f"{CONFIG_FILE!r} in {str(folder)!r}"
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"Expected {where} to be JSON, but it cannot be read ({one_line(error)}). Use a copy of the folder."
+        ) from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"Expected {where} to be a JSON object, but got {type(config).__name__}. Use a copy of the folder."
+        )
+    if INTEGRITY in config and _saved(config, "config_sha256") != _config_digest(config):
+        raise ValueError(
+            f"Expected {where} to be as it was saved, but it has changed since (its SHA-256 differs). {_ON_PURPOSE} it."
+        )
+    return config
+
+
+def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    """Compare the weights with what their config holds about them.
+
+    Args:
+        folder: The folder of both.
+        config: The content of ``config.json``.
+
+    Raises:
+        ValueError: The weights are not those that were saved with this config.
+    """
+    if INTEGRITY not in config:
+        return
+    path = folder / WEIGHTS_FILE
+    size, found = _saved(config, "size"), path.stat().st_size if path.is_file() else None
+    if found is None:
+        how = "it is missing"
+    elif found != size:
+        how = f"it has {found} bytes instead of {size}"
+    elif _digest(path) != _saved(config, "sha256"):
+        how = "it has changed since (its SHA-256 differs)"
+    else:
+        return
+    raise ValueError(
+        f"Expected {WEIGHTS_FILE!r} in {str(folder)!r} to be as it was saved, but {how}. {_ON_PURPOSE} {CONFIG_FILE}."
+    )
+
+
+def _saved(config: Mapping[str, Any], name: str) -> Any:
+    return config[INTEGRITY].get(name) if isinstance(config[INTEGRITY], dict) else None
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    entry = config[INTEGRITY] if isinstance(config[INTEGRITY], dict) else {}
+    entry = {name: value for name, value in entry.items() if name != "config_sha256"}
+    return digest_of({**config, INTEGRITY: entry})
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
