@@ -19,6 +19,7 @@ from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
+from timm_accel.states.growing import load_common
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 METHODS = ("uniform", "greedy")
@@ -123,7 +124,7 @@ def _open(folder: str | Path) -> _Candidate:
 
 def _metrics_of_state(state: SavedState) -> dict[str, float]:
     """Return the latest metrics of the weights that `read_source` takes from a state: EMA weights or the model's."""
-    common = state.load(COMMON)
+    common = load_common(state)
     held = held_weights(common).name
     latest = {name: values[-1] for name, values in common["history"]["metrics"].items() if values}
     return {

@@ -60,8 +60,7 @@ def function_of(owner: Callable[..., Any]) -> Any:
 def options_with_a_default_where_they_are_used() -> Iterator[tuple[str, Any, str, Any]]:
     """The name in the recipe, the function, the name there, and the default there."""
     renamed = {"keep": "keep_states", "keep_when_done": "keep_states_when_done"}
-    renamed |= {**{f"every_{unit}": f"save_every_{unit}" for unit in
-                                         ("n_epochs", "n_updates", "minutes")}}  # fmt: skip
+    renamed |= {f"every_{unit}": f"save_every_{unit}" for unit in ("n_epochs", "n_updates", "minutes")}
     used_by = [LoopTrainer, create_classifier, create_datasets, create_loss, create_optimizer]
     for module in (mixins, callbacks):
         used_by += [getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), type)]

@@ -48,12 +48,7 @@ def test_states_come_when_they_are_due(options: dict[str, Any], expected: list[s
 
 
 def test_with_accumulation_only_complete_updates_are_saved(tmp_path: Path) -> None:
-    run_with(
-        SaveStateCallback(every_n_updates=1, keep=100, keep_when_done=100),
-        tmp_path,
-        num_epochs=1,
-        gradient_accumulation_steps=2,
-    )
+    run_with(every_update(), tmp_path, num_epochs=1, gradient_accumulation_steps=2)
     assert positions(tmp_path) == ["0.2", "0.4", "0.5", "1.0"]
 
 
@@ -81,6 +76,40 @@ def test_the_newest_are_kept_and_the_milestones(tmp_path: Path) -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["4.0"]),
+        ({"keep_when_done": 2}, ["3.0", "4.0"]),
+        ({"keep": 1, "keep_when_done": 3}, ["4.0"]),
+        ({"milestone_every_n_epochs": 2}, ["2.0", "4.0"]),
+    ],
+)
+def test_a_finished_run_keeps_its_last_state_and_tells_what_the_states_take(
+    options: dict[str, Any], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(SaveStateCallback(**options), tmp_path)
+    assert positions(tmp_path) == expected
+    size = sum(path.lstat().st_size for path in (tmp_path / "state").rglob("*"))
+    assert (
+        f"The states take {size / 1e6:.1f} MB ({len(expected)} in {str(tmp_path / 'state')!r})."
+        in capsys.readouterr().out
+    )
+
+
+def test_a_run_that_is_interrupted_keeps_all_its_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fit(make_trainer(run_dir=tmp_path, callbacks=[SaveStateCallback(), Interrupt]), tiny_data(20), num_epochs=4)
+    assert positions(tmp_path) == ["1.0", "2.0", "2.1"]
+    assert "The states take" not in capsys.readouterr().out
+
+
+class Interrupt(Callback):
+    def on_train_step_end(self, trainer: Any, **kwargs: Any) -> None:
+        if trainer.current_run().epoch == 2:
+            trainer.request_stop("Enough.", interrupted=True)
 
 
 def test_a_state_is_written_after_everything_else_of_its_update(tmp_path: Path) -> None:
@@ -225,8 +254,9 @@ def test_a_count_below_one_is_refused(name: str, value: Any) -> None:
 
 
 def test_keeping_none_is_refused() -> None:
-    with refused(ValueError, "keep", "at least 1", "got None"):
-        SaveStateCallback(keep=None)
+    for name in ("keep", "keep_when_done"):
+        with refused(ValueError, name, "at least 1", "got None"):
+            SaveStateCallback(**{name: None})
 
 
 @pytest.mark.parametrize("value", [0, -1.0, "2"])

@@ -185,6 +185,35 @@ def test_the_newest_are_kept_and_milestones_never_go(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {*names(tmp_path), "latest"}
 
 
+def test_states_are_deleted_by_their_names_and_only_the_doomed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in range(9):
+        write(tmp_path, epoch, milestone=epoch % 2 == 0)
+    opened: list[Path] = []
+
+    def note(path: Path) -> state_module.SavedState:
+        opened.append(path)
+        return open_state(path)
+
+    monkeypatch.setattr(state_module, "open_state", note)
+    prune_states(tmp_path, 3)
+    assert [folder.name for folder in opened] == ["000002_epoch_1_batch_0"]
+    assert [name.split("_")[2] for name in names(tmp_path)] == ["8", "7", "6", "5", "4", "3", "2", "0"]
+
+
+def test_a_milestone_of_the_first_format_stays_too(tmp_path: Path) -> None:
+    folder = write(tmp_path, 0, milestone=True).folder
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 1}
+    del manifest["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder.rename(tmp_path / "000001_epoch_0_batch_0")
+    for epoch in (1, 2):
+        write(tmp_path, epoch)
+    prune_states(tmp_path, 1)
+    assert names(tmp_path) == ["000003_epoch_2_batch_0", "000001_epoch_0_batch_0"]
+
+
 def test_a_damaged_state_is_left_for_a_person_to_look_at(tmp_path: Path) -> None:
     truncate(write(tmp_path, 0).folder / "manifest.json")
     for epoch in (1, 2):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
-from timm_accel.models import CONFIG_FILE, check_weights, read_config, remove_unfinished, save_classifier
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.run_dir import check_run_dir
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix
@@ -83,6 +83,7 @@ class SaveBestCallback(Callback):
             remove_unfinished(folder)
             if not folder.exists():
                 continue
+            _refuse_other_kinds(folder)
             try:
                 found[name] = _best_in(folder)
             except (ValueError, OSError) as error:
@@ -158,6 +159,13 @@ class SaveBestCallback(Callback):
     def _folder(self, name: str) -> Path:
         assert self._root is not None
         return self._root / self.FOLDERS[name]
+
+
+def _refuse_other_kinds(folder: Path) -> None:
+    """Raise an `OSError` where something else is in the place of the folder or of a file in it."""
+    for path, kind in ((folder, "folder"), (folder / CONFIG_FILE, "file"), (folder / WEIGHTS_FILE, "file")):
+        if path.exists() and path.is_dir() != (kind == "folder"):
+            raise FileExistsError(f"Expected {str(path)!r} to be a {kind}, but got something else. Move it away.")
 
 
 def _best_in(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from timm_accel.states.folder import COMMON, SavedState
+
 Key = tuple[str, str, str]  # where a list is in the shared part of a state
 EPOCHS_PER_PART = 500
 _START, _END = "epochs_to_", ".pt"
@@ -63,9 +65,19 @@ class GrowingParts:
         return joined
 
 
-def part_files(names: Mapping[str, Any]) -> list[str]:
-    """Return those of a state's files that hold parts."""
-    return [name for name in names if name.startswith(_START)]
+def load_common(state: SavedState, parts: GrowingParts | None = None) -> dict[str, Any]:
+    """Return the content of a state's ``common.pt`` with the complete lists.
+
+    Args:
+        state: The state.
+        parts: What continues after the parts of the state; None where no run does.
+    """
+    common = state.load(COMMON)
+    files = [name for name in state.manifest["files"] if name.startswith(_START)]
+    begun = (parts or GrowingParts()).join({name: state.load(name) for name in files})
+    for (kind, owner, name), values in begun.items():
+        common[kind][owner][name] = [*values, *common[kind][owner].get(name, ())]
+    return common
 
 
 def _epochs_of(file: str) -> int:

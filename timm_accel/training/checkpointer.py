@@ -21,7 +21,7 @@ from timm_accel.states.folder import (
     tidy_states,
     write_state,
 )
-from timm_accel.states.growing import GrowingParts
+from timm_accel.states.growing import GrowingParts, load_common
 from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.training import snapshot
 from timm_accel.training.identity import (
@@ -207,7 +207,7 @@ class Checkpointer:
             )
         same_length = all(saved[name] == current[name] for name in LENGTH)
         run.progress, run.num_updates = _resume_position(saved, current)
-        snapshot.restore_shared(self.trainer, snapshot.load_shared(state, self.growing), same_length)
+        snapshot.restore_shared(self.trainer, load_common(state, self.growing), same_length)
         self._before = state
         loss = snapshot.restore_rank(run, state)
         run.resumed_loss = loss if run.progress.batch else None

@@ -15,7 +15,7 @@ from torch import nn
 
 from timm_accel.callbacks.recorded_metrics import plain_value
 from timm_accel.states.folder import COMMON, SavedState, rank_file
-from timm_accel.states.growing import Growing, GrowingParts, Key, part_files
+from timm_accel.states.growing import Growing, GrowingParts, Key
 from timm_accel.states.plain import plain
 from timm_accel.states.running_mean import RunningMean
 
@@ -139,21 +139,12 @@ def _put(lists: Mapping[Key, list[Any]], shared: dict[str, Any]) -> None:
         shared[kind][owner][name] = values
 
 
-def load_shared(state: SavedState, parts: GrowingParts) -> dict[str, Any]:
-    """Return the shared part of a state, with the complete lists."""
-    shared = state.load(COMMON)
-    begun = parts.join({name: state.load(name) for name in part_files(state.manifest["files"])})
-    for (kind, owner, name), values in begun.items():
-        shared[kind][owner][name] = [*values, *shared[kind][owner].get(name, ())]
-    return shared
-
-
 def restore_shared(trainer: LoopTrainer, shared: Mapping[str, Any], same_length: bool) -> None:
     """Load the part that all processes share.
 
     Args:
         trainer: The trainer, with the run's scheduler.
-        shared: What `load_shared` returned.
+        shared: What `load_common` returned.
         same_length: Whether the run is as long as when it was saved.
 
     Raises:
