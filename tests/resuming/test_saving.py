@@ -68,7 +68,7 @@ def test_minutes_are_counted_from_the_last_state(tmp_path: Path, monkeypatch: py
 
 
 def test_the_newest_are_kept_and_the_milestones(tmp_path: Path) -> None:
-    run_with(SaveStateCallback(every_n_updates=2, keep=2, milestone_every_n_epochs=2, keep_when_done=2), tmp_path)
+    run_with(SaveStateCallback(every_n_updates=2, keep=2, milestone_every_n_epochs=2, keep_when_done=3), tmp_path)
     assert positions(tmp_path) == ["2.0", "3.3", "3.5", "4.0"]
     assert [json.loads((folder / "manifest.json").read_text())["milestone"] for folder in states(tmp_path)] == [
         True,
@@ -85,6 +85,8 @@ def test_the_newest_are_kept_and_the_milestones(tmp_path: Path) -> None:
         ({"keep_when_done": 2}, ["3.0", "4.0"]),
         ({"keep": 1, "keep_when_done": 3}, ["4.0"]),
         ({"milestone_every_n_epochs": 2}, ["2.0", "4.0"]),
+        ({"milestone_every_n_epochs": 3}, ["3.0", "4.0"]),
+        ({"milestone_every_n_epochs": 4, "keep_when_done": 2}, ["3.0", "4.0"]),
     ],
 )
 def test_a_finished_run_keeps_its_last_state_and_tells_what_the_states_take(
@@ -92,11 +94,10 @@ def test_a_finished_run_keeps_its_last_state_and_tells_what_the_states_take(
 ) -> None:
     run_with(SaveStateCallback(**options), tmp_path)
     assert positions(tmp_path) == expected
-    size = sum(path.lstat().st_size for path in (tmp_path / "state").rglob("*"))
-    assert (
-        f"The states take {size / 1e6:.1f} MB ({len(expected)} in {str(tmp_path / 'state')!r})."
-        in capsys.readouterr().out
-    )
+    root = tmp_path / "state"
+    size = sum(path.lstat().st_size for path in root.rglob("*"))
+    line = f"The states take {size / 1e6:.1f} MB ({len(expected)} in {str(root)!r})."
+    assert line in capsys.readouterr().out
 
 
 def test_a_run_that_is_interrupted_keeps_all_its_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.states.consensus import Stop, on_main_process
-from timm_accel.states.folder import STATES, prune_states, state_folders
+from timm_accel.states.folder import MILESTONE, STATES, prune_states, state_folders
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -28,7 +28,7 @@ class SaveStateCallback(Callback):
         every_minutes: Minutes between two states within the run; None for none.
         keep: The number of states to keep; older ones are deleted.
         milestone_every_n_epochs: Epochs between two states that are never deleted; None for none.
-        keep_when_done: The number of states to keep when the run is finished, at most `keep`.
+        keep_when_done: The number of states to keep when the run is finished, at most `keep`; milestones stay too.
 
     Raises:
         ValueError: A number is too small, or the trainer has no ``run_dir``.
@@ -91,7 +91,8 @@ class SaveStateCallback(Callback):
         root = trainer.run_dir / STATES
 
         def tidy() -> tuple[int, int]:
-            prune_states(root, min(self.keep, self.keep_when_done))
+            last_is_milestone = any(folder.name.endswith(MILESTONE) for folder in state_folders(root)[:1])
+            prune_states(root, min(self.keep, self.keep_when_done - last_is_milestone))
             return len(state_folders(root)), _bytes_below(root)
 
         count, size = on_main_process(trainer.current_run().accelerator, tidy)

@@ -1,7 +1,7 @@
 """State folders. A state is written under a temporary name, flushed and renamed, so a kill leaves no partial state.
 
 A state is ``state/SERIAL_epoch_E_batch_B/`` with ``common.pt``, one ``rank_R.pt`` for each process, and
-``manifest.json``, which names every file's size and SHA-256, and has a SHA-256 of its own. Higher serials are newer;
+``manifest.json``, which names every file's size and SHA-256, and has a SHA-256 itself. Higher serials are newer;
 ``state/latest`` holds the name of the newest, as a hint for people. The files hold only tensors and plain values, and
 load with ``weights_only=True``. Files that never change once they are written are hard links to those of the state
 before. The name of a state that is never deleted ends with ``_milestone``.
