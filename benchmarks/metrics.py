@@ -14,7 +14,7 @@ import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from timm_accel.mixins.metrics import MacroF1, TopKAccuracy
+from timm_accel.predict.counts import MacroF1, TopKAccuracy
 
 BATCH_SIZE, NUM_BATCHES, REPEATS = 4, 2, 20
 

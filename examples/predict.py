@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from timm_accel import load_classifier
 from timm_accel.messages import own_sentence
 from timm_accel.predict import Prediction, exit_code, write_predictions
+from timm_accel.text_files import escaped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def print_table(predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         pairs = zip(prediction.labels, prediction.scores, strict=True)
         said = "  ".join(f"{label} {score:.3f}" for label, score in pairs)
-        print(f"{prediction.path!s:<{width}}  {said if prediction.error is None else prediction.error}")
+        print(escaped(f"{prediction.path!s:<{width}}  {said if prediction.error is None else prediction.error}"))
 
 
 if __name__ == "__main__":

@@ -37,14 +37,16 @@ def parse_recipe(arguments: list[str] | None = None) -> Recipe:
         if options["recipe"] not in (None, begin):  # the file of --config names it
             parser.set_defaults(dict(named_recipe(options["recipe"]).options))
             options = parser.parse_args(arguments).as_dict()
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         refuse_arguments(error)
     named = options["recipe"] or begin
     for name in ("config", "recipe"):
         options.pop(name)
-    if named is not None and "warmup_epochs" not in parser.parse_args(arguments, defaults=False):
-        options["warmup_epochs"] = named_recipe(named).warmup_epochs(options)  # not typed: it follows the run
-    return Recipe(**options)
+    if named is None:
+        return Recipe(**options)
+    if "warmup_epochs" not in parser.parse_args(arguments, defaults=False):
+        options.pop("warmup_epochs")  # not typed: it follows the run
+    return named_recipe(named).recipe(**options)
 
 
 def _recipe_name(arguments: list[str]) -> str | None:

@@ -6,13 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_images
 
 import timm_accel.mixins as mixins
-from timm_accel import Recipe, load_classifier
+from timm_accel import LoopTrainer, Recipe, load_classifier
 from timm_accel.callbacks import SaveStateCallback
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -29,8 +31,12 @@ def test_the_first_block_trains_and_keeps_both_weights(tmp_path: Path, monkeypat
     for old, new in small:
         assert old in block
         block = block.replace(old, new)
+    torch.manual_seed(1)  # another random state than that of the second run
     exec(block, {})
-    assert (tmp_path / "runs/first/best/model.safetensors").is_file()
+    weights = tmp_path / "runs" / "first" / "best" / "model.safetensors"
+    torch.manual_seed(2)
+    exec(block.replace("runs/first", "runs/second"), {})
+    assert weights.read_bytes() == (tmp_path / "runs/second/best/model.safetensors").read_bytes()
     assert (tmp_path / "runs/first/best_ema/config.json").is_file()
     write_images(tmp_path / "photos", {"holiday": 2})
     predictions = load_classifier("runs/first").predict("photos", progress=False)
@@ -57,6 +63,34 @@ def test_the_two_commands_are_there_and_the_readme_is_short() -> None:
     assert f'pip install -e ".[demo]" && {launch}\n' in README
     assert '`pip install -e ".[test]" && pytest`' in README
     assert len(README.splitlines()) <= 150
+
+
+def test_the_options_of_the_base_class_are_named() -> None:
+    about = README[README.index("Their base class `LoopTrainer`") : README.index("## Measured")]
+    assert set(re.findall(r"`(\w+)`", about)) - {"LoopTrainer", "Trainer"} == set(LoopTrainer.__init__.__kwdefaults__)
+
+
+def test_the_page_on_recipes_lists_every_option_once_and_its_block_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    listed = [name for row in re.findall(r"^\| [a-z, ]+ \| (`.*`) \|", page, re.MULTILINE) for name in
+              re.findall(r"`(\w+)`", row)]  # fmt: skip
+    assert sorted(listed) == sorted(field.name for field in fields(Recipe))
+    for link in re.findall(r"\]\(([\w.]+)\)", page):
+        assert (ROOT / "docs" / link).is_file()
+    write_images(tmp_path / "images" / "train", {"cat": 4, "dog": 4})
+    write_images(tmp_path / "images" / "val", {"cat": 2, "dog": 2})
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    block = block.replace('"resnet18"', '"test_resnet"').replace("num_epochs=20", "num_epochs=1, **small")
+    small = {"image_size": 32, "batch_size": 4, "num_workers": 0}
+    first, second = block.replace("a3", "demo").rsplit("\nbuild_run", 1)
+    namespace: dict = {"small": small}
+    exec(first, namespace)
+    assert (tmp_path / "runs" / "train" / "best").is_dir()
+    exec(f"build_run{second}", namespace)
+    assert (tmp_path / "runs" / "digits" / "recipe.yaml").is_file()
 
 
 def test_the_page_on_resuming_names_every_option() -> None:

@@ -14,9 +14,10 @@ from torch import nn
 
 from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest
-from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, signed_config
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, read_config, signed_config
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
 from timm_accel.states.growing import load_common
@@ -24,7 +25,7 @@ from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 METHODS = ("uniform", "greedy")
 _EMA_PREFIX = metric_prefix(EMA_MODEL)
-_SHARED = ("architecture", "num_classes", "label_names", "multi_label")
+_SHARED = ("architecture", "num_classes", "label_names", "multi_label", PIXEL_RANGE)
 _NOT_OF_THE_SOUP = ("best", "greater_is_better", "temperature")
 """Entries of a config that hold only for its weights; a soup needs another temperature, for example."""
 
@@ -107,6 +108,11 @@ class _Candidate:
 
 def _open(folder: str | Path) -> _Candidate:
     source = read_source(folder)
+    for name, tensor in source.tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"Expected weights to be finite, but got NaN or infinity in {name} of {source.where!r}. Leave it out."
+            )
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
     if source.config:
         where, best = Path(source.where), source.config.get("best")
@@ -137,7 +143,7 @@ def _metrics_of_state(state: SavedState) -> dict[str, float]:
 def _config_of_run(state: SavedState) -> dict[str, Any]:
     run = state.folder.parent.parent
     if folders := best_folders(run):
-        return json.loads((folders[-1] / CONFIG_FILE).read_text())
+        return read_config(folders[-1])
     raise FileNotFoundError(
         f"Expected the run of the state {str(state.folder)!r} to have best/{CONFIG_FILE}, since a state does not say "
         f"what model it is of, but got {str(run)!r} without. Train with SaveBestCallback."
@@ -217,7 +223,11 @@ def _greedy(
     sign = 1 if greater_is_better else -1
 
     def score(chosen: list[_Candidate]) -> float:
-        return sign * float(evaluate(_rebuilt(chosen)))
+        value = float(evaluate(_rebuilt(chosen)))
+        if not isfinite(value):
+            names = [str(each.folder) for each in chosen]
+            raise ValueError(f"Expected evaluate to return a finite score, but got {value} for {names}. Look at it.")
+        return sign * value
 
     alone = {id(each): score([each]) for each in ranked}
     first, *others = sorted(ranked, key=lambda each: alone[id(each)], reverse=True)

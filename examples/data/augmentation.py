@@ -7,38 +7,20 @@ photo from scikit-learn. All rows share their seeds, so down a column RandAugmen
 magnitude. Needs the extras demo and plots.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torch.utils.data import Dataset
 
-from timm_accel.plots import plot_augmentations
-
-
-class Photos(Dataset):
-    """Two photos, one per class."""
-
-    classes = ("china", "flower")
-
-    def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
-        self.photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(self.photos[index]), index
+from timm_accel.plots import plot_transform
 
 
 def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
     """Write the figure, and return its path."""
+    photo = Image.fromarray(load_sample_images().images[0])
     fill = {"img_mean": (124, 116, 104)}  # ImageNet's mean color fills the area outside the image
     transforms = {
         "random crop of 8 to 100 % of the area (the default)": RandomResizedCropAndInterpolation(
@@ -49,7 +31,7 @@ def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
     figure = Figure(figsize=(12, 9.2), dpi=120, layout="constrained")
     rows = figure.subfigures(len(transforms), 1, height_ratios=[4, 4, 3, 3, 3])  # crops are square
     for row, (title, transform) in zip(rows, transforms.items(), strict=True):
-        plot_augmentations(Photos(transform), index=0, count=6, seed=seed, columns=7, figure=row)
+        plot_transform(photo, transform, count=6, seed=seed, columns=7, figure=row)
         row.suptitle(title, fontsize=11, fontweight="bold")
     figure.savefig(out)
     return Path(out)

@@ -194,3 +194,11 @@ def test_an_event_that_upstream_does_not_know_passes_its_callbacks_by() -> None:
 
     fit(make_trainer(callbacks=[Old, New]), num_epochs=1)
     assert seen == [(number, True) for number in (1, 2, 3, 4)]
+
+
+def test_early_stopping_counts_each_run_from_the_start() -> None:
+    stopping = EarlyStoppingCallback("train_loss_epoch", patience=2, min_delta=100.0)
+    trainer = make_trainer(callbacks=[stopping])
+    for _ in range(2):
+        fit(trainer, num_epochs=8)
+        assert len(list(trainer.run_history.get_metric_values("train_loss_epoch"))) == 3  # the first, and two more

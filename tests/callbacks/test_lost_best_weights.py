@@ -44,7 +44,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "but it is missing."),
     "no config": (lambda folder: (folder / "config.json").unlink(), "but 'config.json' is missing."),
     "other weights": (flip, "has changed since"),
-    "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "cannot be read"),
+    "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "Expected config.json to be JSON"),
     "no best": (best_of(None), "a finite value and an epoch, but got 'None'"),
     "NaN": (best_of({"metric": "eval_loss_epoch", "value": float("nan"), "epoch": 1}), "a finite value and an epoch"),
     "text": (best_of({"metric": "eval_loss_epoch", "value": "0.1", "epoch": 1}), "a finite value and an epoch"),

@@ -15,6 +15,7 @@ from tiny_runs import fit, load_example, make_trainer
 from torch import nn
 
 from timm_accel import Recipe, create_classifier, create_datasets
+from timm_accel.callbacks import UnreadableImagesCallback
 from timm_accel.data import ImageFolderDataset, write_digits
 
 TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
@@ -88,7 +89,11 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], type[Exception], tuple[str, ...]
     (empty, FileNotFoundError, (FOLDER, "got '{}/train'", "no images", "Correct the path")),
     (without_train, FileNotFoundError, (FOLDER, "got '{}/train'", "not a folder", "Correct the path")),
     (without_val, FileNotFoundError, (FOLDER, "got '{}/val'", "not a folder", "Correct the path")),
-    (text_alone, FileNotFoundError, (FOLDER, "got '{}/train'", "no images", "Correct the path")),
+    (
+        text_alone,
+        FileNotFoundError,
+        (FOLDER, "got '{}/train'", "all of whose files are left out: 1 file (1 .txt)", "Correct the path"),
+    ),
     (one_class, ValueError, ("at least two classes", "got ['cat']", "'{}/train'", "separate folder")),
     (no_class, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),
     (stray_image, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),
@@ -188,12 +193,13 @@ def test_an_unreadable_image_stops_the_run_with_its_name(form: str, workers: int
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_evaluation_image_stops_the_run_when_it_is_met(workers: int, image_folder: Path) -> None:
+def test_an_unreadable_evaluation_image_stops_the_run_before_the_first_epoch(workers: int, image_folder: Path) -> None:
     path = break_one(image_folder / "val", "png")
-    trainer = make_trainer(model=nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    trainer = make_trainer(model=model, callbacks=[UnreadableImagesCallback])
     with pytest.raises(OSError, match=f"readable image, but got '{path}'.* Repair or remove it"):
-        fit(trainer, *read(image_folder), eval_dataloader_kwargs={"num_workers": workers})
-    assert trainer.num_updates == 5  # the first epoch of 19 images
+        fit(trainer, *read(image_folder, on_error="raise"), eval_dataloader_kwargs={"num_workers": workers})
+    assert trainer.num_updates == 0
 
 
 # Models and recipes
@@ -347,10 +353,11 @@ def test_the_command_prints_one_sentence_for_an_unreadable_image(
     workers: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = break_one(image_folder / "val", "png")
-    options = [*SMALL, "--run_dir", str(image_folder / "run"), "--num_workers", workers, "--ema_decay", "0"]
+    options = [*SMALL, "--run_dir", str(image_folder / "run"), "--num_workers", workers, "--ema_decay", "0",
+               "--on_error", "raise"]  # fmt: skip
     message = exit_message(monkeypatch, "--data_dir", str(image_folder), *options)
     assert message.startswith(f"train.py: Expected every file to be a readable image, but got '{path}' (")
-    assert message.endswith("Repair or remove it.")
+    assert message.endswith("Repair or remove it, or pass on_error='skip'.")
 
 
 @pytest.mark.parametrize("missing", ["sklearn.datasets"])

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from refusal import refused
 from timm.data import ImageDataset, MultiLabelTarget, create_dataset
-from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import DataLoader
 
@@ -131,15 +130,13 @@ def test_names_that_differ_in_case_or_zeros_have_an_order_of_their_own(tmp_path:
     assert files[:4] == ["001_a.png", "01_a.png", "1_a.png", "001_b.png"]
 
 
-def test_the_extensions_are_timms(tmp_path: Path) -> None:
+def test_the_endings_are_those_that_pillow_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, "a_1.png", "b_1.PNG", "c_1.xyz", "d.txt")
-    before = get_img_extensions()
-    assert len(FilenameReader(tmp_path, PETS)) == 2
-    try:
-        set_img_extensions((".xyz",))
-        assert FilenameReader(tmp_path, PETS).filenames() == ["c_1.xyz"]
-    finally:
-        set_img_extensions(before)
+    reader = FilenameReader(tmp_path, PETS)
+    assert reader.filenames() == ["a_1.png", "b_1.PNG"]
+    assert (reader.files.used, reader.files.left_out) == ({".png": 2}, {".txt": 1, ".xyz": 1})
+    monkeypatch.setitem(Image.EXTENSION, ".xyz", "PNG")
+    assert FilenameReader(tmp_path, PETS).filenames() == ["a_1.png", "b_1.PNG", "c_1.xyz"]
 
 
 def test_filenames_are_relative_absolute_or_bare(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +173,7 @@ def test_a_folder_that_is_missing_or_without_images_is_refused(tmp_path: Path) -
             FilenameReader(root, PETS)
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     (tmp_path / "empty" / "a_1.txt").touch()
-    with refused(FileNotFoundError, "Expected root", tmp_path / "empty", "no file that ends in .png", "add_img_extens"):
+    with refused(FileNotFoundError, "Expected root", tmp_path / "empty", "files are left out: 1 file (1 .txt)."):
         FilenameReader(tmp_path / "empty", PETS)
 
 
@@ -294,6 +291,72 @@ def test_a_split_with_one_label_a_row_has_lists_too_if_the_file_is_multi_label(f
     rows = [("a.png", "dog;cat", "train"), ("b.png", "dog", "val")]
     path = write_csv(folder / "m.csv", ("path", "label", "split"), *rows)
     assert ManifestReader(path, "val").labels == [[1]]
+
+
+def test_an_empty_cell_is_an_image_without_any_class_if_the_file_is_multi_label(folder: Path) -> None:
+    rows = [
+        ("a.png", "dog;cat", "train"),
+        ("b.png", "", "train"),
+        ("sub/c.png", " ", "val"),
+        ("sub/d.png", "cat", "val"),
+    ]
+    path = write_csv(folder / "m.csv", ("path", "label", "split"), *rows)
+    assert ManifestReader(path, "train").labels == [[1, 0], []]
+    assert ManifestReader(path, "val").labels == [[], [0]]
+    dataset = ImageDataset("", reader=ManifestReader(path), target_transform=MultiLabelTarget(2))
+    assert [target.tolist() for _, target in dataset] == [[1, 1], [0, 0], [0, 0], [1, 0]]
+    half = write_csv(folder / "m.csv", ("path", "label", "split"), rows[0], ("b.png", "cat;", "train"))
+    with refused(ValueError, "empty label in row 3"):
+        ManifestReader(half, "train")
+
+
+def test_rows_without_any_label_are_an_unlabeled_set(folder: Path) -> None:
+    rows = [("a.png", "dog", "train"), ("b.png", "", "test"), ("sub/c.png", "", "test")]
+    path = write_csv(folder / "m.csv", ("path", "label", "split"), *rows)
+    assert ManifestReader(path, "test").labels == [-1, -1]
+    assert ManifestReader(path, "test").class_to_idx == {"dog": 0}
+    with refused(ValueError, "empty label in row 3"):
+        ManifestReader(path)
+
+
+def test_other_manifests_of_a_dataset_count_for_classes_and_for_the_kind_of_labels(folder: Path) -> None:
+    test = write_csv(folder / "test.csv", ("path", "label"), ("a.png", "dog"))
+    train = write_csv(folder / "train.csv", ("path", "label"), ("b.png", "cat;owl"), ("sub/c.png", "dog"))
+    bare = write_csv(folder / "bare.csv", ("path",), ("a.png",))
+    assert ManifestReader(test).labels == [0]
+    reader = ManifestReader(test, others=[train, bare])
+    assert (reader.class_to_idx, reader.labels) == ({"cat": 0, "dog": 1, "owl": 2}, [[1]])
+    with refused(ValueError, "a column 'path' and a column 'label'", bare):
+        ManifestReader(bare, others=[train])
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("trian", "train"),
+        ("Vaild", "valid"),
+        ("tset", "test"),
+        ("validaton", "validation"),
+        ("vla", "val"),
+        ("tes", "test"),
+    ],
+)
+def test_a_misspelled_split_is_refused_with_its_row(manifest: Path, written: str, meant: str) -> None:
+    manifest.write_text(manifest.read_text().replace("b.png,test", f"b.png,{written}"))
+    for split in ("train", "val"):
+        with refused(ValueError, "a split such as", f"{written!r} in row 4", manifest, f"Did you mean {meant!r}?"):
+            ManifestReader(manifest, split)
+
+
+@pytest.mark.parametrize("other", ["fold_1", "unused", "test_2", "extra-train", "holdout", "dev"])
+def test_a_split_of_another_name_is_reported_once_and_can_be_read(
+    manifest: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest.write_text(manifest.read_text().replace("b.png,test", f"b.png,{other}"))
+    assert [len(ManifestReader(manifest, split)) for split in ("train", "val", other)] == [2, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"1 of 4 rows of {str(manifest)!r} have a split of another name: ['{other}']."
+    ]
 
 
 def test_numbers_are_classes_by_their_text_in_natural_order(folder: Path) -> None:
@@ -464,9 +527,24 @@ def test_numbers_of_a_parquet_file_are_classes_even_where_a_gap_made_them_floats
         ManifestReader(floats)
 
 
+def test_lists_in_a_parquet_file_are_multi_label(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    paths = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
+    lists = [["dog", "cat"], [], None, ["owl"]]
+    for kind in (pyarrow.list_(pyarrow.string()), pyarrow.large_list(pyarrow.string())):
+        reader = ManifestReader(write_parquet(folder / "m.parquet", path=paths, label=pyarrow.array(lists, kind)))
+        assert (reader.class_to_idx, reader.labels) == ({"cat": 0, "dog": 1, "owl": 2}, [[1, 0], [], [], [2]])
+    single = ManifestReader(write_parquet(folder / "m.parquet", path=paths, label=[[10], [9], [10], [9]]))
+    assert (single.class_to_idx, single.labels) == ({"9": 0, "10": 1}, [[1], [0], [1], [0]])
+    fixed = pyarrow.array([["a", "b"]] * 4, pyarrow.list_(pyarrow.string(), 2))
+    assert ManifestReader(write_parquet(folder / "m.parquet", path=paths, label=fixed)).labels == [[0, 1]] * 4
+    categories = pyarrow.array(["b", "a", "b", "a"]).dictionary_encode()
+    assert ManifestReader(write_parquet(folder / "m.parquet", path=paths, label=categories)).labels == [1, 0, 1, 0]
+
+
 def test_a_parquet_file_that_cannot_be_read_is_refused(folder: Path) -> None:
     start = "Expected the manifest to be a parquet file of texts and numbers, but got"
-    path = write_parquet(folder / "m.parquet", path=["a.png"], label=[["cat", "dog"]])
+    path = write_parquet(folder / "m.parquet", path=[["a.png"]], label=["cat"])
     with refused(ValueError, start, path, "list", "Save it as one."):
         ManifestReader(path)
     for content in (b"", b"path,label\na.png,cat\n"):

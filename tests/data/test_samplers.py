@@ -25,6 +25,34 @@ def test_every_class_comes_equally_often() -> None:
     assert len(class_balanced_sampler(LABELS)) == 250
 
 
+def test_an_image_with_several_labels_is_drawn_as_its_rarest() -> None:
+    labels = [[0]] * 30 + [[0, 1]] * 5 + [[2, 0], [1, 2]] + [[]] * 4
+    sampler = class_balanced_sampler(labels, 40_000)
+    # class 0 is in 36 images, 1 in 6, 2 in 2, and 4 have no label
+    expected = [1 / 36] * 30 + [1 / 6] * 5 + [1 / 2] * 2 + [1 / 4] * 4
+    assert sampler.weights.tolist() == pytest.approx(expected)
+    drawn = np.bincount(list(sampler), minlength=41) / 40_000
+    share = 1 / sum(expected)
+    for members in ([*range(36)], [*range(30, 35), 36], [35, 36], [37, 38, 39, 40]):
+        assert drawn[members].sum() > 0.97 * share  # at least that of a class
+    lists = np.empty(len(labels), dtype=object)
+    lists[:] = labels
+    assert torch.equal(class_balanced_sampler(lists).weights, sampler.weights)
+    assert (
+        class_balanced_sampler([[0], [0], [1]]).weights.tolist() == class_balanced_sampler([0, 0, 1]).weights.tolist()
+    )
+    assert len(class_balanced_sampler(labels)) == 41
+
+
+def test_labels_that_are_none_are_not_balanced() -> None:
+    with refused(ValueError, "integers of at least 0, but got -1 for 'image 1'"):
+        class_balanced_sampler([0, -1, 1])
+    with refused(ValueError, "images with labels", "3 images such as 'image 0'"):
+        class_balanced_sampler([-1, -1, -1])
+    with refused(ValueError, "images with labels", "2 images"):
+        class_balanced_sampler([[], []])
+
+
 def test_every_image_is_repeated_equally_often_in_one_order() -> None:
     order = list(RepeatedSampler(50, 3))
     assert Counter(order) == dict.fromkeys(range(50), 3)

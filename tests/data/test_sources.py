@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import TimmMixupTrainer, create_datasets
 from timm_accel.data import ImageFolderDataset, Source
+from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import TarReader
-from timm_accel.data.sources import ReaderPart
 
 COUNTS = {"cat": 8, "dog": 8, "owl": 8}
 HALF = (0.5,) * 3
@@ -212,6 +212,26 @@ def test_a_test_split_is_kept_for_the_final_evaluation(tmp_path: Path) -> None:
     write_images(root / "test", {"cat": 3, "dog": 3, "owl": 3})
     assert [len(part) for part in read(root)] == [24, 6]
     assert [len(part) for part in read(root, eval_split="test")] == [24, 9]
+
+
+def test_a_test_split_may_lack_classes_and_a_validation_split_may_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path)
+    write_images(root / "test", {"dog": 3, "owl": 2})
+    _, test_set = read(root, eval_split="test")
+    assert test_set.class_sizes == {"cat": 0, "dog": 3, "owl": 2}
+    assert [test_set[index][1] for index in range(5)] == [1, 1, 1, 2, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        "The evaluation images are of 2 of 3 classes, without ['cat']."
+    ]
+    write_images(root / "test", {"elk": 1})
+    with refused(ValueError, "the same classes in both splits", "lacks ['cat'] and has ['elk'] besides"):
+        read(root, eval_split="test")
+    for path in (root / "validation" / "cat").iterdir():
+        path.unlink()
+    with refused(ValueError, "the same classes in both splits", "lacks ['cat']"):
+        read(root)
 
 
 def test_a_split_that_is_missing_is_an_error_not_everything(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Streams: each kind trains, nothing is lost or doubled, and the same seed gives the same bits."""
 
+import gc
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -35,9 +37,11 @@ from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from timm_accel import TimmMixupTrainer, create_datasets
+from timm_accel import TimmMixupTrainer, TimmTrainer, create_datasets
+from timm_accel.callbacks import PrintMetricsCallback, UnreadableImagesCallback
 from timm_accel.data import PrepareImage, Source, StreamedImages
 from timm_accel.data.seeding import seed_streamed_image
+from timm_accel.data.streams.unreadable_log import UnreadableLog
 
 HALF = (0.5,) * 3
 AUGMENTED = {"auto_augment": "rand-m7-mstd0.5-inc1"}
@@ -282,12 +286,58 @@ def test_an_unreadable_image_stops_or_is_skipped(tmp_path: Path) -> None:
     train_set, val_set = read(source)
     [epoch] = batches(train_set)
     assert [len(labels) for _, labels in epoch] == [4, 4]  # the first again in place of the broken one
+    assert [label for _, label in val_set] == [0, 0]
+    [(path, error)] = val_set.unreadable
+    assert path.endswith("val-0.tar/val-0_001")
+    assert error
+    train_set, val_set = read(source, on_error="raise")
     with refused(OSError, "readable image", "val-0.tar/val-0_001", "Repair or remove it"):
         list(val_set)
-    train_set, val_set = read(source, on_error="skip")
-    assert [label for _, label in val_set] == [0, 0]
     with refused(OSError, "readable image", "train-0.tar/train-0_001"):
-        list(read(source, on_error="raise")[0])
+        list(train_set)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:The training images are a stream")
+def test_a_run_lists_and_counts_unreadable_images_or_refuses_them_before_the_first_epoch(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shards_of(tmp_path / "data", [GOOD, BAD, *[GOOD] * 6], [GOOD, BAD, GOOD, GOOD, BAD])
+
+    def run(run_dir: Path, **options: Any) -> Any:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        callbacks = [UnreadableImagesCallback, PrintMetricsCallback]
+        trainer = make_trainer(TimmTrainer, model, num_classes=2, callbacks=callbacks, run_dir=run_dir)
+        loader = {"num_workers": workers}
+        return fit(trainer, *read(source, **options), train_dataloader_kwargs=loader, eval_dataloader_kwargs=loader)
+
+    trainer = run(tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    assert all("  on 3 of 5 images  " in line for line in lines)
+    rows = (tmp_path / "run" / "bad_images.csv").read_text().splitlines()[1:]
+    names = [row.partition(",")[0].rpartition("/")[2] for row in rows]
+    assert names == ["train-0_001", "val-0_001", "val-0_004"]
+    assert trainer.num_updates == 4
+    with refused(OSError, "a readable image", "val-0.tar/val-0_001", "one of 2", "on_error='skip'"):
+        run(tmp_path / "other", on_error="raise")
+
+
+def test_the_list_of_a_stream_ends_with_it() -> None:
+    log = UnreadableLog()
+    log.add("b/\udcff.png", "cut\nshort")
+    log.add("a.png", "first")
+    log.add("a.png", "first")
+    assert log.read() == [("a.png", "first"), ("b/\udcff.png", "cut\nshort")]
+    copied = pickle.loads(pickle.dumps(log))  # as a spawned worker gets it
+    copied.add("c.png", "third")
+    assert [path for path, _ in log.read()] == ["a.png", "b/\udcff.png", "c.png"]
+    del copied
+    path = Path(log._path)
+    assert path.exists()
+    del log
+    gc.collect()
+    assert not path.exists()
 
 
 def test_too_many_unreadable_images_stop_the_run(tmp_path: Path) -> None:
@@ -358,6 +408,25 @@ def test_labels_without_names_are_numbered_and_words_sorted(tmp_path: Path) -> N
     ] == [2]
 
 
+def test_a_label_that_is_no_class_is_named_at_its_sample(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    (tmp_path / "p").mkdir()
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    for split, labels in (("train", [0, 1, 0]), ("validation", [1, -1, 0]), ("test", [-1])):
+        rows = {"image": [{"bytes": GOOD, "path": f"{n}.png"} for n in range(len(labels))], "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "p" / f"{split}.parquet")
+    with refused(ValueError, "from 0 to 1, for 2 classes, but got -1 for", "1.png"):
+        list(read(f"hfids/{tmp_path / 'p'}")[1])
+    shards = tmp_path / "w"
+    for split, labels in (("train", [0, 1]), ("val", [1, 2, 0])):
+        write_shard(shards / f"{split}-0.tar", [(GOOD, label) for label in labels])
+    with refused(ValueError, "from 0 to 1, for 2 classes, but got 2 for", "val-0.tar/val-0_001"):
+        list(read(Source(f"wds/{shards}", class_map={"cat": 0, "dog": 1}))[1])
+    with refused(ValueError, "number the classes 0, 1, 2", "'dog': 2"):
+        read(Source(f"wds/{shards}", class_map={"cat": 0, "dog": 2}))
+
+
 # Bad input
 
 
@@ -401,6 +470,26 @@ def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:
         read(source, max_bad_fraction=2)
     with refused(ValueError, "class_map beside a stream", "images"):
         read(Source(tmp_path / "images", class_map={"a": 0}))
+
+
+def test_shards_hold_any_format_of_pillow_and_leftovers_are_passed_over(tmp_path: Path) -> None:
+    endings = {"gif": "GIF", "webp": "WEBP", "TGA": "TGA", "jp2": "JPEG2000"}
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+            for label, (ending, kind) in enumerate(endings.items()):
+                file = io.BytesIO()
+                Image.new("RGB", (8, 8), (60 * label, 0, 0)).save(file, kind)
+                add(tar, f"./{label}.{ending}", file.getvalue())
+                add(tar, f"./{label}.cls", str(label).encode())
+            for name in ("./._0.cls", "__MACOSX/9.cls", "@eaDir/9.png", ".Trash/9.cls"):
+                add(tar, name, b"no number")
+    (tmp_path / "._train-0.tar").write_bytes(b"of macOS")
+    train_set, val_set = read(f"wds/{tmp_path}")
+    assert len(train_set) == len(val_set) == 4
+    val_set._transforms = []
+    found = [(int(np.asarray(image)[0, 0, 0]), label) for image, label in val_set]
+    assert [label for _, label in found] == [0, 1, 2, 3]
+    assert [color for color, _ in found] == pytest.approx([0, 60, 120, 180], abs=6)
 
 
 def test_samples_without_label_or_columns_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny_runs import fit, make_trainer
 from torch import nn
 
 from timm_accel import TimmTrainer, create_datasets
-from timm_accel.callbacks import Callback, SaveStateCallback, UnreadableImagesCallback
+from timm_accel.callbacks import Callback, PrintMetricsCallback, SaveStateCallback, UnreadableImagesCallback
 from timm_accel.data import ImageFolderDataset
 
 COUNTS = {"cat": 40, "dog": 40, "owl": 40}
@@ -126,6 +126,83 @@ def test_a_run_without_a_folder_says_so_on_the_screen(folder, capsys: pytest.Cap
     assert len(said) == 2  # not again in the second epoch
 
 
+def test_every_result_tells_how_many_images_it_counts(folder, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = train(folder[0], callbacks=[UnreadableImagesCallback, PrintMetricsCallback])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    assert all("  on 25 of 30 images  " in line for line in lines)
+    trainer.evaluate(trainer.eval_dataset, per_device_batch_size=4, dataloader_kwargs={"num_workers": 0})
+    assert "  on 25 of 30 images  " in capsys.readouterr().out
+    for path in folder[2]:
+        Path(path).unlink()
+    train(folder[0], callbacks=[UnreadableImagesCallback, PrintMetricsCallback])
+    assert " images  " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_raise_finds_an_unreadable_evaluation_image_before_the_first_epoch(
+    folder, workers: int, tmp_path: Path
+) -> None:
+    for path in folder[1]:
+        Path(path).unlink()
+    updates = []
+
+    class Counting(Callback):
+        def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            updates.append(trainer.num_updates)
+
+    first = folder[0] / "val" / "cat" / "004.png"
+    words = ("Expected every file to be a readable image", str(first), "one of 5", "on_error='skip'")
+    with refused(OSError, *words):
+        train(folder[0], tmp_path / "run", workers, on_error="raise", callbacks=[UnreadableImagesCallback, Counting])
+    assert updates == []
+    for path in folder[2]:
+        Path(path).unlink()
+    train(folder[0], tmp_path / "new", workers, on_error="raise", callbacks=[UnreadableImagesCallback, Counting])
+    assert len(updates) == 56  # of 114 images
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_search_before_the_first_epoch_draws_no_random_numbers(folder, workers: int) -> None:
+    _, val_set = read(folder[0], on_error="raise")
+    before = torch.get_rng_state()
+    found = val_set.find_unreadable(workers)
+    assert [val_set.filename(number, absolute=True) for number in found] == sorted(folder[2])
+    assert torch.equal(before, torch.get_rng_state())
+    assert val_set.unreadable == []
+    halves = [val_set.find_unreadable(workers, rank, 2) for rank in (0, 1)]
+    assert halves == [[4, 6, 8], [5, 7]]
+
+
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_a_resumed_run_evaluates_the_same_images(folder, on_error: str, tmp_path: Path) -> None:
+    if on_error == "raise":
+        for path in folder[1] | folder[2]:
+            Path(path).unlink()
+
+    def run(run_dir: Path, **options: Any) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        callbacks = [UnreadableImagesCallback, SaveStateCallback(every_n_updates=7, keep=99)]
+        trainer = make_trainer(TimmTrainer, model, num_classes=3, run_dir=run_dir, callbacks=callbacks)
+        data = read(folder[0], auto_augment="rand-m7-mstd0.5-inc1", on_error=on_error)
+        return fit(trainer, *data, **options)
+
+    reference = run(tmp_path / "whole")
+    resumed = run(tmp_path / "new", resume_from=tmp_path / "whole/state/000002_epoch_0_batch_14")
+    for name in ("eval_loss_epoch", "accuracy"):
+        values = reference.run_history.get_metric_values(name)
+        assert resumed.run_history.get_metric_values(name) == values
+        assert len(values) == 2
+
+
+def test_too_many_in_the_evaluation_stop_the_run(folder, tmp_path: Path) -> None:
+    break_images(folder[0] / "val", {"dog": range(0, 10)})
+    with refused(RuntimeError, "at most 10 unreadable images among 30", "but got 15", "such as"):
+        train(folder[0], tmp_path / "run")
+    assert (tmp_path / "run" / "bad_images.csv").exists()
+
+
 def test_too_many_stop_the_run_with_their_number(folder, tmp_path: Path) -> None:
     break_images(folder[0] / "train", {"dog": range(0, 20)})
     with refused(RuntimeError, "at most 12 unreadable images among 120", "max_bad_fraction=0.1", "such as", "Repair"):
@@ -156,9 +233,11 @@ def test_none_readable_at_all_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)[0][0]
 
 
-def test_the_defaults_skip_in_training_and_raise_in_evaluation(folder) -> None:
+def test_the_default_skips_in_training_and_evaluation(folder) -> None:
     train_set, val_set = read(folder[0], on_error=None)
-    assert (train_set.on_error, val_set.on_error) == ("skip", "raise")
+    assert (train_set.on_error, val_set.on_error) == ("skip", "skip")
+    assert val_set[4] is None
+    _, val_set = read(folder[0], on_error="raise")
     with refused(OSError, "readable image", "val/cat/004.png"):
         val_set[4]
 

@@ -27,6 +27,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, UnreadableImagesCallback
+from timm_accel.callbacks.unreadable_images import images_read
 from timm_accel.data import LabeledImages
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.mixins import ModelEmaMixin, ScheduledResolutionMixin
@@ -146,7 +147,17 @@ def check_unreadable_images() -> None:
     trainer = make_trainer(Sizes, callbacks=[UnreadableImagesCallback], run_dir=root / "run", num_classes=2,
                            model=tiny_model(num_classes=2))  # fmt: skip
     fit(trainer, *data, num_epochs=1, per_device_batch_size=share())
-    metrics = trainer.run_history
+    metrics, counted = trainer.run_history, images_read(data[1])
+    strict = create_datasets(8, (0.5,) * 3, (0.5,) * 3, root / "train", root / "val", on_error="raise")
+    sizes_before, refused = len(sizes), ""
+    try:
+        early = make_trainer(
+            Sizes, callbacks=[UnreadableImagesCallback], num_classes=2, model=tiny_model(num_classes=2)
+        )
+        fit(early, *strict, num_epochs=1, per_device_batch_size=share())
+    except OSError as error:
+        refused = str(error)
+    assert len(sizes) == sizes_before  # before the first step
     alone = make_trainer(Sizes, model=trainer.unwrapped_model, num_classes=2, optimizer=trainer.unwrapped_optimizer)
     for number in range(4):
         if PartialState().is_main_process:
@@ -159,6 +170,8 @@ def check_unreadable_images() -> None:
         "accuracy": (metrics.get_latest_metric("accuracy"), alone.run_history.get_latest_metric("accuracy")),
         "loss": (metrics.get_latest_metric("eval_loss_epoch"), alone.run_history.get_latest_metric("evaluation_loss")),
         "listed": (root / "run" / "bad_images.csv").read_text().count("\n") - 1,
+        "counted": counted,
+        "refused": refused,
     }
 
 

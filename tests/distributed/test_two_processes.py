@@ -145,6 +145,9 @@ def test_unreadable_images_leave_batches_full_and_counts_exact(one: Any, two: An
             assert found["accuracy"][0] == found["accuracy"][1]
             assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-6)
             assert found["listed"] == 8
+            assert found["counted"] == "12 of 16 images"  # on every rank
+            assert "val/cat/000.png'" in found["refused"]
+            assert "one of 4." in found["refused"]
 
 
 def test_scheduled_sizes_are_equal_on_both_ranks_and_no_image_is_lost_or_doubled(one: Any, two: Any) -> None:

@@ -31,10 +31,10 @@ def figure_of(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **opti
     return figure
 
 
-def test_customise_shows_what_learns(
+def test_customize_shows_what_learns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (axes,) = figure_of("customise", monkeypatch, tmp_path).axes
+    (axes,) = figure_of("customize", monkeypatch, tmp_path).axes
     grey = (0.8274509803921568,) * 3 + (1.0,)
     frozen = [
         [bar.get_facecolor() == grey for bar in axes.patches if round(bar.get_y() + 0.4) == row] for row in range(5)
@@ -72,6 +72,6 @@ def test_fx_shows_nodes_within_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert max(channels[0]) < 0 <= min(channels[1])  # the branch, and what the activation lets through
 
 
-@pytest.mark.parametrize("name", ["customise", "features", "fx"])
+@pytest.mark.parametrize("name", ["customize", "features", "fx"])
 def test_the_scripts_are_short(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80

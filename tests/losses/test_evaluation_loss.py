@@ -220,6 +220,69 @@ def test_a_loss_that_loops_over_images_is_a_mean_over_images() -> None:
         assert evaluated(one_by_one, data(), size) == pytest.approx(expected, rel=1e-6)
 
 
+class Still(LoopTrainer):
+    """Trains in evaluation mode, so that the loss is that of the same weights without dropout."""
+
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        self.model.eval()
+
+
+def trained(loss: Any, dataset: TensorDataset, batch_size: int, **options: Any) -> float:
+    model = tiny_model()
+    trainer = make_trainer(Still, model, loss_func=loss, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    fit(trainer, dataset, num_epochs=1, per_device_batch_size=batch_size, **options)
+    return trainer.run_history.get_latest_metric("train_loss_epoch")
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(WEIGHTS), WithinAnother(), as_function], ids=named)
+def test_the_training_loss_with_class_weights_is_that_of_the_epoch_too(loss: Any, size: int, accumulation: int) -> None:
+    expected = weighted_cross_entropy(logits_of(data()), data().tensors[1].numpy(), WEIGHTS)
+    found = trained(loss, data(), size, gradient_accumulation_steps=accumulation)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 7, 30])
+def test_the_training_loss_leaves_out_ignored_labels_and_counts_other_losses_by_images(size: int) -> None:
+    logits, labels = logits_of(data()), torch.arange(30) // 10
+    labels[::2] = 2
+    some = torch.where(torch.arange(30) % 10 == 1, -100, labels)
+    expected = weighted_cross_entropy(logits, some.numpy())
+    assert trained(nn.CrossEntropyLoss(), data(some), size) == pytest.approx(expected, rel=1e-6)
+    soft = functional.one_hot(labels, 3).float()
+    expected = weighted_cross_entropy(logits, labels.numpy())
+    assert trained(SoftTargetCrossEntropy(), data(soft), size) == pytest.approx(expected, rel=1e-6)
+    total = trained(nn.CrossEntropyLoss(WEIGHTS, reduction="sum"), data(labels), size)
+    divisor = WEIGHTS[labels].sum().item()
+    assert total == pytest.approx(divisor * weighted_cross_entropy(logits, labels.numpy(), WEIGHTS), rel=1e-6)
+
+
+def test_a_training_batch_of_ignored_labels_alone_is_a_loss_that_is_not_finite() -> None:
+    labels = torch.arange(30) // 10
+    labels[:29] = -100
+    assert not np.isfinite(trained(nn.CrossEntropyLoss(), data(labels), 4))
+
+
+def test_a_loss_that_is_an_object_keeps_its_attributes_in_training() -> None:
+    class Counting:
+        calls = 0
+
+        def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return functional.cross_entropy(outputs, targets)
+
+    class Asking(Still):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            assert isinstance(self.loss_func, Counting)
+            return super().calculate_train_batch_loss(batch)
+
+    loss = Counting()
+    fit(make_trainer(Asking, loss_func=loss), data(), num_epochs=1)
+    assert loss.calls == 8
+
+
 def test_losses_are_left_as_they_were() -> None:
     for loss in (nn.CrossEntropyLoss(WEIGHTS), as_function):
         trainer = make_trainer(loss_func=loss)

@@ -15,7 +15,7 @@ from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
 from timm_accel.callbacks import Callback, PrintMetricsCallback
 from timm_accel.losses import LabelCheck
 from timm_accel.mixins import ClassificationMetricsMixin
-from timm_accel.mixins.metrics import MacroF1, TopKAccuracy
+from timm_accel.predict.counts import MacroF1, TopKAccuracy
 
 
 def evaluated(labels: Any, kind: type[LoopTrainer] = TimmTrainer, **options: Any) -> dict[str, float]:

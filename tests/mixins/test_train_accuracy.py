@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusal import refused
 from resumed_runs import Noting
 from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import fit, make_trainer, tiny_data
@@ -93,6 +94,18 @@ def test_soft_targets_and_several_labels_have_none() -> None:
     assert recorded(fit(soft, hot)) == []
     several = make_trainer(TimmTrainer, num_classes=3, loss_func=nn.BCEWithLogitsLoss(), multi_label=True)
     assert recorded(fit(several, hot)) == []
+
+
+def test_a_batch_that_only_hooks_read_has_none_unless_asked_for() -> None:
+    class Pairs(TimmTrainer):
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            outputs = self.model(batch["x"])
+            return {"loss": self.loss_func(outputs, batch["y"]), "model_outputs": outputs, "batch_size": len(outputs)}
+
+    data: Any = [{"x": image, "y": label} for image, label in tiny_data()]
+    assert recorded(fit(make_trainer(Pairs, num_classes=3), data)) == []
+    with refused(TypeError, "unpack_batch"):
+        fit(make_trainer(Pairs, num_classes=3, train_accuracy=True), data)
 
 
 @pytest.mark.parametrize("updates", [1, 3, 4, 6])

@@ -66,9 +66,9 @@ def test_changed_weights_are_named(opened: Any, folder: Path) -> None:
 def test_an_edited_config_is_named_with_what_to_do(fields: dict[str, Any], folder: Path) -> None:
     edit(folder, **fields)
     for opened in (open_classifier, read_source):
-        with refused(ValueError, "'config.json'", str(folder), "changed since", "remove 'integrity' from it"):
+        with refused(ValueError, "config.json to be", str(folder), "changed since", "remove 'integrity' from it"):
             opened(folder)
-    with refused(ValueError, "'config.json'", "changed since"):
+    with refused(ValueError, "config.json to be as it was saved", "changed since"):
         weights_of_run(folder.parent)
 
 
@@ -88,7 +88,7 @@ def test_an_edit_on_purpose_is_opened_without_the_digest(folder: Path) -> None:
 def test_a_config_that_is_no_object_is_named(content: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(content)
     for opened in (open_classifier, read_source):
-        with refused(ValueError, "'config.json'", str(folder), "to be", "Use a copy of the folder"):
+        with refused(ValueError, "config.json to ", str(folder / "config.json"), "Copy or save it again"):
             opened(folder)
 
 

@@ -13,7 +13,11 @@ import timm
 import torch
 from PIL import Image
 from refusal import refused
-from torch.utils.data import Dataset
+from timm.data.readers.reader import Reader
+from torch.nn.functional import one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset, Subset
 from trained_runs import CLASSES, Trained, brightness, draw_image, trained_run
 
 from timm_accel import create_classifier, evaluate_classifier, load_classifier
@@ -56,6 +60,35 @@ class Colours(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pictures[index]
+
+
+class Relisted(Dataset):
+    """Images of a dataset with other names, and with labels by a map."""
+
+    def __init__(self, dataset: Any, classes: tuple[str, ...], labels: dict[int, int]) -> None:
+        self.images, self.classes, self.map = dataset, classes, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, label = self.images[index]
+        return image, self.map[label]
+
+
+class Nameless(Reader):
+    """A reader of a user without names of classes."""
+
+    labels = (0, 1)
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError
+
+    def __len__(self) -> int:
+        return 2
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return str(index)
 
 
 @pytest.mark.parametrize("kind", ["run", "best", "model.onnx", "model.pt", "model.pt2", "model"])
@@ -102,16 +135,57 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(labels, called, average="macro", zero_division=0))
     assert found["negative_log_likelihood"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(7)))
     matrix = confusion_matrix(probabilities, labels)
+    assert matrix is not None
     assert matrix == metrics.confusion_matrix(labels, called, labels=range(7)).tolist()
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
     for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(matrix, names, max_items=3)
+    pairs = most_confused(probabilities, labels, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]
     first = pairs[0]
     assert matrix[names.index(first.label)][names.index(first.prediction)] == first.count
+
+
+@pytest.mark.parametrize(("count", "has_matrix"), [(1000, True), (1001, False), (21841, False)])
+def test_memory_is_linear_in_the_classes_and_the_matrix_has_a_limit(count: int, has_matrix: bool) -> None:
+    largest = [0]
+
+    class Largest(TorchDispatchMode):
+        """Notes the number of elements of the largest tensor."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            largest[0] = max([largest[0], *(each.numel() for each in tree_leaves(made) if torch.is_tensor(each))])
+            return made
+
+    names = [f"c{number}" for number in range(count)]
+    last = count - 1
+    calls = {0: 0, 1: last, 2: last, 3: 3, 4: 4, 5: 5}  # the classes 1 and 2 are taken for the last one
+    labels = [0, 1, 2, 2, 3, 4, 5]
+    run = _called([calls[label] for label in labels], count)
+    classifier = replace(brightness(), class_names=names, is_named=False, run=run)
+    data = Colours(tuple(names))
+    data.pictures, data.targets = tuple((color(0, 0, 0), label) for label in labels), labels
+    with Largest():
+        found = evaluate_classifier(classifier, data)
+    assert (found.confusion_matrix is not None) is has_matrix
+    assert largest[0] <= (count**2 if has_matrix else 2 * len(labels) * count)
+    assert [(each.label, each.prediction, each.count) for each in found.most_confused] == [
+        ("c2", f"c{last}", 2), ("c1", f"c{last}", 1)]  # fmt: skip
+    assert found.metrics["accuracy"] == pytest.approx(4 / 7)
+    assert found.metrics["f1_macro"] == pytest.approx(4 / 7)  # of 7 classes that occur, 4 are right
+    assert [each.support for each in found.classes[:6]] == [1, 1, 2, 1, 1, 1]
+    assert found.classes[last].precision == 0
+    if not has_matrix:
+        with refused(ValueError, "Expected evaluation to have a confusion matrix", f"too many classes, {count}"):
+            plot_confusion(found)
+
+
+def _called(classes: list[int], count: int) -> Any:
+    """A model that is sure of these classes, one image after the other."""
+    return lambda images: 50 * one_hot(torch.tensor(classes[: len(images)]), count).float()
 
 
 def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
@@ -133,6 +207,13 @@ def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy()
     probabilities = torch.tensor([[0.9, 0.1]] * 3 + [[0.4, 0.6]] * 2).double()
     found = multiclass_metrics(probabilities, torch.tensor([0, 0, 1, 1, 1]))
     assert found["calibration_error"] == pytest.approx((3 * (0.9 - 2 / 3) + 2 * 0.4) / 5)
+
+
+def test_top_5_is_there_for_more_than_five_classes() -> None:
+    for count in (5, 6):
+        probabilities = torch.arange(count, 0, -1).double().expand(2, count) / count  # the last class is the least
+        found = multiclass_metrics(probabilities, torch.tensor([0, count - 1]))
+        assert found.get("accuracy_top5") == {5: None, 6: 0.5}[count]
 
 
 def test_a_sure_mistake_has_a_finite_likelihood() -> None:
@@ -223,6 +304,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     bad.write_bytes(b"none")
     found = evaluate_classifier(brightness(), tmp_path, eval_split=None, batch_size=1, num_workers=1)
     assert (found.unreadable, found.num_images, found.metrics["accuracy"]) == ([str(bad)], 3, 1.0)
+    assert str(found).startswith("3 of 4 images of 3 classes\n")
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
@@ -230,7 +312,20 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
-def test_a_stream_is_evaluated_and_stops_at_what_cannot_be_read(tmp_path: Path) -> None:
+def test_too_many_images_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    for name in ("blue", "green", "red"):
+        (tmp_path / name).mkdir()
+        color(*(255 * (name == each) for each in ("red", "green", "blue"))).save(tmp_path / name / "1.png")
+    for number in range(11):
+        (tmp_path / "green" / f"bad{number:02d}.png").write_bytes(b"none")
+    with refused(ValueError, "at most 10 unreadable images", "got 11", "bad00.png'", "Repair or remove them"):
+        evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    (tmp_path / "green" / "bad00.png").unlink()
+    found = evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    assert (found.num_images, len(found.unreadable)) == (3, 10)
+
+
+def test_a_stream_is_evaluated_without_what_cannot_be_read(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
 
     def write(*pictures: bytes) -> Source:
@@ -249,8 +344,12 @@ def test_a_stream_is_evaluated_and_stops_at_what_cannot_be_read(tmp_path: Path) 
     for num_workers in (0, 1):
         found = evaluate_classifier(brightness(), write(*files), batch_size=2, num_workers=num_workers)
         assert (found.num_images, found.metrics["accuracy"], found.unreadable) == (3, 1.0, [])
-    with pytest.raises(OSError, match="Expected every file to be a readable image"):
-        evaluate_classifier(brightness(), write(files[0], b"none", files[2]))
+    for num_workers in (0, 1):
+        source = write(files[0], b"none", files[2])
+        found = evaluate_classifier(brightness(), source, batch_size=2, num_workers=num_workers)
+        assert (found.num_images, found.metrics["accuracy"]) == (2, 1.0)
+        assert [Path(path).name for path in found.unreadable] == ["001"]
+        assert str(found).startswith("2 of 3 images of 3 classes\n1 cannot be read: ")
 
 
 def test_flips_and_crops_multiply_the_views() -> None:
@@ -307,7 +406,7 @@ def test_crops_are_of_the_resized_image(trained: Trained) -> None:
     assert (found.num_images, found.tta) == (15, ("five_crop", "hflip"))
     plainly = evaluate_classifier(classifier, trained.data).metrics
     assert found.metrics["negative_log_likelihood"] != plainly["negative_log_likelihood"]
-    for change in ({"crop_pct": 1.0}, {"crop_mode": "border"}):
+    for change in ({"crop_pct": 1.0}, {"crop_pct": 1.15}, {"crop_mode": "border"}):
         with refused(ValueError, "Expected tta without 'five_crop'", "Use 'hflip'"):
             config_of_views({**classifier.data_config, **change}, ("five_crop",))
 
@@ -319,6 +418,58 @@ def test_a_list_of_classes_that_differs_is_refused_by_name() -> None:
         evaluate_classifier(brightness(), Colours(("blue", "red", "green", "lime")))
     with refused(ValueError, "but got 12", "'c7'] and 2 more besides"):
         evaluate_classifier(brightness(), Colours(tuple(f"c{number}" for number in range(12))))
+
+
+def test_data_that_lack_classes_are_evaluated_on_those_they_have() -> None:
+    data = Subset(Colours(), [0, 2, 3])  # red, and two blue, one of which the classifier calls green
+    data = Relisted(data, ("blue", "red"), {0: 0, 1: 1})
+    found = evaluate_classifier(brightness(), data)
+    assert found.missing_classes == ["green"]
+    assert found.confusion_matrix == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    assert found.metrics["f1_macro"] == pytest.approx((1 + 2 / 3) / 2)  # of red and blue
+    assert found.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert str(found).splitlines()[:2] == ["3 images of 3 classes", "1 of these classes are not in the data: green"]
+    assert asdict(found)["missing_classes"] == ["green"]
+    assert evaluate_classifier(brightness(), Colours()).missing_classes == []
+    with refused(ValueError, "the model's 3 classes, but got 2", "lacks", "has ['lime'] besides"):
+        evaluate_classifier(brightness(), Relisted(data, ("lime", "red"), {0: 0, 1: 1}))
+
+
+def test_multi_label_data_that_lack_classes_are_evaluated_on_those_they_have(tmp_path: Path) -> None:
+    classifier = replace(brightness(multi_label=True), run=lambda x: x.float().mean(dim=(2, 3)) - 100)
+    manifest(tmp_path)
+    (tmp_path / "set.csv").write_text("path,label\n0.png,red\n1.png,red;blue\n2.png,blue\n")
+    found = evaluate_classifier(classifier, tmp_path / "set.csv", eval_split=None)
+    assert found.missing_classes == ["green"]
+    probabilities = torch.tensor([[255.0, 0], [255, 0], [0, 255]]).sub(100).double().sigmoid()
+    targets = torch.tensor([[1.0, 0], [1, 1], [0, 1]])
+    assert found.metrics == pytest.approx(multilabel_metrics(probabilities, targets))
+
+
+def test_an_unnamed_model_takes_the_first_numbers_of_unnamed_data() -> None:
+    classifier = replace(brightness(), class_names=["0", "1", "2"], is_named=False)
+    found = evaluate_classifier(classifier, Relisted(Subset(Colours(), [0, 1]), ("0", "1"), {1: 0, 2: 1}))
+    assert (found.metrics["accuracy"], found.missing_classes) == (1, ["2"])
+    with refused(ValueError, "the model's 3 classes, but got 2"):
+        evaluate_classifier(classifier, Relisted(Subset(Colours(), [0, 1]), ("1", "2"), {1: 0, 2: 1}))
+
+
+def test_a_manifest_with_one_label_an_image_is_multi_label_if_the_model_is(tmp_path: Path) -> None:
+    classifier = replace(brightness(multi_label=True), run=lambda x: x.float().mean(dim=(2, 3)) - 100)
+    path = manifest(tmp_path)
+    path.write_text("path,label,split\n0.png,red,test\n2.png,blue,test\n")
+    for options in ({"eval_split": None}, {"eval_split": "test"}):
+        found = evaluate_classifier(classifier, path, **options)
+        assert (found.metrics["exact_match"], found.num_images) == (1.0, 2)
+        assert [each.support for each in found.classes] == [1, 0, 1]
+    color(0, 0, 220).save(tmp_path / "3.png")
+    path.write_text("path,label\n0.png,red\n2.png,blue\n3.png,blue\n1.png,red\n")
+    assert evaluate_classifier(classifier, Source(path, val_fraction=0.5)).confusion_matrix is None
+
+
+def test_a_reader_without_names_of_classes_is_refused() -> None:
+    with refused(ValueError, "Expected data to name its classes", "class_to_idx"):
+        evaluate_classifier(brightness(), Nameless())
 
 
 def test_classes_that_nobody_named_are_taken_in_the_order_of_the_data() -> None:

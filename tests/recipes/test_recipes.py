@@ -25,9 +25,10 @@ from timm_accel import LoopTrainer, Recipe, TimmMixupTrainer, callbacks, create_
 from timm_accel.losses import create_loss
 from timm_accel.models import open_classifier
 from timm_accel.optim import create_optimizer
-from timm_accel.recipes import build_run, named_recipe, recipe_names
+from timm_accel.recipes import Run, build_run, named_recipe, recipe_names
 from timm_accel.recipes import recipe as recipe_module
-from timm_accel.schedules import check_fits
+from timm_accel.schedules import check_fits, simulate_schedule
+from timm_accel.training.identity import FOLLOWS_RUN
 
 # ResNet strikes back, arXiv 2110.00476, table 2; DeiT, arXiv 2012.12877, table 9
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -135,8 +136,12 @@ def test_a_published_recipe_has_the_published_numbers(name: str) -> None:
     assert {option: getattr(recipe, option) for option in expected} == expected
 
 
+@pytest.mark.filterwarnings("ignore:ema_decay=.* averages over about:UserWarning")  # the published one, in 9 updates
+@pytest.mark.parametrize("num_epochs", [1, 2, 3])
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_path: Path) -> None:
+def test_a_named_recipe_says_where_it_is_from_builds_and_trains_short_runs(
+    name: str, num_epochs: int, tmp_path: Path
+) -> None:
     named = named_recipe(name)
     assert all((named.about, named.source, named.published))
     for split, count in (("train", 5), ("val", 2)):
@@ -145,15 +150,13 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
         data_dir=str(tmp_path / "data"),
         run_dir=str(tmp_path / "run"),
         model="test_resnet",
+        model_args=None,
         pretrained=False,
         image_size=32,
         eval_image_size=40 if named.options.get("eval_image_size") else None,
-        num_epochs=2,
+        num_epochs=num_epochs,
         batch_size=4,
-        warmup_epochs=min(1, named.options.get("warmup_epochs", 0)),
-        freeze_epochs=min(1, named.options.get("freeze_epochs", 0)),
         num_workers=0,
-        ema_decay=0.0,
     )
     assert type(recipe.scale) is type(recipe.ratio) is tuple
     run = build_run(recipe)
@@ -161,11 +164,13 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains(name: str, tmp_p
     assert len(run.train_arguments["train_dataloader_kwargs"].get("sampler", range(15))) == 15
     assert ("sampler" in run.train_arguments["train_dataloader_kwargs"]) is repeated
     trainer = run.train()
-    assert trainer.num_updates == 2 * (15 // 4)  # the last, shorter batch is dropped
+    assert trainer.num_updates == num_epochs * (15 // 4)  # the last, shorter batch is dropped
     assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
+    assert trainer.scheduler_args["warmup_epochs"] == recipe.resolved().warmup_epochs == num_epochs // 2
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    assert Recipe(**{**written, **{name: tuple(written[name]) for name in ("scale", "ratio")}}).diff(recipe) == {}
-    assert Recipe(**written) == recipe
+    as_tuples = {name: tuple(written[name]) for name in ("scale", "ratio")}
+    assert Recipe(**{**written, **as_tuples}).diff(recipe.resolved()) == {}
+    assert Recipe(**written) == recipe.resolved()
 
 
 def test_the_learning_rate_is_scaled_from_the_batch_size_that_it_is_for(image_folder: Path, tmp_path: Path) -> None:
@@ -293,9 +298,9 @@ def test_a_given_warmup_is_kept_or_refused() -> None:
         named_recipe("a1").recipe(num_epochs=2, warmup_epochs=5)
 
 
-@pytest.mark.parametrize("num_epochs", [1, 2])
+@pytest.mark.parametrize("num_epochs", [1, 2, 3])
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_named_recipe_has_a_warmup_for_one_and_two_epochs(
+def test_every_named_recipe_has_a_schedule_for_one_to_three_epochs(
     name: str, num_epochs: int, example: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = example.parse_recipe(["--recipe", name, "--num_epochs", str(num_epochs)])
@@ -306,6 +311,12 @@ def test_every_named_recipe_has_a_warmup_for_one_and_two_epochs(
     assert (f"The warm-up of the recipe {name} is {num_epochs // 2} instead of {own} epochs" in said) is (
         own not in (None, num_epochs // 2)
     )
+    scaling = (typed.batch_size / (typed.base_batch_size or typed.batch_size)) ** (1 if name == "deit_small" else 0.5)
+    rates = simulate_schedule(typed, updates_per_epoch=4).learning_rates
+    assert rates.shape == (4 * num_epochs, 1)
+    assert rates[0] == pytest.approx(typed.warmup_lr if num_epochs > 1 else typed.lr * scaling)
+    assert rates.max() <= typed.lr * scaling + 1e-12
+    assert rates.min() >= min(typed.min_lr, typed.warmup_lr)
 
 
 def test_a_typed_warmup_is_kept_or_refused(tmp_path: Path, example: ModuleType) -> None:
@@ -329,6 +340,51 @@ def test_the_warmup_of_the_run_is_in_its_folder_and_it_may_resume_longer(image_f
     assert longer.trainer.scheduler_args["warmup_epochs"] == 2
     assert longer.train().num_updates == 2 * updates
     assert build_run(Recipe(**written | {"num_epochs": 5, "resume": "auto"})).train().num_updates == 2.5 * updates
+
+
+@pytest.fixture
+def short_run(image_folder: Path, tmp_path: Path, example: ModuleType) -> Callable[..., Run]:
+    """Builds a run of the recipe a2 from what is typed, on 19 images."""
+    options = {"data_dir": image_folder, "run_dir": tmp_path, "model": "test_resnet", "image_size": 32,
+               "batch_size": 4, "num_workers": 0}  # fmt: skip
+
+    def build(**typed: Any) -> Run:
+        given = [f"--{name}={value}" for name, value in (options | typed).items()]
+        return build_run(example.parse_recipe(["--recipe", "a2", *given]))
+
+    return build
+
+
+@pytest.mark.parametrize(("first", "then", "warmup"), [(1, 2, 1), (2, 4, 2), (3, 10, 5), (12, 5, 2)])
+def test_a_named_recipe_with_a_shortened_warmup_may_resume_with_another_length(
+    first: int, then: int, warmup: int, short_run: Callable[..., Run]
+) -> None:
+    with pytest.raises(SystemExit):
+        short_run(num_epochs=first, max_minutes=1e-9).train()  # stops after the first update
+    resumed = short_run(num_epochs=then, resume="auto")
+    assert resumed.recipe.warmup_epochs == resumed.trainer.scheduler_args["warmup_epochs"] == warmup
+    assert resumed.train().num_updates == then * (19 // 4)
+
+
+def test_a_typed_warmup_is_tied_to_the_state_of_a_named_recipe(short_run: Callable[..., Run]) -> None:
+    with pytest.raises(SystemExit):
+        short_run(num_epochs=12, warmup_epochs=2, max_minutes=1e-9).train()
+    with refused(ValueError, "one of another run: recipe.warmup_epochs (2 in the state, 5 now)"):
+        short_run(num_epochs=12, resume="auto").train()
+    with refused(ValueError, "one of another run: recipe.warmup_epochs (2 in the state, 1 now)"):
+        short_run(num_epochs=2, warmup_epochs=1, resume="auto").train()
+
+
+def test_a_warmup_that_was_typed_is_not_replaced_by_the_default_without_a_word(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "run_dir": str(tmp_path), "model": "test_resnet",
+                               "image_size": 32, "batch_size": 4, "num_workers": 0, "num_epochs": 4}  # fmt: skip
+    with pytest.raises(SystemExit):
+        build_run(Recipe(warmup_epochs=1, max_minutes=1e-9, **options)).train()
+    with refused(ValueError, "one of another run: recipe.warmup_epochs (1 in the state, 2 now)"):
+        build_run(Recipe(resume="auto", **options)).train()
+    assert build_run(Recipe(resume="auto", warmup_epochs=1, **options)).train().num_updates == 4 * (19 // 4)
 
 
 def test_a_warmup_may_be_given_in_updates_or_as_a_fraction() -> None:
@@ -540,7 +596,7 @@ def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
             "download", "evaluate_every_n_epochs", "train_accuracy"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
-    assert key.keys() - {"warmup_epochs"} == Recipe(num_epochs=2).resume_key().keys()  # the default follows num_epochs
+    assert Recipe(num_epochs=2).resume_key()["warmup_epochs"] == {FOLLOWS_RUN: 1}
     assert key.keys() == Recipe.__annotations__.keys() - free
     assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, None, (8, 16))
 
@@ -552,3 +608,21 @@ def test_unknown_names_suggest_the_nearest() -> None:
         named_recipe("a3").recipe(num_epoch=3)
     with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
         named_recipe("a3").recipe(num_epoch=3, batch=8)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "an empty file"),
+        (b"\n# nothing\n", "# nothing"),
+        (b"[1, 2]", "[1, 2]"),
+        (b"word", "word"),
+        (b"\xff\xfe", "codec can't decode"),
+    ],
+)
+def test_a_config_file_without_options_is_refused(
+    content: bytes, got: str, tmp_path: Path, example: ModuleType
+) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help"):
+        example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])

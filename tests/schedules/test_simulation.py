@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, Re
 from timm_accel import Recipe, TimmTrainer
 from timm_accel.recipes import named_recipe
 from timm_accel.schedules import SCHEDULERS, check_fits, create_schedule, simulate_schedule
+from timm_accel.schedules.fitting import bent_warmup
 
 EPOCHS, UPDATES, LR = 6, 4, 0.1
 METRICS = [0.5, 0.4, 0.4, 0.4, 0.4, 0.3]
@@ -378,3 +379,28 @@ def test_an_optimizer_without_a_learning_rate_has_no_simulation() -> None:
     optimizer.param_groups[1]["lr"] = None
     with refused(ValueError, "group 1 to have a learning rate", "Pass lr"):
         simulate_schedule({}, optimizer=optimizer, **RUN)
+
+
+@pytest.mark.parametrize(
+    ("scheduler_args", "num_epochs", "warmup"),
+    [
+        *(({"warmup_epochs": 3}, num_epochs, warmup) for num_epochs, warmup in
+          ((1, 0), (2, 1), (3, 1), (4, 2), (6, 3), (7, 3), (40, 3))),
+        ({"warmup_epochs": 2.5}, 4, 2),
+        ({"warmup_epochs": 2.5}, 10, 2.5),
+        ({"warmup_epochs": 3, "cooldown_epochs": 5}, 8, 1),  # half of 3
+        ({"warmup_epochs": 3, "cooldown_fraction": 0.5}, 8, 2),
+        ({"warmup_epochs": 3, "cooldown_epochs": 5}, 3, 0),  # the cooldown alone is too long
+        ({"warmup_epochs": 3, "sched": "wsd", "decay_epochs": 5}, 6, 1),
+        ({"warmup_epochs": 3, "sched": "wsd", "decay_epochs": 6}, 6, 0),
+        ({"warmup_epochs": 3, "sched": "step", "decay_epochs": 90}, 8, 3),  # no warm-up makes it fit
+        ({"warmup_epochs": 3, "cooldown_epochs": "ten"}, 2, 3),  # is refused elsewhere
+        ({"warmup_epochs": 3, "cycle_limt": 1}, 2, 1),
+        ({"warmup_epochs": None}, 8, None),
+        ({"warmup_fraction": 0.1}, 8, None),
+    ],
+)  # fmt: skip
+def test_a_warmup_is_shortened_to_half_of_what_cooldown_and_decay_leave(
+    scheduler_args: dict[str, Any], num_epochs: int, warmup: float | None
+) -> None:
+    assert bent_warmup(scheduler_args, num_epochs) == warmup

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from refusal import refused
-from tiny_runs import fit, make_trainer
+from tiny_runs import fit, make_trainer, tiny_data
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, mixins
 from timm_accel.mixins import GradientClippingMixin, LookaheadMixin, ModelEmaMixin
+from timm_accel.upstream import Trainer
 
 MIXINS = [getattr(mixins, name) for name in mixins.__all__]
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
@@ -118,8 +119,68 @@ def test_an_option_of_a_mixin_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("misspelled", "nearest"), [("per_device_batchsize", "'per_device_batch_size'"), ("resume", "'resume_from'")]
+    ("misspelled", "nearest"),
+    [
+        ("per_device_batchsize", "'per_device_batch_size'"),
+        ("resume", "'resume_from'"),
+        ("batch_size", "'per_device_batch_size'"),
+    ],
 )
 def test_a_misspelled_option_of_train_is_named_too(misspelled: str, nearest: str) -> None:
     with refused(TypeError, "options of train()", repr(misspelled), nearest):
         fit(make_trainer(), **{misspelled: 1})
+
+
+@pytest.mark.parametrize("misspelled", ["num_epoch", "epochs", "n_epochs"])
+def test_a_misspelled_number_of_epochs_is_named_although_the_right_one_is_missing(misspelled: str) -> None:
+    with refused(TypeError, "options of train()", repr(misspelled), "'num_epochs'"):
+        make_trainer().train(tiny_data(), **{misspelled: 2})
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("drop_last", "option of the loader. Pass it as {'drop_last': …} in train_dataloader_kwargs"),
+        ("num_workers", "option of the loader. Pass it as {'num_workers': …} in train_dataloader_kwargs"),
+        ("seed", "option of ModelEmaMixin(). Pass it there"),
+        ("ema_decay", "option of ModelEmaMixin(). Pass it there"),
+    ],
+)
+def test_an_option_of_the_loader_or_the_trainer_that_train_gets_is_told_where_it_belongs(
+    option: str, remedy: str
+) -> None:
+    with refused(TypeError, "options of train()", repr(option), remedy):
+        fit(make_trainer(ModelEmaMixin), **{option: 0})
+
+
+def test_a_wrong_option_of_evaluate_is_named_too() -> None:
+    with refused(TypeError, "options of evaluate()", "'per_device_batchsize'", "'per_device_batch_size'"):
+        make_trainer().evaluate(tiny_data(), per_device_batchsize=2)
+    with refused(TypeError, "options of evaluate()", "'shuffle'", "Pass it as {'shuffle': …} in dataloader_kwargs"):
+        make_trainer().evaluate(tiny_data(), shuffle=True)
+
+
+@pytest.mark.parametrize(
+    ("by_position", "named"),
+    [
+        ((0,), "per_device_batch_size"),
+        ((2.5,), "per_device_batch_size"),
+        ((4, 0), "max_num_train_steps"),
+        ((4, None, 0), "gradient_accumulation_steps"),
+    ],
+)
+def test_an_argument_by_position_is_checked_as_one_by_name(by_position: tuple[Any, ...], named: str) -> None:
+    with refused(ValueError, f"Expected {named} to be an integer of at least 1", f"got {by_position[-1]}"):
+        make_trainer().train(tiny_data(), 1, None, *by_position)
+    trainer = make_trainer()
+    trainer.train(tiny_data(), 1, None, 4, None, 2, train_dataloader_kwargs={"num_workers": 0})
+    assert trainer.num_updates == 2  # 16 images, 4 at a time, 2 times
+
+
+@pytest.mark.parametrize("method", ["__init__", "train", "evaluate", "calculate_train_batch_loss"])
+@pytest.mark.parametrize("trainer", [TimmMixupTrainer, TimmTrainer, LoopTrainer])
+def test_help_on_a_method_is_ours_where_upstreams_text_would_be_wrong(trainer: type, method: str) -> None:
+    shown = inspect.getdoc(getattr(trainer, method))
+    assert shown == inspect.cleandoc(vars(LoopTrainer)[method].__doc__)
+    assert shown != inspect.getdoc(getattr(Trainer, method))
+    assert ":param" not in shown

@@ -128,6 +128,14 @@ def test_each_trainer_of_a_process_has_its_own_precision_and_those_without_that_
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_the_precision_of_an_accelerator_that_was_there_first_is_that_of_trainers_without_one() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    for asked, expected in (("no", "no"), (None, "bf16"), ("no", "no")):
+        assert make_trainer(LoopTrainer, mixed_precision=asked).accelerator.mixed_precision == expected
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_a_compiled_model_trains_to_close_values_and_is_saved_plain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 _TINY_CLASS = 10  # images, at least
 _IMBALANCED = 10  # times the smallest class
 _SHIFTED = 0.5  # of the model's standard deviation
-_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 def findings(audit: "Audit") -> list[str]:
@@ -43,6 +42,7 @@ def findings(audit: "Audit") -> list[str]:
             "have different labels, of which some may be wrong",
         ),
         *_wide_modes(audit.splits),
+        *_scales(audit.splits),
         *_empty_classes(audit.splits),
         *_unread_files(audit.splits),
         *_tiny_classes(audit.splits),
@@ -101,9 +101,17 @@ def _groups(groups: "list[Group]", kind: str, what: str) -> Iterator[str]:
         )
 
 
-def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
+def _scales(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
-        wide = {mode: count for mode, count in split.modes.items() if mode in _WIDE_MODES}
+        if split.is_prepared and split.wide_pixels is not None and split.wide_pixels.problem:
+            yield f"{name}: {split.wide_pixels.problem}"
+
+
+def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
+    from timm_accel.data.transforms.pixel_range import WIDE_MODES
+
+    for name, split in splits.items():
+        wide = {mode: count for mode, count in split.modes.items() if mode in WIDE_MODES}
         if wide and not split.is_prepared:
             yield (
                 f"{name}: {_count(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this dataset "
@@ -122,9 +130,10 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         if split.unread_files:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
+            count = sum(split.unread_files.values())
             yield (
-                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are ignored for their extension "
-                f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
+                f"{name}: {_count(count, 'file')} {'is' if count == 1 else 'are'} ignored for their extension "
+                f"({endings}): convert them to PNG or JPEG."
             )
 
 

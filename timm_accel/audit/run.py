@@ -10,13 +10,19 @@ import numpy as np
 from timm_accel.audit.duplicates import equal_groups, near_groups
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
-from timm_accel.audit.splits import empty_folders, open_splits, unread_files
+from timm_accel.audit.splits import count_files, open_splits, unread_files
+from timm_accel.audit.wide_pixels import wide_pixels
 
 Numbers = tuple[float, ...]
 
 
 def audit(
-    data: Any, *, num_workers: int | None = None, progress: bool = True, model_config: Mapping[str, Any] | None = None
+    data: Any,
+    *,
+    num_workers: int | None = None,
+    progress: bool = True,
+    model_config: Mapping[str, Any] | None = None,
+    pixel_range: tuple[float, float] | None = None,
 ) -> Audit:
     """Read every file of a dataset once, and report its faults.
 
@@ -28,16 +34,20 @@ def audit(
 
     Args:
         data: Datasets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
-            reader of files; or a folder with ``train``, ``val``, … in it; or a folder with one folder for each class.
+            reader of files; or a folder or tar with ``train``, ``val``, … in it, at any depth; or one with a folder
+            for each class.
         num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
         progress: Whether to show a bar.
         model_config: The model's config with ``mean`` and ``std`` on a scale from 0 to 1, such as
             ``model.pretrained_cfg``; the pixels of ``train``, or otherwise of the first split, are compared with it.
+        pixel_range: The values (low, high) that become black and white in images of more than 8 bits; None for the
+            ``pixel_range`` of each dataset.
 
     Raises:
         FileNotFoundError: `data` is a path without images.
         TypeError: `data` is neither a path nor a map of datasets over readers of files.
-        ValueError: There are no images, `num_workers` is out of range, or `model_config` has no mean and std.
+        ValueError: There are no images, `num_workers` is out of range, `model_config` has no mean and std, or
+            `pixel_range` is not two rising numbers.
 
     Source: The hash is that of ``imagehash.phash``.
     """
@@ -48,13 +58,14 @@ def audit(
         )
     model_mean, model_std = _mean_and_std(model_config)
     datasets = open_splits(data)
-    scanned = {name: scan(name, dataset, num_workers, progress) for name, dataset in datasets.items()}
+    ranges = {name: _range_of(dataset, pixel_range) for name, dataset in datasets.items()}
+    scanned = {name: scan(name, dataset, num_workers, progress, ranges[name]) for name, dataset in datasets.items()}
     readable = [(name, image) for name, images in scanned.items() for image in images if not image.error]
     images = [ReadableImage(name, ";".join(image.classes), image.path) for name, image in readable]
     equal = equal_groups([image.digest for _, image in readable])
     near = near_groups([image.hash for _, image in readable], [image.thumbnail for _, image in readable], equal)
     return Audit(
-        splits={name: _summary(dataset, scanned[name]) for name, dataset in datasets.items()},
+        splits={name: _summary(dataset, scanned[name], ranges[name]) for name, dataset in datasets.items()},
         unreadable=tuple(
             Unreadable(name, image.path, image.error)
             for name, images in scanned.items()
@@ -69,6 +80,8 @@ def audit(
 
 
 def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, None]:
+    from timm_accel.data.transforms.data_config import check_mean_and_std
+
     if model_config is None:
         return None, None
     given = [model_config.get(name) if isinstance(model_config, Mapping) else None for name in ("mean", "std")]
@@ -77,11 +90,25 @@ def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, No
             f"Expected model_config to have a mean and a std of one or three channels, but got {model_config!r}. "
             "Pass model.pretrained_cfg, or {'mean': (0.5, 0.5, 0.5), 'std': (0.2, 0.2, 0.2)}."
         )
-    mean, std = (tuple(numbers) * (3 // len(numbers)) for numbers in given if numbers)
-    return mean, std
+    mean, std = check_mean_and_std(given[0], given[1], " of model_config")
+    return mean * (3 // len(mean)), std * (3 // len(std))
 
 
-def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
+def _range_of(dataset: Any, pixel_range: Any) -> tuple[float, float] | None:
+    """Return the given range, or that of a dataset's `PrepareImage`; None where there is none."""
+    from timm_accel.data.transforms.pixel_range import check_pixel_range
+
+    if pixel_range is not None:
+        return check_pixel_range(pixel_range)
+    return getattr(_prepare_of(dataset), "pixel_range", None)
+
+
+def _prepare_of(dataset: Any) -> Any:
+    prepare = getattr(dataset, "prepare", None)
+    return getattr(prepare, "prepare", prepare)  # that of a `DraftedCrop`
+
+
+def _summary(dataset: Any, scanned: list[Scanned], pixel_range: tuple[float, float] | None) -> Split:
     from timm_accel.data.classes import class_names
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
@@ -89,6 +116,7 @@ def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
     sizes = Counter(dict.fromkeys(class_names(dataset) or sorted({name for one in scanned for name in one.classes}), 0))
     sizes.update(name for image in images for name in image.classes)
     mean, std = _mean_and_std_of(images)
+    counts = count_files(dataset.reader)
     return Split(
         num_files=len(scanned),
         class_sizes=dict(sizes),
@@ -98,9 +126,11 @@ def _summary(dataset: Any, scanned: list[Scanned]) -> Split:
         num_turned=sum(image.is_turned for image in images),
         mean=mean,
         std=std,
-        is_prepared=isinstance(getattr(dataset, "prepare", None), PrepareImage),
-        empty_folders=empty_folders(dataset.reader),
-        unread_files=unread_files(dataset.reader),
+        is_prepared=isinstance(_prepare_of(dataset), PrepareImage),
+        empty_folders=counts.empty_folders,
+        unread_files=unread_files(counts),
+        files=counts,
+        wide_pixels=wide_pixels([image.values for image in images if image.values is not None], pixel_range),
     )
 
 

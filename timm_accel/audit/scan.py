@@ -6,12 +6,15 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from timm_accel.messages import one_line
+
+if TYPE_CHECKING:
+    from timm_accel.data.transforms.pixel_range import PixelRange, Values
 
 _FILES_AT_A_TIME = 16
 _SIDE = 32
@@ -33,9 +36,12 @@ class Scanned(NamedTuple):
     thumbnail: bytes = b""
     mean: tuple[float, ...] = ()
     square: tuple[float, ...] = ()
+    values: "Values | None" = None
 
 
-def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> list[Scanned]:
+def scan(
+    split: str, dataset: Any, num_workers: int | None, progress: bool, pixel_range: "PixelRange | None" = None
+) -> list[Scanned]:
     """Scan every file of a dataset, in its order.
 
     Args:
@@ -43,6 +49,7 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
         dataset: A dataset with a timm reader.
         num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
         progress: Whether to show a bar.
+        pixel_range: The range of images of more than 8 bits; None for that of the type.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -52,7 +59,7 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
     from timm_accel.data.resources import available_cpus
 
     cores = available_cpus()
-    files: Any = _Files(dataset.reader, class_names(dataset) or [])
+    files: Any = _Files(dataset.reader, class_names(dataset) or [], pixel_range)
     loader = DataLoader(
         files,
         batch_size=_FILES_AT_A_TIME,
@@ -72,8 +79,8 @@ def scan(split: str, dataset: Any, num_workers: int | None, progress: bool) -> l
 class _Files:
     """The dataset of the workers: item n is the `Scanned` of file n of a reader."""
 
-    def __init__(self, reader: Any, names: list[str]) -> None:
-        self.reader, self.names = reader, names
+    def __init__(self, reader: Any, names: list[str], pixel_range: "PixelRange | None") -> None:
+        self.reader, self.names, self.pixel_range = reader, names, pixel_range
 
     def own_archives(self, worker: int) -> None:
         """Let each worker open tar files again, since those that timm's reader (1.0.31) opened before are shared."""
@@ -90,7 +97,7 @@ class _Files:
             file, label, *_ = self.reader[index]
             classes = self._classes(label)
             with _strict_pillow():
-                return Scanned(path, classes, **look(file))
+                return Scanned(path, classes, **look(file, self.pixel_range, path))
         except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
             return Scanned(path, classes, error=_reason(error))
 
@@ -99,21 +106,30 @@ class _Files:
         return tuple(self.names[one] if 0 <= one < len(self.names) else str(one) for one in labels)
 
 
-def look(file: Any) -> dict[str, Any]:
+def look(file: Any, pixel_range: "PixelRange | None" = None, path: str = "") -> dict[str, Any]:
     """Decode an image and return its fields of `Scanned`.
 
     Args:
         file: An open binary file, which is closed at the end, or bytes.
+        pixel_range: The range of images of more than 8 bits; None for that of the type, or for the values of this image
+            if its type has none.
+        path: Its name.
 
     Raises:
         Exception: The image cannot be decoded.
     """
-    from timm_accel.data.transforms.prepare_image import PrepareImage
+    from timm_accel.data.transforms.image_size import check_size, open_image
+    from timm_accel.data.transforms.pixel_range import WIDE_MODES, proposed_range, values_of
+    from timm_accel.data.transforms.prepare_image import PrepareImage, turn_of
 
-    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, Image.open(opened) as stored:
-        mode, is_turned = stored.mode, stored.getexif().get(ExifTags.Base.Orientation, 1) > 1
-        image = PrepareImage()(stored)
-        image.load()
+    with io.BytesIO(file) if isinstance(file, bytes) else file as opened, open_image(opened) as stored:
+        check_size(stored.size)
+        stored.load()
+        mode, is_turned = stored.mode, turn_of(stored) is not None
+        values = values_of(stored, path) if mode in WIDE_MODES else None
+        if values is not None and values.full is None and pixel_range is None:
+            pixel_range = proposed_range(values.low, values.high, integer=False)
+        image = PrepareImage(pixel_range=pixel_range)(stored)
     counts = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     levels = np.arange(256) / 255
     small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
@@ -127,6 +143,7 @@ def look(file: Any) -> dict[str, Any]:
         "thumbnail": small.reduce(2).tobytes(),
         "mean": tuple((counts @ levels).tolist()),
         "square": tuple((counts @ levels**2).tolist()),
+        "values": values,
     }
 
 

@@ -1,15 +1,15 @@
 """Write the history to a CSV file, one row per epoch."""
 
 import csv
-from io import StringIO
+from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_run_dir
+from timm_accel.text_files import escaped, unescaped, write_csv
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -33,7 +33,8 @@ class CsvHistoryCallback(Callback):
         self.path = None if path is None else Path(path)
         self._file: Path | None = None
         self._columns: list[str] = []
-        self._rows = Growing()  # of text, as in the file
+        self._rows = Growing()  # of text
+        self._size = 0  # of the file in bytes
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
@@ -60,8 +61,9 @@ class CsvHistoryCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the content of the file."""
         self._columns = list(state_dict["columns"])
-        text = StringIO(state_dict.get("text", ""), newline="")  # of a state of format 1
-        self._rows = Growing([*state_dict.get("rows", ()), *csv.DictReader(text)])
+        text = csv.DictReader(StringIO(state_dict.get("text", ""), newline=""))  # of a state of format 1
+        old = ({name: unescaped(cell) for name, cell in row.items()} for row in text)
+        self._rows = Growing([*state_dict.get("rows", ()), *old])
         self._metrics.load_state_dict(state_dict["seen"])
         if self._writes and self._columns:
             self._rewrite()
@@ -72,18 +74,25 @@ class CsvHistoryCallback(Callback):
         self._rows.append({name: "" if value is None else str(value) for name, value in row.items()})
         new = [name for name in row if name not in self._columns]
         self._columns += new
-        if not self._writes:
-            return
-        if new:
+        if self._writes and (new or not self._append(self._rows[-1])):
             self._rewrite()
-        else:
-            assert self._file is not None
-            with open(self._file, "a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(self._rows[-1])
+
+    def _append(self, row: dict[str, str]) -> bool:
+        """Append a row to the file as it was written last; return whether that was possible."""
+        assert self._file is not None
+        line = StringIO(newline="")
+        csv.writer(line).writerow([escaped(row.get(name, "")) for name in self._columns])
+        try:
+            with open(self._file, "r+b", buffering=0) as file:
+                if file.seek(0, SEEK_END) != self._size:
+                    return False
+                self._size += file.write(line.getvalue().encode())
+                return self._size == file.tell() and self._file.stat().st_size == self._size
+        except OSError:  # the disk is full, or the file was deleted
+            return False
 
     def _rewrite(self) -> None:
         assert self._file is not None
-        with atomic_write(self._file) as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        rows = ([row.get(name, "") for name in self._columns] for row in self._rows)
+        write_csv(self._file, [self._columns, *rows])
+        self._size = self._file.stat().st_size

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, readable
-from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
+from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback, images_read
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class PrintMetricsCallback(Callback):
                 continue  # is printed beside that of the model
             ema = f" (ema {readable(fresh[prefix + name])})" if prefix + name in fresh else ""
             columns.append(f"{name.removesuffix('_epoch')} {readable(fresh[name])}{ema}")
+        if read := images_read(trainer.eval_dataset):
+            columns.append(f"on {read}")
         trainer.print("  ".join([*columns, f"{time.perf_counter() - self._started:.1f} s"]))
 
 

@@ -9,12 +9,18 @@ from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
+from timm_accel.data.readers.indexed_reader import log_files, name_alike
 from timm_accel.data.readers.memory_cache import MemoryCache
-from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.readers.reader_views import alike
+from timm_accel.data.sources import Source
+from timm_accel.data.split_folders import open_class_folder
+from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
+from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
+from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage
 
 
@@ -55,6 +61,7 @@ def create_datasets(
     crop_mode: str | None = None,
     on_error: str | None = None,
     max_bad_fraction: float = 0.01,
+    pixel_range: PixelRange | None = None,
     cache: str | None = None,
     draft: bool = False,
     re_prob: float = 0.0,
@@ -73,7 +80,7 @@ def create_datasets(
         data: Any source, in place of the two folders: a folder with or without ``train`` and ``val``, tars, a manifest,
             ``torch/NAME``, ``hfds/NAME``, custom readers and datasets. `Source` takes further options. For the streams
             ``wds/FOLDER``, ``hfids/NAME`` and ``tfds/NAME`` the result is `StreamedImages`, not `LabeledImages`.
-        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation.
+        eval_split: The split of `data` to evaluate on; ``test`` for the final evaluation, which may lack classes.
         eval_image_size: The size in evaluation; None for the same.
         auto_augment: timm's name of a policy such as ``rand-m7-mstd0.5-inc1``; None for none.
         interpolation: The interpolation of the random crop in training.
@@ -81,8 +88,12 @@ def create_datasets(
         crop_pct: The share of the resized image that evaluation keeps; None for timm's 0.875.
         crop_mode: How evaluation crops: ``center``, ``squash`` or ``border``; None for timm's ``center``.
         on_error: What happens at an image that cannot be read: ``"raise"`` stops the run, ``"skip"`` replaces it by the
-            next image in training and leaves it out in evaluation. None skips in training and raises in evaluation.
+            next image in training and leaves it out in evaluation. None is ``"skip"``. In evaluation ``"raise"``
+            reads all images before the first epoch.
         max_bad_fraction: The share of unreadable images above which the run stops, but at least 10 of them.
+        pixel_range: The values (low, high) that become black and white in images of more than 8 bits, such as
+            (0, 4095); None for the range of 16 bits. Images of 32 bits have one scale too: with None it is 0 to 1, 0
+            to 255, or 0 to 65535 for integers, if up to 1,000 images of each split agree on it.
         cache: ``"memory"`` decodes every image once, at the start, and keeps it in memory that loader workers share.
         draft: Whether training may decode a JPEG at a reduced scale where the random crop allows: this is faster
             for large images, and pixels differ by about 1/255.
@@ -98,11 +109,16 @@ def create_datasets(
 
     Raises:
         FileNotFoundError: A folder is missing or empty.
-        ValueError: There is only one class, the two folders have different classes, or an option is out of range.
+        ValueError: There is only one class, the two folders have different classes, a label is no class, a split has
+            no labels, an option is out of range, or the images need a `pixel_range`.
         MemoryError: The decoded images do not fit into memory.
 
     Source: ``timm.data.create_transform``.
     """
+    check_mean_and_std(data_mean, data_std)
+    crop_pct = DEFAULT_CROP_PCT if crop_pct is None else crop_pct
+    crop_mode = "center" if crop_mode is None else crop_mode
+    check_crop(crop_pct, crop_mode, eval_interpolation)
     size = height_and_width(image_size)
     eval_size = height_and_width(eval_image_size or size)
     statistics: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
@@ -117,10 +133,15 @@ def create_datasets(
         crop_pct=crop_pct,
         crop_mode=crop_mode,
     )
-    prepare = PrepareImage(len(data_mean))
-    train_prepare = take_crop(transform, prepare) if draft else prepare
     source = _source(data, train_path, val_path)
-    readers = _cached(cache, draft, prepare, source.open("train"), source.open(eval_split))
+    opened = {"train": source.open("train"), eval_split: source.open(eval_split)}
+    name_alike(opened.values())
+    log_files(opened)
+    is_test = split_name(eval_split) != "val"
+    readers = alike(opened["train"], opened[eval_split], is_test)
+    prepare = PrepareImage(len(data_mean), settled_pixel_range(readers, pixel_range))
+    train_prepare = take_crop(transform, prepare) if draft else prepare
+    readers = _cached(cache, draft, prepare, *readers)
     train_dataset = create_image_dataset(
         readers[0],
         transform,
@@ -135,7 +156,7 @@ def create_datasets(
         eval_transform,
         prepare=prepare,
         device_transform=DeviceTransform(data_mean, data_std),
-        on_error=on_error or "raise",
+        on_error=on_error or "skip",
         max_bad_fraction=max_bad_fraction,
     )
     eval_dataset.data_config = {
@@ -143,11 +164,14 @@ def create_datasets(
         "mean": tuple(data_mean),
         "std": tuple(data_std),
         "interpolation": eval_interpolation,
-        "crop_pct": crop_pct or DEFAULT_CROP_PCT,
-        "crop_mode": crop_mode or "center",
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
+        "pixel_range": prepare.pixel_range,
     }
     if not draft:
         train_dataset.transform_of_size = transform_of_size
+    if isinstance(eval_dataset, LabeledImages):
+        eval_dataset.require_labels()
     where = source.data if isinstance(source.data, str | Path) else "data"
     _check_classes(train_dataset, eval_dataset, train_path or f"{where}/train", val_path or f"{where}/{eval_split}")
     return train_dataset, eval_dataset

@@ -5,31 +5,44 @@ no image is lost or repeated.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler, WeightedRandomSampler
 
+from timm_accel.data.labels import are_lists, check_labels, require_labels
 
-def class_balanced_sampler(labels: Sequence[int] | np.ndarray, num_samples: int | None = None) -> WeightedRandomSampler:
+
+def class_balanced_sampler(labels: Sequence[Any] | np.ndarray, num_samples: int | None = None) -> WeightedRandomSampler:
     """Return a sampler that draws every class equally often, with replacement.
 
+    A multi-label image is drawn as often as one of its rarest class, so every class is drawn at least as often
+    as if its images had no other label. Images without a label are drawn like a class.
+
     Args:
-        labels: The label of each image, ``(N,)``.
+        labels: The label of each image, ``(N,)``, or a list of labels for each.
         num_samples: Draws in an epoch; None for as many as there are images.
 
     Raises:
-        ValueError: There are no labels, or `num_samples` is below 1.
+        ValueError: There are no labels, one is no class, or `num_samples` is below 1.
 
     Source: ``torch.utils.data.WeightedRandomSampler``.
     """
-    labels = np.asarray(labels)
     if len(labels) == 0:
         raise ValueError("Expected labels to be those of some images, but got none. Pass dataset.labels.")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"Expected num_samples to be at least 1, but got {num_samples!r}. None is as many as images.")
-    weights = 1 / np.bincount(labels)[labels]
-    return WeightedRandomSampler(weights.tolist(), num_samples or len(labels))
+    checked = check_labels(labels, None, lambda index: f"image {index}")
+    require_labels(checked, lambda index: f"image {index}")
+    if are_lists(checked):
+        unlabeled = max(map(max, filter(None, checked))) + 1
+        lists = [each or [unlabeled] for each in checked]
+        counts = np.bincount([label for each in lists for label in {*each}])
+        weights = [1 / min(counts[label] for label in each) for each in lists]
+    else:
+        weights = (1 / np.bincount(checked)[checked]).tolist()
+    return WeightedRandomSampler(weights, num_samples or len(labels))
 
 
 class RepeatedSampler(Sampler[int]):

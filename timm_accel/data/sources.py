@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 from timm.data import create_dataset
-from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
+from timm_accel.data.equal_files import equal_images, merged_groups
 from timm_accel.data.readers.dataset_reader import DatasetReader
-from timm_accel.data.readers.folder_index import FolderReader
+from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
+from timm_accel.data.readers.manifest_folder import is_manifest, split_manifests
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
-from timm_accel.data.readers.tar_reader import open_tar, tar_splits
-from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
-from timm_accel.messages import missing_extra
+from timm_accel.data.readers.reader_views import ReaderPart
+from timm_accel.data.readers.tar_reader import tar_splits
+from timm_accel.data.split_folders import open_split, open_unsplit, split_folders
+from timm_accel.data.splitting import read_split, split_by_class, split_name, write_split
+from timm_accel.messages import missing_extra, one_line
 
 _STREAMS = {  # the extra and the packages of each
     "hfids": ("hf", ("datasets",)),
@@ -34,9 +37,10 @@ class Source:
     """A source of images and how it is split.
 
     Args:
-        data: A folder, a tar or a folder of tars, a manifest (``.csv``, ``.parquet``), ``torch/NAME``, ``hfds/NAME``; a
-            stream, ``wds/FOLDER``, ``hfids/NAME`` or ``tfds/NAME``; a timm `Reader`, a torch `Dataset` of (image,
-            label); or a mapping of ``train``, ``val`` and ``test`` to any of these except streams.
+        data: A folder, a tar or a folder of tars, a manifest (``.csv``, ``.parquet``) or a folder with one for each
+            split, ``torch/NAME``, ``hfds/NAME``; a stream, ``wds/FOLDER``, ``hfids/NAME`` or ``tfds/NAME``; a timm
+            `Reader`, a torch `Dataset` of (image, label), a ``datasets.Dataset``; or a mapping of ``train``, ``val``
+            and ``test`` to any of these except streams and names, such as a ``datasets.DatasetDict``.
         root: The folder where libraries keep their datasets, or where the paths of a manifest and of ``wds/…`` start.
         download: Whether ``torch/…`` and ``tfds/…`` may download, and whether ``hfids/…`` downloads before it starts.
         val_fraction: The share of a dataset without splits that is for evaluation.
@@ -78,7 +82,7 @@ class Source:
             )
         if isinstance(self.data, Mapping):
             return self._of_mapping(split)
-        if isinstance(self.data, Reader | Dataset):
+        if not isinstance(self.data, str | Path):
             return self._divide(lambda: _as_reader(self.data), split)
         kind, _, name = str(self.data).partition("/")
         if kind.lower() in ("torch", "hfds", *_STREAMS) and not os.path.exists(self.data):
@@ -90,7 +94,18 @@ class Source:
         if split not in parts:
             raise _missing(split, sorted(parts), "the mapping")
         part = parts[split]
-        return _as_reader(part) if isinstance(part, Reader | Dataset) else _open_unsplit(Path(part))
+        if is_hf_dataset(part):
+            return open_hf({name: each for name, each in parts.items() if is_hf_dataset(each)}, split, "the mapping")
+        if not isinstance(part, str | Path):
+            return _as_reader(part)
+        if is_manifest(part):
+            return self._of_manifests(parts, split)
+        return open_unsplit(Path(part))
+
+    def _of_manifests(self, parts: Mapping[str, Any], split: str) -> ManifestReader:
+        """Return the manifest of a split; the classes are those of the manifests of all splits."""
+        others = [part for name, part in parts.items() if name != split and is_manifest(part)]
+        return ManifestReader(parts[split], root=self.root, others=others)
 
     def _of_library(self, kind: str, name: str, split: str) -> Any:
         if kind in _STREAMS:
@@ -110,9 +125,20 @@ class Source:
                     "'torch/cifar10', 'torch/mnist', 'torch/fashion_mnist', 'torch/imagenet'."
                 ) from error
         try:
-            return create_reader(f"hfds/{name}", root=self.root and str(self.root), split=self._hf_split(name, split))
+            from datasets import load_dataset
         except ModuleNotFoundError as error:
             raise missing_extra("hf", repr(self.data), error.name) from error
+        try:
+            parts = load_dataset(name, cache_dir=self.root and str(self.root))
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"Expected hfds/NAME with a Hugging Face dataset or a local folder, but got {name!r} "
+                f"({one_line(error)}). Correct the name."
+            ) from error
+        found = [each for each in parts if split_name(each) == split]
+        if not found:
+            raise _missing(split, list(parts), repr(self.data))
+        return open_hf(parts, found[0], str(self.data))
 
     def _of_stream(self, kind: str, name: str, split: str) -> Any:
         splitting = {name: getattr(self, name) for name in ("val_fraction", "group", "split_file")}
@@ -138,28 +164,23 @@ class Source:
 
         return open_tfds(name, split, root, self.download, self.class_map)
 
-    def _hf_split(self, name: str, split: str) -> str:
-        from datasets import get_dataset_split_names
-
-        known = get_dataset_split_names(name)
-        found = [each for each in known if split_name(each) == split]
-        if not found:
-            raise _missing(split, known, repr(self.data))
-        return found[0]
-
     def _of_path(self, path: Path, split: str) -> Any:
         if re.search(r"\.(tar\.\w+|tgz)$", path.name):
             raise ValueError(
                 f"Expected a plain tar, since images are read from any place in it, but got {str(path)!r}. Unpack the "
                 "compression: gunzip FILE.tar.gz."
             )
-        if path.suffix.lower() in (".csv", ".parquet", ".pq"):
+        if is_manifest(path):
             return self._of_manifest(path, split)
-        if path.is_dir() and (folders := _split_folders(path)):
+        if manifests := split_manifests(path):
+            if split not in manifests:
+                raise _missing(split, sorted(manifests), repr(str(path)))
+            return self._of_manifests(manifests, split)
+        if path.is_dir() and (folders := split_folders(path)):
             if split not in folders:
-                raise _missing(split, sorted(folders), repr(str(path)))
-            return _open_unsplit(folders[split])
-        return self._divide(lambda: _open_unsplit(path), split)
+                raise _missing(split, sorted(folders), repr(str(next(iter(folders.values())).parent)))
+            return open_split(split, folders)
+        return self._divide(lambda: open_unsplit(path), split)
 
     def _of_manifest(self, path: Path, split: str) -> Any:
         if "split" in manifest_columns(path):
@@ -184,8 +205,11 @@ class Source:
         if self.split_file is not None and Path(self.split_file).exists():
             return read_split(self.split_file, paths)
         groups = getattr(reader, "groups", None) if self.group is None else [_group(self.group, path) for path in paths]
+        unit = "different image" if groups is None else "group"
+        if (equal := equal_images(reader)) is not None and (groups is None or None not in groups):
+            groups = merged_groups(groups, equal)  # equal images are on one side
         strata = np.zeros(len(labels), dtype=int) if is_multi_label(reader) else labels
-        train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names)
+        train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
         if self.split_file is not None:
             sides = {"train": train, "val": val}
             words = [";".join(names[label] for label in np.atleast_1d(each)) for each in labels]
@@ -204,30 +228,6 @@ def is_stream(data: Any) -> bool:
     return bool(slash) and kind.lower() in _STREAMS and isinstance(data, str | Path) and not os.path.exists(data)
 
 
-class ReaderPart(Reader):
-    """Some of the images of a reader.
-
-    Args:
-        reader: The reader of all images.
-        numbers: The indices of the images to keep, ``(N,)``.
-    """
-
-    def __init__(self, reader: Any, numbers: np.ndarray) -> None:
-        super().__init__()
-        self.reader, self.numbers = reader, numbers
-        self.class_to_idx = reader.class_to_idx
-        self.labels = labels_of(reader)[numbers]
-
-    def __getitem__(self, index: int) -> Any:
-        return self.reader[int(self.numbers[index])]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return self.reader.filename(int(self.numbers[index]), basename, absolute)
-
-
 def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
     return ValueError(
         f"Expected a split {split!r} in {where}, but got {list(known)} alone. Name a source with that split, or one "
@@ -236,46 +236,19 @@ def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
 
 
 def _as_reader(data: Any) -> Any:
-    return data if isinstance(data, Reader) else DatasetReader(data)
-
-
-def _open_unsplit(path: Path) -> Any:
-    """Return the reader of a folder of classes, of a tar, or of a folder of tars."""
-    if path.suffix.lower() == ".tar" and path.is_file():
-        return open_tar(path)
-    if path.is_dir() and any(each.suffix.lower() == ".tar" for each in path.iterdir()):
-        return open_tar(path)
-    return open_class_folder(path)
-
-
-def open_class_folder(root: str | Path) -> FolderReader:
-    """Return the reader of a folder with one folder of images for each class.
-
-    Args:
-        root: The folder.
-
-    Raises:
-        FileNotFoundError: It is missing or holds no images.
-        ValueError: An image lies in it, next to the folders.
-    """
-    reader = FolderReader(root)
-    if "" in reader.class_to_idx:  # timm's class name for images in the root
-        stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
-        raise ValueError(
-            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
-            "Move it into the folder of its class."
+    """Return the reader of a dataset in memory."""
+    if isinstance(data, Reader):
+        return data
+    if is_hf_dataset(data):
+        return open_hf({"data": data}, "data", type(data).__name__)
+    is_indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping)
+    if isinstance(data, IterableDataset) or not is_indexed:
+        raise TypeError(
+            "Expected data to be a path, a name such as 'torch/mnist', a Reader, a dataset with indices, or a mapping "
+            f"of splits to these, but got {type(data).__name__}. Collect its samples in a list, or use a stream such "
+            "as hfids/NAME."
         )
-    return reader
-
-
-def _split_folders(path: Path) -> dict[str, Path]:
-    """Return the folders or tars of the splits; none where there is neither ``train`` nor ``val``."""
-    found = {}
-    for each in sorted(path.iterdir()):
-        name = split_name(each.stem if each.suffix.lower() == ".tar" else each.name)
-        if name in SPLITS and (each.is_dir() or each.suffix.lower() == ".tar"):
-            found[name] = each
-    return found if {"train", "val"} & found.keys() else {}
+    return DatasetReader(data)
 
 
 def check_group(group: str) -> None:

@@ -1,14 +1,17 @@
 """Split images into training and evaluation by class, fraction and seed, without dividing groups."""
 
 import csv
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
-from timm_accel.atomic import atomic_write
+from timm_accel.messages import one_line
+from timm_accel.text_files import read_csv, write_csv
 
 SPLITS = {"train": tuple(_TRAIN_SYNONYM), "val": tuple(_EVAL_SYNONYM), "test": ("test", "testing")}
 
@@ -22,12 +25,28 @@ def split_name(name: str) -> str:
     return next((one for one, synonyms in SPLITS.items() if name in synonyms), name)
 
 
+def misspelled_split(name: str) -> str | None:
+    """Return the name of a split that another name is probably meant to be; None for names such as ``fold_1``.
+
+    Args:
+        name: A name that is no split and no synonym. With a synonym as a word in it, such as ``test_2``, it is another
+            split.
+    """
+    written = str(name).strip().lower()
+    known = [word for words in SPLITS.values() for word in words]
+    if any(word in known for word in re.split(r"[^a-z]+", written)):
+        return None
+    swapped = [word for word in known if sorted(word) == sorted(written)]
+    return next(iter(swapped or get_close_matches(written, known, n=1, cutoff=0.8)), None)
+
+
 def split_by_class(
     labels: Sequence[int] | np.ndarray,
     val_fraction: float = 0.2,
     seed: int = 0,
     groups: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
+    unit: str = "group",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the training and of the evaluation images, both in ascending order.
 
@@ -39,8 +58,9 @@ def split_by_class(
         labels: The label of each image, ``(N,)``.
         val_fraction: The share of the images that is for evaluation.
         seed: The seed of the draw.
-        groups: The group of each image (a patient, a module), ``(N,)``; None where images are independent.
+        groups: The group of each image (a patient, a module, equal files), ``(N,)``; None where images are independent.
         names: The names of the classes, for the messages.
+        unit: What a group is, for the messages.
 
     Raises:
         ValueError: `val_fraction` is not between 0 and 1, a class has only one image or one group, or an image has no
@@ -57,7 +77,7 @@ def split_by_class(
         chosen = [draw.permutation(np.flatnonzero(labels == label))[: int(n)] for label, n in enumerate(wanted)]
         val = np.sort(np.concatenate(chosen))
     else:
-        val = np.flatnonzero(_choose_groups(labels, _numbered(groups, len(labels)), wanted, draw, names))
+        val = np.flatnonzero(_choose_groups(labels, _numbered(groups, len(labels)), wanted, draw, names, unit))
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
@@ -72,19 +92,29 @@ def _numbered(groups: Sequence[Any], count: int) -> np.ndarray:
 
 
 def _choose_groups(
-    labels: np.ndarray, groups: np.ndarray, wanted: np.ndarray, draw: np.random.Generator, names: Sequence[str] | None
+    labels: np.ndarray,
+    groups: np.ndarray,
+    wanted: np.ndarray,
+    draw: np.random.Generator,
+    names: Sequence[str] | None,
+    unit: str,
 ) -> np.ndarray:
     """Return which images are for evaluation."""
-    _check_divisible(labels, groups, names, "group")
-    counts = np.zeros((groups.max() + 1, len(wanted)))
-    np.add.at(counts, (groups, labels), 1)
-    total, have, taken = counts.sum(0), np.zeros(len(wanted)), np.zeros(len(counts), dtype=bool)
-    for group in draw.permutation(len(counts)):
-        more = have + counts[group]
-        exhausts = ((more == total) & (total > 0)).any()  # a class must keep images for training
-        lacks = ((have == 0) & (counts[group] > 0)).any()  # and have some in evaluation
-        if not exhausts and (lacks or np.abs(wanted - more).sum() < np.abs(wanted - have).sum()):
-            have, taken[group] = more, True
+    _check_divisible(labels, groups, names, unit)
+    (group_of, label_of), counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    bounds = np.searchsorted(group_of, np.arange(groups.max() + 2)).tolist()
+    classes = list(zip(label_of.tolist(), counts.tolist(), strict=True))  # of each group, one after the other
+    goals, total, have = wanted.tolist(), np.bincount(labels, minlength=len(wanted)).tolist(), [0] * len(wanted)
+    taken = np.zeros(len(bounds) - 1, dtype=bool)
+    for group in draw.permutation(len(taken)).tolist():
+        part = classes[bounds[group] : bounds[group + 1]]
+        exhausts = any(have[label] + count == total[label] for label, count in part)  # some must stay for training
+        lacks = any(have[label] == 0 for label, _ in part)  # and evaluation must have some
+        nearer = sum(abs(goals[at] - have[at] - count) - abs(goals[at] - have[at]) for at, count in part) < 0
+        if not exhausts and (lacks or nearer):
+            taken[group] = True
+            for label, count in part:
+                have[label] += count
     return taken[groups]
 
 
@@ -105,14 +135,8 @@ def write_split(path: str | Path, splits: dict[str, list[tuple[str, str]]]) -> N
         path: The CSV file.
         splits: The paths and class names of each split.
     """
-    with (
-        atomic_write(path, shared=True) as unfinished,  # all ranks of a run write the same file
-        open(unfinished, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "split"))
-        for split, rows in splits.items():
-            writer.writerows((name, label, split) for name, label in rows)
+    lines = [(name, label, split) for split, rows in splits.items() for name, label in rows]
+    write_csv(path, [("path", "label", "split"), *lines], shared=True)  # all ranks of a run write the same file
 
 
 def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,10 +147,15 @@ def read_split(path: str | Path, paths: Sequence[str]) -> tuple[np.ndarray, np.n
         paths: The path of each image.
 
     Raises:
-        ValueError: The file does not list all of them.
+        ValueError: The file cannot be read, or does not list all of them.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    try:
+        sides = {row["path"]: row["split"] for row in read_csv(path)}
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise ValueError(
+            f"Expected split_file to be a CSV in UTF-8 with the columns path and split, but got {str(path)!r} "
+            f"({one_line(error)}). Remove it, and the data are split again."
+        ) from error
     if unknown := [name for name in paths if name not in sides]:
         raise ValueError(
             f"Expected split_file to list every image, but got {str(path)!r}, which lacks {len(unknown)} of "

@@ -11,6 +11,7 @@ from timm_accel.export.formats import format_of, known_warnings_silenced
 from timm_accel.export.preparation import Prepared
 from timm_accel.export.runtime import open_exported
 from timm_accel.messages import root_cause
+from timm_accel.models.finite import check_finite
 
 BATCH_SIZES = (1, 2, 5)
 TOLERANCE = 1e-4
@@ -67,7 +68,10 @@ def write_checked(
     Raises:
         ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
         OSError: Nothing can be written there.
+        ValueError: An output of the model is NaN or infinite.
     """
+    with torch.inference_mode():
+        check_finite(prepared.eager(prepared.images(2)), f"the model, {prepared.metadata.architecture},")
     name, file_format = prepared.metadata.architecture, format_of(path)
     with atomic_write(path) as unfinished:
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import timm_accel
 from timm_accel.export.formats import check_installed, format_of
 from timm_accel.models.loading import DATA_KEYS
+from timm_accel.models.saving import PIXEL_RANGE
 
 ONNX_KEY = "timm_accel"  # in metadata_props
 EXTRA_FILE = "timm_accel.json"  # in the archive of the other two
@@ -28,6 +29,7 @@ class Metadata:
         interpolation: How an image is resized.
         crop_pct: The share of a side that the crop keeps.
         crop_mode: timm's ``center``, ``squash`` or ``border``.
+        pixel_range: The values that become black and white in images of more than 8 bits; None for those of the type.
         includes_normalization: Whether the file takes ``uint8`` pixels and applies mean and std itself.
         includes_softmax: Whether the file returns probabilities.
         temperature: The divisor that the file has not applied to its logits.
@@ -48,6 +50,7 @@ class Metadata:
     includes_softmax: bool
     temperature: float = 1.0
     multi_label: bool = False
+    pixel_range: tuple[float, float] | None = None
     version: str = timm_accel.__version__
 
     def to_json(self) -> str:
@@ -64,8 +67,8 @@ class Metadata:
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """The arguments for ``timm.data.create_transform``."""
-        return {name: getattr(self, name) for name in DATA_KEYS}
+        """The arguments for ``timm.data.create_transform``, and ``pixel_range``."""
+        return {name: getattr(self, name) for name in (*DATA_KEYS, PIXEL_RANGE)}
 
 
 def read_metadata(path: str | Path) -> Metadata:

@@ -18,8 +18,10 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from timm_accel.data.classes import class_names as names_of
+from timm_accel.data.transforms.data_config import check_mean_and_std
 from timm_accel.export.metadata import Metadata
 from timm_accel.messages import root_cause
+from timm_accel.models.saving import PIXEL_RANGE
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def prepare(
         includes_softmax=softmax,
         temperature=1.0 if softmax else temperature,
         multi_label=multi_label,
+        pixel_range=about.get(PIXEL_RANGE),
         **config,
     )
     if metadata.class_names is not None and len(metadata.class_names) != metadata.num_classes:
@@ -208,13 +211,14 @@ def _data_config(model: nn.Module, about: dict[str, Any]) -> tuple[dict[str, Any
     config["input_size"], num_classes = _trial(model, config["input_size"], about)
     channels = config["input_size"][0]
     for name in ("mean", "std"):
-        values = tuple(float(value) for value in config[name])
+        values = tuple(config[name])
         config[name] = values * channels if len(values) == 1 else values
         if len(config[name]) != channels:
             raise ValueError(
                 f"Expected the data config's {name} to have one value for each of the model's {channels} channels, but "
                 f"got {values}. Set model.pretrained_cfg[{name!r}]."
             )
+    config["mean"], config["std"] = check_mean_and_std(config["mean"], config["std"], " of the data config")
     return config, num_classes
 
 

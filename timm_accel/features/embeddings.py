@@ -16,6 +16,7 @@ from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.features.modules import pooled_features
+from timm_accel.models.finite import check_finite
 from timm_accel.states.consensus import wait_for_all
 from timm_accel.states.processes import process_state
 
@@ -78,14 +79,15 @@ def extract_embeddings(
         ModuleNotFoundError: The extra ``parquet`` is not installed for a ``.parquet`` file.
         OSError: An image cannot be read; the message has its name.
         TypeError: The dataset cannot be indexed.
-        ValueError: The dataset is empty, the file is of another kind, or the launched processes do not run together.
+        ValueError: The dataset is empty, a feature is NaN or infinite, the file is of another kind, or the launched
+            processes do not run together.
     """
     _check(data, path)
     state = process_state()
     share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
     loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
     shown = tqdm(loader, unit="batch", disable=not (progress and state.is_main_process))
-    parts = gather_object(_compute(pooled_features(model), shown))
+    parts = gather_object(_compute(pooled_features(model), shown, f"the model, a {type(model).__name__}"))
     numbers, features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = numbers.argsort()
     made = Embeddings(features[order], labels[order])
@@ -108,12 +110,17 @@ def _strict(data: Any) -> Any:
 
 
 @torch.no_grad()
-def _compute(extractor: nn.Module, batches: Any) -> list[tuple[np.ndarray, ...]]:
+def _compute(extractor: nn.Module, batches: Any, source: str) -> list[tuple[np.ndarray, ...]]:
     device = next((tensor.device for tensor in extractor.parameters()), torch.device("cpu"))
     return [
-        (numbers.numpy(), extractor(images.to(device)).float().cpu().numpy(), np.asarray(labels))
+        (numbers.numpy(), _finite(extractor(images.to(device)).float().cpu(), source).numpy(), np.asarray(labels))
         for numbers, images, labels in batches
     ]
+
+
+def _finite(features: torch.Tensor, source: str) -> torch.Tensor:
+    check_finite(features, source)
+    return features
 
 
 def _check(data: Any, path: str | Path | None) -> None:

@@ -6,8 +6,9 @@ the mean over several batches is that of one batch only if each batch counts by 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -33,9 +34,19 @@ class Divisors(TorchFunctionMode):
         self._noted: list[tuple[int, torch.Tensor]] = []
 
     @contextmanager
-    def watching(self, owner: Any, *names: str) -> Iterator[None]:
-        """Watch the losses that `owner` has under these names; modules get hooks, and functions are wrapped."""
+    def watching(self, owner: Any, *names: str, objects: bool = True) -> Iterator[None]:
+        """Watch the losses that `owner` has under these names; modules get hooks, and all others are wrapped.
+
+        Args:
+            owner: What has the losses as attributes.
+            *names: The names of the attributes.
+            objects: Whether objects that are neither modules nor functions are wrapped; it hides their attributes.
+        """
         losses = {name: loss for name in names if callable(loss := vars(owner).get(name))}
+        if not objects:
+            losses = {
+                name: loss for name, loss in losses.items() if isinstance(loss, nn.Module | partial | FunctionType)
+            }
         with ExitStack() as stack:
             for name, loss in losses.items():
                 if not isinstance(loss, nn.Module):

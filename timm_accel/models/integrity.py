@@ -32,20 +32,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is not JSON, not an object, or not as it was saved.
     """
-    where = f"{CONFIG_FILE!r} in {str(folder)!r}"
+    path = folder / CONFIG_FILE
     try:
-        config = json.loads((folder / CONFIG_FILE).read_bytes())
-    except (ValueError, RecursionError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also of a byte that is not UTF-8
         raise ValueError(
-            f"Expected {where} to be JSON, but it cannot be read ({one_line(error)}). Use a copy of the folder."
+            f"Expected {CONFIG_FILE} to be JSON, but got {str(path)!r} ({one_line(error)}). Copy or save it again."
         ) from error
     if not isinstance(config, dict):
         raise ValueError(
-            f"Expected {where} to be a JSON object, but got {type(config).__name__}. Use a copy of the folder."
+            f"Expected {CONFIG_FILE} to hold names with values, but got {str(path)!r} with a "
+            f"{type(config).__name__}. Copy or save it again."
         )
     if INTEGRITY in config and _saved(config, "config_sha256") != _config_digest(config):
         raise ValueError(
-            f"Expected {where} to be as it was saved, but it has changed since (its SHA-256 differs). {_ON_PURPOSE} it."
+            f"Expected {CONFIG_FILE} to be as it was saved, but got {str(path)!r}, which has changed since (its "
+            f"SHA-256 differs). {_ON_PURPOSE} it."
         )
     return config
 

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -24,7 +26,7 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
 
     Returns:
         The model, and the content of ``config.json``: the class names under ``label_names``, if there are any, and the
-        data config under ``pretrained_cfg``.
+        data config under ``pretrained_cfg``; its ``pixel_range`` is beside it, and in the model's ``pretrained_cfg``.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -46,6 +48,8 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
             f"). Build the model yourself and load {WEIGHTS_FILE} into it."
         )
     model = timm.create_model(f"local-dir:{folder}")
+    if config.get(PIXEL_RANGE) is not None:
+        model.pretrained_cfg[PIXEL_RANGE] = tuple(config[PIXEL_RANGE])
     attach_head(model, _head_of(config, head), config["num_classes"])
     _load(model, folder, "note" in config and config.get("head") == "linear")
     return model.eval(), config
@@ -68,8 +72,16 @@ def _head_of(config: dict[str, Any], given: Head | None) -> Head:
 
 
 def _load(model: nn.Module, folder: Path, changed: bool) -> None:
+    path = folder / WEIGHTS_FILE
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected {WEIGHTS_FILE} to be complete, but got {str(path)!r} of {path.stat().st_size} bytes "
+            f"({one_line(error)}). Copy or save it again."
+        ) from error
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         what = "parts of the model, which were replaced," if changed else "head"
         raise ValueError(

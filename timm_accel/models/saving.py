@@ -15,6 +15,8 @@ from timm_accel.models.heads import MlpHead, classifier_names
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, signed_config
 from timm_accel.models.trial import create_on_meta
 
+PIXEL_RANGE = "pixel_range"  # in the config, and in the data config
+
 
 def save_classifier(
     model: nn.Module,
@@ -61,6 +63,7 @@ def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> 
     save_file(tensors, folder / WEIGHTS_FILE)
     if hasattr(model, "pretrained_cfg"):
         save_config_for_hf(model, folder / CONFIG_FILE, model_config=about)
+        _write_data_config(folder / CONFIG_FILE, {})
         _describe_head(model, folder)
         return
     config = {"architecture": None, "note": f"timm cannot rebuild {type(model).__name__}", **about}
@@ -70,7 +73,9 @@ def _write_classifier(model: nn.Module, folder: Path, about: dict[str, Any]) -> 
 def _write_data_config(path: Path, data_config: Mapping[str, Any]) -> None:
     config = json.loads(path.read_text())
     if "pretrained_cfg" in config:
-        config["pretrained_cfg"] |= data_config
+        stored = config["pretrained_cfg"] = {**config["pretrained_cfg"], **data_config}
+        if PIXEL_RANGE in stored:  # timm (1.0.31) refuses keys there that it does not know
+            config[PIXEL_RANGE] = stored.pop(PIXEL_RANGE)
         path.write_text(json.dumps(config, indent=2))
 
 

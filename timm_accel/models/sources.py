@@ -1,11 +1,12 @@
 """Read weights from a file, a folder of weights, a run or a state of a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 
 from timm_accel.messages import one_line
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
@@ -14,6 +15,8 @@ from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 _LOCAL = "local-dir:"
+_PYTORCH = "model_state_dict"  # the name in torch's tutorials; timm looks for state_dict and model
+_LIGHTNING = "model."  # before every name, if a LightningModule holds the model under that name
 _BEST = tuple(reversed(BEST_FOLDERS.values()))
 
 
@@ -97,16 +100,44 @@ def _read_state(path: Path) -> FoundWeights:
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    if path.stat().st_size == 0:
+        raise ValueError(
+            f"Expected weights to be a file with tensors, but got {str(path)!r}, which is empty. Copy or save it again."
+        )
     try:
         found = load_state_dict(str(path))
     except Exception as error:  # safetensors, pickle and zip raise different classes
         raise ValueError(
             f"Expected weights to be tensors that load without running code, but got {str(path)!r} "
-            f"({one_line(error)}). Save a state dict with torch.save or safetensors."
+            f"({type(error).__name__}: {one_line(error)}). Save a state dict with torch.save or safetensors."
         ) from error
-    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    return _unwrapped(found, path)
+
+
+def _unwrapped(found: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint: its own, or those of the one state dict in it that timm does not know."""
+    nested = {name: tensors for name, value in found.items() if (tensors := _tensors_of(value))}
+    tensors = _tensors_of(found)
+    if _PYTORCH in nested:
+        nested = {_PYTORCH: nested[_PYTORCH]}
+    if len(nested) > 1:
+        raise ValueError(
+            f"Expected weights to hold one state dict, but got {str(path)!r} with {', '.join(map(repr, nested))}. Save "
+            "that of the model alone."
+        )
+    for inner in nested.values():
+        tensors = inner if len(inner) > len(tensors) else tensors
     if not tensors:
         raise ValueError(
             f"Expected weights to hold tensors by name, but got {str(path)!r} without any. Save model.state_dict()."
         )
+    tensors = clean_state_dict(tensors)
+    if all(name.startswith(_LIGHTNING) for name in tensors):
+        tensors = clean_state_dict({name.removeprefix(_LIGHTNING): tensor for name, tensor in tensors.items()})
     return tensors
+
+
+def _tensors_of(value: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(name): tensor for name, tensor in value.items() if isinstance(tensor, torch.Tensor)}

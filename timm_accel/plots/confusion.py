@@ -1,9 +1,10 @@
 """A figure of the confusion matrix."""
 
-from typing import TYPE_CHECKING, cast
+from math import ceil
+from typing import TYPE_CHECKING, Any, cast
 
 from timm_accel.plots.figures import _new_figure
-from timm_accel.plots.images import _shorten
+from timm_accel.plots.text import _drawable, _font_families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -12,10 +13,13 @@ if TYPE_CHECKING:
 
 CELL_INCHES = 0.42
 MAX_ANNOTATED_CLASSES = 20  # with more classes the counts are too small to read
+MAX_NAMED_CLASSES = 40  # with more classes every second, third, … one is named
 
 
 def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | None" = None) -> "Figure":
     """Show the confusion matrix: colors are shares of a row (the true class), and numbers are counts.
+
+    A name that no installed font can draw is shown as the number of its class, and a log line tells the name.
 
     Args:
         evaluation: The result of ``timm_accel.predict.evaluate_classifier``.
@@ -23,22 +27,25 @@ def plot_confusion(evaluation: "Evaluation", *, figure: "Figure | SubFigure | No
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
-        ValueError: The evaluation is multi-label and has no matrix.
+        ValueError: The evaluation has no matrix: it is multi-label, or has more than 1,000 classes.
     """
     if evaluation.confusion_matrix is None:
         raise ValueError(
-            "Expected evaluation to have a confusion matrix, but got that of a multi-label model. Look at "
-            "evaluation.classes."
+            f"Expected evaluation to have a confusion matrix, but got that of a multi-label model or of too many "
+            f"classes, {len(evaluation.classes)}. Look at evaluation.classes and evaluation.most_confused."
         )
-    matrix, names = evaluation.confusion_matrix, [_shorten(name) for name in evaluation.class_names]
+    matrix, names = evaluation.confusion_matrix, _drawable(evaluation.class_names)
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
     if figure is None:
-        side = 1.8 + CELL_INCHES * min(len(names), 40)
+        side = 1.8 + CELL_INCHES * min(len(names), MAX_NAMED_CLASSES)
         figure = _new_figure(side + 0.6, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    step = ceil(len(names) / MAX_NAMED_CLASSES)
+    ticks, shown = range(0, len(names), step), names[::step]
+    text: Any = {"fontsize": 8, "parse_math": False, "fontfamily": _font_families(shown)}
+    axes.set_xticks(ticks, shown, rotation=90, **text)
+    axes.set_yticks(ticks, shown, **text)
     axes.set(xlabel="prediction", ylabel="true class")
     if len(names) <= MAX_ANNOTATED_CLASSES:
         for row, counts in enumerate(matrix):

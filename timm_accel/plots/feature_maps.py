@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from timm_accel.plots.figures import CELL_INCHES, TITLE_INCHES, _new_figure
-from timm_accel.plots.images import _shorten, _to_unit_range
+from timm_accel.plots.images import _to_unit_range
+from timm_accel.plots.text import _drawable, _font_families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -45,12 +46,17 @@ def plot_feature_maps(
     named = dict(maps) if isinstance(maps, Mapping) else {f"map {number}": each for number, each in enumerate(maps)}
     _check_maps(named, index, channels)
     image = None if image is None else _to_unit_range(image, mean, std)[index]
-    rows = [_cells(name, each[index].detach().float().cpu(), channels) for name, each in named.items()]
+    titles = _drawable(list(named))
+    rows = [
+        _cells(title, each[index].detach().float().cpu(), channels)
+        for title, each in zip(titles, named.values(), strict=True)
+    ]
     if image is not None:
         rows = [[("image", image), *row] for row in rows]
     columns = max(map(len, rows))
     if figure is None:
         figure = _new_figure(columns * CELL_INCHES, len(rows) * (CELL_INCHES + 1.75 * TITLE_INCHES))
+    font = _font_families(titles)
     for axes, cells in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for ax in axes:
             ax.set_axis_off()
@@ -59,7 +65,7 @@ def plot_feature_maps(
                 ax.imshow(values.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
             else:
                 ax.imshow(values.numpy(), cmap="viridis")
-            ax.set_title(title, fontsize=8, parse_math=False)
+            ax.set_title(title, fontsize=8, parse_math=False, fontfamily=font)
     return cast("Figure", figure.figure)
 
 
@@ -67,7 +73,7 @@ def _cells(name: str, features: torch.Tensor, channels: int) -> list[tuple[str, 
     size = "×".join(map(str, features.shape))
     strongest = features.flatten(1).std(1, correction=0).topk(min(channels, len(features))).indices.tolist()
     return [
-        (f"{_shorten(name)}\n{size}, mean", features.mean(0)),
+        (f"{name}\n{size}, mean", features.mean(0)),
         *((f"channel {channel}", features[channel]) for channel in strongest),
     ]
 

@@ -7,29 +7,34 @@ installs matplotlib.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
+from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import FastCollateMixup, Mixup
+from torch.utils.data import Dataset
 
 from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
+from timm_accel.data.transforms.create import create_policy
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import missing_extra
 from timm_accel.plots.images import (
     _check_has_transform,
     _check_mixup,
     _image_and_label,
     _normalization,
-    _shorten,
     _titles,
     _to_tensor,
     _to_unit_range,
     _untransformed,
 )
+from timm_accel.plots.text import _drawable, _font_families, _shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -121,9 +126,63 @@ def plot_augmentations(
     ]
     names = names_of(dataset) or []
     named = isinstance(label, int) and 0 <= label < len(names)
-    title = f"original: {names[label]}" if named else "original"
+    title = f"original: {_drawable(names)[label]}" if named else "original"
     titles = [_shorten(title), *(f"draw {number}" for number in range(count))]
     return _draw([image[0] for image in images], titles, columns, figure)
+
+
+def plot_transform(
+    image: Any,
+    transform: Callable[[Any], Any] | str,
+    count: int = 7,
+    seed: int = 0,
+    *,
+    columns: int | None = None,
+    figure: "Figure | SubFigure | None" = None,
+) -> "Figure":
+    """Show an image, and random draws of one transform of it.
+
+    Args:
+        image: A file or a PIL image; it is turned upright and converted to RGB.
+        transform: A transform of timm or torchvision that takes a PIL image, such as ``ColorJitter(0.4)``, or timm's
+            name of a policy, such as ``rand-m9-mstd0.5-inc1``.
+        count: The number of draws.
+        seed: The same seed gives the same figure.
+        columns: The number of columns; None for rows of equal length with up to 8 images.
+        figure: The figure to draw into; None for a new figure.
+
+    Raises:
+        ModuleNotFoundError: The extra ``plots`` is not installed.
+        OSError: The image cannot be read.
+        TypeError: `transform` is neither, or does not return an image.
+        ValueError: `count` is below 1, or the policy is unknown.
+    """
+    if isinstance(image, str | PathLike):
+        with open(image, "rb") as file:
+            image = read_image(file, PrepareImage())
+    else:
+        image = read_image(image, PrepareImage())
+    if isinstance(transform, str):
+        transform = create_policy(transform, (image.height, image.width))
+    if not callable(transform):
+        raise TypeError(
+            f"Expected transform to be a function of an image or the name of timm's policy, but got {transform!r}. "
+            "Pass one such as 'rand-m9-mstd0.5-inc1'."
+        )
+    return plot_augmentations(_OneImage(image, transform), 0, count, seed, columns=columns, figure=figure)
+
+
+class _OneImage(Dataset):
+    """A dataset of one image."""
+
+    def __init__(self, image: Image.Image, transform: Callable[[Any], Any]) -> None:
+        self.image, self.transform = image, transform
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(self.image.copy())
 
 
 def plot_mixup(
@@ -202,9 +261,10 @@ def _draw(
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
+    font = _font_families(titles)
     for axes, image, title in zip(cells, images, titles, strict=False):
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set_title(title, fontsize=9, parse_math=False, fontfamily=font)
     return cast("Figure", figure.figure)  # the complete figure, also for a subfigure
 
 

@@ -13,8 +13,7 @@ from torchvision.transforms import Normalize, v2
 from torchvision.transforms.functional import pil_to_tensor
 
 from timm_accel.data.transforms.device_transform import DeviceTransform
-
-TITLE_LETTERS = 24  # the letters that fit above an image
+from timm_accel.plots.text import TITLE_LETTERS, _drawable, _shorten
 
 
 def _to_unit_range(images: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
@@ -66,7 +65,7 @@ def _titles(targets: torch.Tensor, count: int, class_names: Sequence[str] | None
             f"Expected class_names to name each of {num_classes} classes, but got {len(class_names)} names. "
             "Pass those of the dataset: timm_accel.data.class_names(dataset)."
         )
-    names = [str(label) for label in range(num_classes)] if class_names is None else class_names
+    names = [str(label) for label in range(num_classes)] if class_names is None else _drawable(class_names)
     if targets.ndim == 1:
         return [_shorten(names[label]) for label in targets.tolist()]
     largest = targets.topk(min(2, num_classes))
@@ -78,11 +77,6 @@ def _soft_title(names: Sequence[str], labels: list[int], values: list[float]) ->
     parts = [_shorten(name, (":" if name[-1:].isdigit() else "") + share) for name, share in shares if share != " 0"]
     line = ", ".join(parts)
     return line if len(line) <= TITLE_LETTERS else ",\n".join(parts)
-
-
-def _shorten(name: str, end: str = "") -> str:
-    room = TITLE_LETTERS - len(end)
-    return (name if len(name) <= room else name[: room - 1] + "…") + end
 
 
 def _check_targets(targets: torch.Tensor, count: int) -> None:

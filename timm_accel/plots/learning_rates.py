@@ -7,11 +7,14 @@ import numpy as np
 
 from timm_accel.lr_finder import LRRangeTest
 from timm_accel.plots.figures import _new_figure
+from timm_accel.plots.text import _drawable, _font_families
 from timm_accel.schedules import SimulatedSchedule
+from timm_accel.text_files import escaped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+MAX_LETTERS = 80  # of a name in the legend
 WIDTH, HEIGHT = 6.0, 3.2  # inches
 
 
@@ -44,6 +47,7 @@ def plot_schedule(
                 f"Expected a SimulatedSchedule, but got {type(each).__name__}. Make one by "
                 "timm_accel.schedules.simulate_schedule."
             )
+    named = dict(zip(_drawable([*map(str, named)], MAX_LETTERS), named.values(), strict=True))
     lines = [
         (", ".join(part for part in (name, group) if part), each.epochs, lrs)
         for name, each in named.items()
@@ -58,9 +62,10 @@ def plot_schedule(
     axes.set(xlabel="epoch", ylabel="learning rate")
     axes.grid(alpha=0.3)
     if len(lines) > 1:
-        axes.legend(fontsize=8)
+        for text in axes.legend(prop={"size": 8, "family": _font_families(named)}).get_texts():
+            text.set_parse_math(False)
     if title is not None:
-        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set_title(escaped(title), fontsize=9, parse_math=False, fontfamily=_font_families([title]))
     return cast("Figure", figure.figure)
 
 

@@ -55,7 +55,10 @@ def config_of_views(data_config: dict[str, Any], tta: Sequence[str]) -> dict[str
         return data_config
     channels, *size = data_config["input_size"]
     uncropped = tuple(int(side / data_config["crop_pct"]) for side in size)
-    if uncropped == tuple(size) or data_config["crop_mode"] == "border":
+    if (
+        any(outer <= inner for outer, inner in zip(uncropped, size, strict=True))
+        or data_config["crop_mode"] == "border"
+    ):
         raise ValueError(
             "Expected tta without 'five_crop' for this model, since its transform leaves no border to crop, but got "
             f"it (crop_pct={data_config['crop_pct']}, crop_mode={data_config['crop_mode']!r}). Use 'hflip'."

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
+from timm_accel.models.finite import check_finite
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
 from timm_accel.predict.images import ImageInputs, find_images
 from timm_accel.predict.predictions import Prediction
@@ -27,13 +29,14 @@ class Classifier:
             ``(B, num_classes)``.
         class_names: The names of the classes in the order of the output.
         data_config: timm's ``input_size`` ``(C, H, W)``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and
-            ``crop_mode``.
+            ``crop_mode``, and the ``pixel_range`` of images of more than 8 bits.
         device: The device of the model.
         gives_probabilities: Whether `run` includes a softmax.
         multi_label: Whether the model is multi-label.
         temperature: The divisor of the logits before they become probabilities.
         is_named: Whether the classes have names; otherwise the names are numbers.
         folder: The folder of its ``config.json``; None where there is none.
+        source: The weights that it was loaded from, for messages.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -45,6 +48,7 @@ class Classifier:
     temperature: float = 1.0
     is_named: bool = True
     folder: Path | None = None
+    source: str = "the model"
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -55,7 +59,7 @@ class Classifier:
     @property
     def prepare(self) -> PrepareImage:
         """The decoder of images: upright, 8 bits, grayscale or RGB."""
-        return PrepareImage(self.input_size[0])
+        return PrepareImage(self.input_size[0], self.data_config.get(PIXEL_RANGE))
 
     @cached_property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -64,7 +68,8 @@ class Classifier:
 
     def transform_of_views(self, tta: Sequence[str]) -> Callable[[Any], Tensor]:
         """Return the transform of the images before `views_of` with these augmentations."""
-        return create_transform(**config_of_views(self.data_config, tta), normalize=False)
+        config = {name: value for name, value in self.data_config.items() if name != PIXEL_RANGE}
+        return create_transform(**config_of_views(config, tta), normalize=False)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -74,8 +79,12 @@ class Classifier:
 
         Args:
             images: ``(B, C, H, W)``, ``uint8``, from `transform`.
+
+        Raises:
+            ValueError: An output is NaN or infinite.
         """
         outputs = self.run(images).detach().float().cpu()
+        check_finite(outputs, self.source)
         if self.gives_probabilities:
             outputs = outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
         return outputs.double()
@@ -106,8 +115,9 @@ class Classifier:
         The `Prediction` of an image that cannot be read has an error; the other images are predicted.
 
         Args:
-            images: A PIL image, a ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, a file, a folder
-                (with all folders below it, in natural order), or a list of these.
+            images: A path of a file or of a folder (with all folders below it, in natural order), a PIL image, a
+                ``uint8`` array ``(H, W, C)`` or tensor ``(C, H, W)``, an encoded image in ``bytes`` or in an open
+                binary file, or an iterable of these, such as a list, an array of paths or a batch of arrays.
             top_k: The number of classes, at most.
             batch_size: Images at a time.
             num_workers: Loader processes.
@@ -118,19 +128,25 @@ class Classifier:
         Raises:
             FileNotFoundError: The path does not exist, or a folder holds no images.
             TypeError: An image is of an unknown kind.
-            ValueError: An option is out of range.
+            ValueError: An option is out of range, the path is a URL, or an output of the model is NaN or infinite.
         """
         tta = check_tta(tta)
         _check_at_least_1(top_k=top_k, batch_size=batch_size)
         inputs = ImageInputs(find_images(images), self.transform_of_views(tta), self.prepare)
         loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=ImageInputs.collate_fn)
         min_score = threshold if self.multi_label else 0.0
-        paths, predictions = iter(inputs.paths), []
+        paths: list[str | None] = inputs.paths
+        predictions: list[Prediction] = []
         for readable, errors in tqdm(loader, unit="batch", disable=not progress or len(loader) < 2):
-            rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
-            for error in errors:
-                found = next(rows) if error is None else {"error": error}
-                predictions.append(Prediction(next(paths), **found))
+            try:
+                rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
+            except ValueError as error:
+                first = len(predictions)
+                error.add_note(f"The batch begins with {paths[first] or f'image {first}'}.")
+                raise
+            for reason in errors:
+                found = next(rows) if reason is None else {"error": reason}
+                predictions.append(Prediction(paths[len(predictions)], **found))
         return predictions
 
     def _top_k(self, images: Tensor, tta: Sequence[str], top_k: int, min_score: float) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_accel.data.classes import is_multi_label
+from timm_accel.data.classes import in_label_order, is_multi_label
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
-from timm_accel.predict.labeled import collect, open_labeled, open_reader, unreadable_paths
+from timm_accel.predict.labeled import collect, model_numbers, open_labeled, open_reader, unreadable_paths
 from timm_accel.predict.measures import (
     class_measures,
     confusion_matrix,
@@ -36,8 +36,9 @@ def evaluate_classifier(
 ) -> Evaluation:
     """Compare the predictions of a classifier with the labels of images, by exact metrics over all images.
 
-    Classes are matched by name, so their order in the data does not matter. Images that cannot be read are left out
-    and listed in the result; in a stream the first one raises an error.
+    Classes are matched by name, so their order in the data does not matter. The data may lack some of the model's
+    classes: ``f1_macro``, and all metrics of a multi-label model, are then of the classes that they have. Images that
+    cannot be read are left out and listed in the result; more than 1 % of them, and more than 10, are an error.
 
     Args:
         path_or_model: A path for `load_classifier`, a `Classifier`, or a model in memory with timm's data config. A
@@ -54,9 +55,9 @@ def evaluate_classifier(
 
     Raises:
         FileNotFoundError: The classifier or the data does not exist.
-        OSError: An image of a stream cannot be read.
         TypeError: `path_or_model` is of another kind.
-        ValueError: The classes of the data are not the model's, an option is out of range, or no image can be read.
+        ValueError: The data have a class that the model has not, a label is no class, no image has a label, an option
+            is out of range, or no image or too few can be read.
     """
     tta = check_tta(tta)
     classifier = as_classifier(path_or_model, device)
@@ -71,17 +72,18 @@ def evaluate_classifier(
         num_workers=num_workers,
         progress=progress,
     )
+    numbers = model_numbers(classifier, in_label_order(reader.class_to_idx))
     names, multi_label = classifier.class_names, classifier.multi_label
-    matrix = None if multi_label else confusion_matrix(probabilities, targets)
     return Evaluation(
-        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets),
+        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets, numbers),
         classes=class_measures(probabilities, targets, names),
-        confusion_matrix=matrix,
-        most_confused=[] if matrix is None else most_confused(matrix, names),
+        confusion_matrix=None if multi_label else confusion_matrix(probabilities, targets),
+        most_confused=[] if multi_label else most_confused(probabilities, targets, names),
         num_images=len(targets),
         unreadable=unreadable_paths(dataset),
         temperature=classifier.temperature,
         tta=tta,
+        missing_classes=[name for number, name in enumerate(names) if number not in numbers],
     )
 
 

@@ -1,10 +1,9 @@
 """The result of an evaluation, as a table and as JSON."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
+from timm_accel.text_files import escaped, write_json
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,14 @@ class Evaluation:
             expected one, of 15 bins) and ``negative_log_likelihood``; for multi-label models ``map``,
             ``f1_macro``, ``exact_match`` and ``negative_log_likelihood`` (the mean over images and classes).
         classes: The measures of each class, in the order of the model.
-        confusion_matrix: Counts, with a row for each true class and a column for each prediction; None for multi-label.
+        confusion_matrix: Counts, with a row for each true class and a column for each prediction; None for multi-label
+            models and for more than 1,000 classes, where it would be too large.
         most_confused: Pairs of classes, the most frequent first.
         num_images: The number of evaluated images.
         unreadable: The files that could not be read, and were left out.
         temperature: The divisor of the logits.
         tta: The test-time augmentation.
+        missing_classes: The model's classes that the data do not have.
     """
 
     metrics: dict[str, float]
@@ -66,6 +67,7 @@ class Evaluation:
     unreadable: list[str]
     temperature: float
     tta: tuple[str, ...]
+    missing_classes: list[str] = field(default_factory=list)
 
     @property
     def class_names(self) -> list[str]:
@@ -78,11 +80,17 @@ class Evaluation:
         Raises:
             OSError: Nothing can be written there.
         """
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(path, asdict(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.num_images} images of {len(self.classes)} classes"]
+        found = self.num_images + len(self.unreadable)
+        read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
+        lines = [f"{read} images of {len(self.classes)} classes"]
+        if self.missing_classes:
+            lines.append(
+                f"{len(self.missing_classes)} of these classes are not in the data: "
+                f"{', '.join(self.missing_classes[:5])}{', …' if len(self.missing_classes) > 5 else ''}"
+            )
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
         lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]
@@ -94,4 +102,4 @@ class Evaluation:
         if self.most_confused:
             pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
             lines += ["", f"most confused: {', '.join(pairs)}"]
-        return "\n".join(lines)
+        return escaped("\n".join(lines))

@@ -1,6 +1,6 @@
 """Labeled images from any source, with the preprocessing and the order of classes of a classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,18 @@ import torch
 from timm.data import MultiLabelTarget
 from timm.data.readers.reader import Reader
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from timm_accel.data.classes import in_label_order, is_multi_label
+from timm_accel.data.classes import class_name, in_label_order, is_multi_label, labels_of
 from timm_accel.data.labeled_images import LabeledImages
+from timm_accel.data.labels import require_labels
+from timm_accel.data.readers.manifest_folder import is_manifest
 from timm_accel.data.readers.manifest_reader import ManifestReader
+from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.sources import Source
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
-
-_MANIFESTS = (".csv", ".parquet", ".pq")
 
 
 class ModelTarget:
@@ -26,23 +27,25 @@ class ModelTarget:
 
     Args:
         numbers: The model's class number for each class of the data.
+        num_classes: The number of the model's classes.
         multi_label: Whether targets are ``(num_classes,)`` of 0 and 1.
     """
 
-    def __init__(self, numbers: Sequence[int], multi_label: bool) -> None:
+    def __init__(self, numbers: Sequence[int], num_classes: int, multi_label: bool) -> None:
         self.numbers = list(numbers)
-        self._multi_label_target = MultiLabelTarget(len(self.numbers)) if multi_label else None
+        self._multi_label_target = MultiLabelTarget(num_classes) if multi_label else None
 
     def __call__(self, label: Any) -> Any:
         if self._multi_label_target is None:
             return self.numbers[int(label)]
-        return self._multi_label_target([self.numbers[int(each)] for each in label])
+        labels = label if isinstance(label, list | tuple) else [label]
+        return self._multi_label_target([self.numbers[int(each)] for each in labels])
 
 
 def open_labeled(
     classifier: Classifier, reader: Any, transform: Callable[[Any], Any]
 ) -> LabeledImages | StreamedImages:
-    """Return the images with the model's targets; unreadable images are left out, but raise an error in a stream.
+    """Return the images with the model's targets; unreadable images are left out.
 
     Args:
         classifier: The classifier.
@@ -50,23 +53,40 @@ def open_labeled(
         transform: Turns a decoded image into a tensor.
 
     Raises:
-        ValueError: The classes are not the model's, or only one of data and model is multi-label.
+        ValueError: A class is not one of the model's, only one of data and model is multi-label, a label is no class,
+            or no image has a label.
     """
-    multi_label = is_multi_label(reader)
-    if multi_label != classifier.multi_label:
+    multi_label, classes = is_multi_label(reader), getattr(reader, "class_to_idx", None)
+    if not hasattr(reader, "share"):
+        require_labels(labels_of(reader), reader.filename)
+    if not classes:
+        raise ValueError(
+            "Expected data to name its classes, since they are matched with the model's by name, but got a "
+            f"{type(reader).__name__} without class_to_idx. Add it to the reader."
+        )
+    if multi_label != classifier.multi_label and not (classifier.multi_label and _may_be_multi_label(reader)):
         kind, wanted = ("multi-label", "single-label") if multi_label else ("single-label", "multi-label")
         raise ValueError(
             f"Expected data to be {wanted}, as the classifier is, but got {kind} data. "
             f"Open it with load_classifier(…, multi_label={multi_label})."
         )
-    numbers = model_numbers(classifier, in_label_order(reader.class_to_idx))
+    target = ModelTarget(
+        model_numbers(classifier, in_label_order(classes)), len(classifier.class_names), classifier.multi_label
+    )
     return create_image_dataset(
         reader,
         transform,
-        ModelTarget(numbers, multi_label),
+        target,
         prepare=classifier.prepare,
-        on_error="raise" if hasattr(reader, "share") else "skip",
+        on_error="skip",
     )
+
+
+def _may_be_multi_label(reader: Any) -> bool:
+    """Return whether images may just happen to have one label each: a cell of a manifest holds any number."""
+    while isinstance(reader, ReaderPart):
+        reader = reader.reader
+    return isinstance(reader, ManifestReader)
 
 
 def open_reader(data: Any, split: str | None) -> Any:
@@ -84,25 +104,27 @@ def open_reader(data: Any, split: str | None) -> Any:
     if isinstance(reader, Reader):
         return reader
     source = data if isinstance(data, Source) else Source(data)
-    if split is not None and not isinstance(data, Dataset):
+    is_source = isinstance(data, Source | str | Path | Mapping)  # anything else is a dataset, and all of it counts
+    if split is not None and is_source:
         return source.open(split)
-    if not isinstance(source.data, Dataset) and Path(source.data).suffix.lower() in _MANIFESTS:
+    if is_manifest(source.data):
         return ManifestReader(source.data, root=source.root)
     return Source({"val": source.data}).open("val")  # the parts of a mapping are never split
 
 
 def model_numbers(classifier: Classifier, names: list[str]) -> list[int]:
-    """Return the model's class number for each class of the data, by name.
+    """Return the model's class number for each class of the data, by name; the data may lack some.
 
     Args:
         classifier: The classifier.
         names: The class names of the data, in the order of its labels.
 
     Raises:
-        ValueError: The classes differ; the message names them.
+        ValueError: The model does not have one of the classes, or its classes have no names and their number differs.
     """
-    known = classifier.class_names
-    if set(names) == set(known):
+    known = [class_name(name) for name in classifier.class_names]
+    named = set(names) <= set(known) if classifier.is_named else names == known[: len(names)]
+    if named or set(names) == set(known):
         return [known.index(name) for name in names]
     if not classifier.is_named and len(names) == len(known):
         return list(range(len(names)))
@@ -145,14 +167,24 @@ def collect(
         (compute(images), targets) for images, targets in filter(None, tqdm(loader, unit="batch", disable=not progress))
     ]
     if not parts:
-        why = "" if isinstance(dataset, StreamedImages) else f" ({dataset.why_unreadable(0)})"
+        bad: Any = dataset.unreadable
+        why = f" ({dataset.why_unreadable(bad[0])})" if bad else ""
         raise ValueError(f"Expected data to hold an image that can be read, but got none{why}. Repair or replace them.")
     outputs, targets = zip(*parts, strict=True)
     return torch.cat(outputs), torch.cat(targets)
 
 
 def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
-    """Return the files that were left out; a stream raises at the first one."""
-    if isinstance(dataset, StreamedImages):
-        return []
-    return [dataset.filename(number, absolute=True) for number in dataset.unreadable]
+    """Return the files that were left out.
+
+    Raises:
+        ValueError: They are more than ``max_bad_fraction`` of the images, and more than 10.
+    """
+    bad: Any = dataset.unreadable
+    paths = [dataset.filename(each, absolute=True) for each in bad]
+    if len(paths) > dataset.max_unreadable:
+        raise ValueError(
+            f"Expected data to hold at most {dataset.max_unreadable} unreadable images, but got {len(paths)}, such as "
+            f"{paths[0]!r} ({dataset.why_unreadable(bad[0])}). Repair or remove them."
+        )
+    return paths

@@ -8,14 +8,16 @@ import torch
 from timm.data import resolve_input_data_config
 from torch import Tensor, nn
 
+from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
 from timm_accel.messages import one_line
-from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
-from timm_accel.models.sources import read_source
+from timm_accel.models.saving import PIXEL_RANGE
+from timm_accel.models.sources import FILE_TYPES, read_source
 from timm_accel.models.trial import output_shape
 from timm_accel.predict.classifier import Classifier
 
@@ -60,14 +62,19 @@ def load_classifier(
             f"{str(path)!r}. Leave it out."
         )
     if path.is_file() and path.name != "latest":
+        if path.suffix in FILE_TYPES and path.suffix != ".pt":
+            raise ValueError(
+                f"Expected path to have class names and a data config, which a file of weights lacks, but got "
+                f"{str(path)!r}. Name its folder if config.json is in it, or use create_classifier(…, weights=…)."
+            )
         return _of_file(path, device, multi_label)
     if is_run:
         path = weights_of_run(path, weights)
     if (path / CONFIG_FILE).is_file():
         model, config = open_classifier(path, head)
         config["temperature"] = config.get("temperature", 1.0)
-        return _of_model(model, config, device, multi_label, path)
-    return _of_model(*_open_state(path, head), device, multi_label)
+        return _of_model(model, config, device, multi_label, source=str(path / WEIGHTS_FILE), folder=path)
+    return _of_model(*_open_state(path, head), device, multi_label, source=str(path))
 
 
 def classifier_of(model: nn.Module, device: str | torch.device | None = None) -> Classifier:
@@ -87,7 +94,7 @@ def classifier_of(model: nn.Module, device: str | torch.device | None = None) ->
             "Expected model to have a data config in pretrained_cfg, since images are prepared by it, but got a "
             f"{type(copy).__name__} without. Create it with timm_accel.create_classifier or timm.create_model."
         )
-    return _of_model(copy, about, device, None)
+    return _of_model(copy, about, device, None, source=f"the model in memory, a {type(copy).__name__}")
 
 
 def _open_state(path: Path, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -114,11 +121,16 @@ def _of_model(
     config: dict[str, Any],
     device: str | torch.device | None,
     multi_label: bool | None,
+    *,
+    source: str,
     folder: Path | None = None,
 ) -> Classifier:
     place = resolve_device(device)
     data_config = resolve_input_data_config(model)
+    about: Any = model.pretrained_cfg
+    data_config[PIXEL_RANGE] = about.get(PIXEL_RANGE)
     names, num_classes = config.get("label_names"), output_shape(model, data_config["input_size"])[-1]
+    _check_config(data_config, source)
     normalize = DeviceTransform(data_config["mean"], data_config["std"])
     model = model.to(place)
     return Classifier(
@@ -130,6 +142,7 @@ def _of_model(
         temperature=config.get("temperature", 1.0),
         is_named=names is not None,
         folder=folder,
+        source=source,
     )
 
 
@@ -146,6 +159,7 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
             f"Expected multi_label to be False, since {str(path)!r} includes a softmax, but got True. Export it "
             "with softmax=False."
         )
+    _check_config(about.data_config, str(path))
     normalize = DeviceTransform(about.mean, about.std)
 
     def run(images: Tensor) -> Tensor:
@@ -160,7 +174,13 @@ def _of_file(path: Path, device: str | torch.device | None, multi_label: bool | 
         multi_label=about.multi_label if multi_label is None else multi_label,
         temperature=about.temperature,
         is_named=about.class_names is not None,
+        source=str(path),
     )
+
+
+def _check_config(config: dict[str, Any], source: str) -> None:
+    check_mean_and_std(config["mean"], config["std"], f" of {source}")
+    check_crop(config["crop_pct"], config["crop_mode"], config["interpolation"], f" of {source}")
 
 
 def _names(names: Sequence[str] | None, num_classes: int) -> list[str]:

@@ -173,6 +173,7 @@ def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) ->
         cache=recipe.cache,
         draft=recipe.draft,
         on_error=recipe.on_error,
+        pixel_range=recipe.pixel_range,
     )
 
 

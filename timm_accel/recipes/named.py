@@ -37,7 +37,8 @@ class NamedRecipe:
     def recipe(self, **changes: Any) -> Recipe:
         """Return the recipe, with changes.
 
-        Its warm-up is shortened for a run that the changes make too short, to at most half of it, unless they set it.
+        Its warm-up is shortened for a run that the changes make too short, to at most half of it, unless they set it. A
+        shortened one follows the length of the run again if it resumes longer.
 
         Raises:
             ValueError: Changes are unknown, or the recipe with them has faults.
@@ -50,19 +51,17 @@ class NamedRecipe:
                 if name not in known
             ]
         )
-        options = {**self.options, **changes}
-        if "warmup_epochs" in self.options and "warmup_epochs" not in changes:
-            options["warmup_epochs"] = self.warmup_epochs(changes)
-        return Recipe(**options)
+        recipe = Recipe(**{**self.options, **changes, "warmup_epochs": self._warmup_epochs(changes)})
+        if "warmup_epochs" not in changes:
+            object.__setattr__(recipe, "default_warmup", True)
+        return recipe
 
-    def warmup_epochs(self, changes: Mapping[str, Any]) -> Any:
-        """Return the warm-up of the recipe with changes that do not set it; print one that is shortened.
-
-        Args:
-            changes: Options of a `Recipe`.
-        """
+    def _warmup_epochs(self, changes: Mapping[str, Any]) -> Any:
+        """Return the warm-up of the recipe with changes; print one that is shortened."""
         options, own = {**self.options, **changes}, self.options.get("warmup_epochs")
         num_epochs, further = options.get("num_epochs", Recipe.num_epochs), options.get("sched_args") or {}
+        if "warmup_epochs" in changes:
+            return changes["warmup_epochs"]
         if own is None or type(num_epochs) is not int or not isinstance(further, Mapping):
             return own  # a wrong value is refused by the recipe
         arguments = {"sched": options.get("sched", Recipe.sched), **further, "warmup_epochs": own}

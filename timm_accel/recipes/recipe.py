@@ -48,6 +48,7 @@ from timm_accel.schedules.arguments import SCHEDULERS
 from timm_accel.schedules.fitting import bent_warmup
 from timm_accel.trainers import TimmMixupTrainer
 from timm_accel.training import LoopTrainer
+from timm_accel.training.identity import FOLLOWS_RUN
 
 _ARTICLE = TimmMixupTrainer.default_scheduler_args or {}
 _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or, with a warning, with other batches
@@ -221,8 +222,14 @@ class Recipe:
     draft: bool = False
     """Whether training decodes large JPEGs at a reduced scale if the crop allows it."""
     on_error: Literal["raise", "skip"] | None = default_of(create_datasets, "on_error")
-    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None skips in
-    training and raises in evaluation."""
+    """What happens at an image that cannot be read: raise stops the run, skip continues without it; None is
+    skip."""
+    pixel_range: tuple[float, float] | None = field(
+        default=default_of(create_datasets, "pixel_range"),
+        metadata=must_be("two rising numbers", lambda bounds: bounds[0] < bounds[1]),
+    )
+    """The values that become black and white in images of more than 8 bits: [0, 4095] for 12 bits; None for the range
+    of 16 bits, or the one that images of 32 bits agree on."""
     drop_last: bool | None = None
     """Whether each epoch leaves out its last, shorter batch, with other images each time; None leaves it out unless the
     dataset is smaller than a batch."""
@@ -290,6 +297,8 @@ class Recipe:
     min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
     """The smallest change that counts as better, with patience."""
 
+    default_warmup = False  # whether warmup_epochs was left to a named recipe; no option
+
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, tuple_for_list(getattr(self, option.name), option.type))
@@ -303,10 +312,12 @@ class Recipe:
     def resume_key(self) -> dict[str, Any]:
         """Return the options that a run must have in common with a state to resume from it.
 
-        A default warm-up follows the length of the run, which may resume longer, so it is not among them.
+        A warm-up that was left at its default follows the length of the run, which may resume longer.
         """
-        bends = {"warmup_epochs"} if self.warmup_epochs is None else set()
-        return {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED | bends}
+        key = {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
+        if self.warmup_epochs is None or self.default_warmup:
+            key["warmup_epochs"] = {FOLLOWS_RUN: self.scheduler_args().get("warmup_epochs")}
+        return key
 
     def resolved(self) -> "Recipe":
         """Return the recipe with the warm-up of its run in place of the default."""

@@ -111,7 +111,7 @@ def bent_warmup(scheduler_args: Mapping[str, Any], num_epochs: int) -> int | flo
     """
     warmup = scheduler_args.get("warmup_epochs")
     others = {name: value for name, value in scheduler_args.items() if name != "warmup_epochs"}
-    if not isinstance(warmup, int | float) or any(unknown_arguments(others)) or any(wrong_values(others)):
+    if not isinstance(warmup, int | float) or any(wrong_values(others)):
         return warmup
     share = max(0, floor((num_epochs - _epochs(others, "cooldown", num_epochs, None)) / 2))
     longest = min(warmup, share)

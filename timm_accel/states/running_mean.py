@@ -18,14 +18,24 @@ class RunningMean:
         self.count = 0
         self.sums = False
 
-    def update(self, value: torch.Tensor, count: int, weight: torch.Tensor | None = None, is_sum: bool = False) -> None:
+    def update(
+        self,
+        value: torch.Tensor,
+        count: int,
+        weight: torch.Tensor | None = None,
+        is_sum: bool = False,
+        *,
+        skips_empty: bool = False,
+    ) -> None:
         """Add the mean `value` of `count` samples.
 
         Args:
             value: The mean.
             count: The number of samples.
-            weight: What the mean was divided by; None for `count`. A mean of weight 0, which is NaN, adds nothing.
+            weight: What the mean was divided by; None for `count`.
             is_sum: Whether `value` is a sum instead; the result then is one too.
+            skips_empty: Whether a mean of weight 0, which is NaN, adds nothing. In training it makes the result NaN,
+                as the weights are then.
         """
         value, self.sums = value.detach().mean(), is_sum
         if is_sum:
@@ -35,7 +45,8 @@ class RunningMean:
             self.weight.add_(count)
         else:
             weight = weight.to(self.total)
-            self.total.add_(torch.where(weight == 0, weight, value * weight))
+            added = value * weight
+            self.total.add_(torch.where(weight == 0, weight, added) if skips_empty else added)
             self.weight.add_(weight)
         self.count += count
 

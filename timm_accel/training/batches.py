@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ def wrong_dtype(model: Any, images: Any) -> TypeError | None:
 
 def takes_all_outputs(loss_fn: Any) -> bool:
     """Whether a loss may want more than the logits: every loss that is not of torch, timm or this package."""
+    loss_fn = unwrap(loss_fn)  # a watched one
     while isinstance(loss_fn, partial):
         loss_fn = loss_fn.func
     module = getattr(loss_fn, "__module__", None) or type(loss_fn).__module__

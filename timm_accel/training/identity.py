@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")
 LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")
 CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "mixed_precision")
+FOLLOWS_RUN = "follows the run"
+"""The key of a value in a recipe that was left at its default, and may be another one in a longer run."""
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +80,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def differences(saved: Any, current: Any, name: str = "", max_items: int = 5) -> list[str]:
-    """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, at most `max_items`."""
+    """Return ``"recipe.lr (0.1 in the state, 0.2 now)"`` for each field that differs, at most `max_items`.
+
+    A saved value that followed the run, ``{FOLLOWS_RUN: value}``, may follow another length now, or be chosen.
+    """
+    if _follows(saved):
+        return []
+    current = current[FOLLOWS_RUN] if _follows(current) else current
     found = []
     if isinstance(saved, dict) and isinstance(current, dict):
         for key in dict.fromkeys([*saved, *current]):
@@ -89,6 +97,10 @@ def differences(saved: Any, current: Any, name: str = "", max_items: int = 5) ->
     elif saved != current:
         found = [f"{name} ({_shorten(saved)} in the state, {_shorten(current)} now)"]
     return found if len(found) <= max_items else [*found[: max_items - 1], f"{len(found) - max_items + 1} more"]
+
+
+def _follows(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {FOLLOWS_RUN}
 
 
 def changes(names: tuple[str, ...], saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:

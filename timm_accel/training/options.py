@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from torch.utils.data import DataLoader
 
 from timm_accel.messages import nearest
 from timm_accel.training.run import Run
+from timm_accel.upstream import Trainer
 
 if TYPE_CHECKING:
     from timm_accel.training.trainer import LoopTrainer
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def merged_signature(kind: type, last: type) -> Signature:
@@ -58,6 +65,35 @@ def refuse_unknown_options(kind: type, unknown: Iterable[str]) -> None:
     for name in unknown:
         options = list(signature(kind).parameters)
         raise TypeError(f"Expected options of {kind.__name__}, but got {name!r}. {nearest(name, options)}")
+
+
+def names_unknown_options(method: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T, P], None]:
+    """Let a method of a trainer say where an unknown option belongs, or which one is meant, before anything else.
+
+    Args:
+        method: It takes what upstream's method of the same name takes, and perhaps more.
+    """
+    name = method.__name__
+    known = {**signature(getattr(Trainer, name)).parameters, **signature(method).parameters}
+    options = [
+        each.name for each in known.values() if each.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    ]
+    loaders = " or ".join(option for option in options if option.endswith("dataloader_kwargs"))
+
+    @wraps(method)
+    def checked(trainer: T, *args: P.args, **kwargs: P.kwargs) -> None:
+        for given in kwargs:
+            if given in options:
+                continue
+            remedy = nearest(given, options[1:])
+            if given in signature(type(trainer)).parameters:
+                remedy = f"It is an option of {type(trainer).__name__}(). Pass it there."
+            elif given in signature(DataLoader).parameters and "Did you mean" not in remedy:
+                remedy = f"It is an option of the loader. Pass it as {{{given!r}: …}} in {loaders}."
+            raise TypeError(f"Expected options of {name}(), but got {given!r}. {remedy}")
+        method(trainer, *args, **kwargs)
+
+    return checked
 
 
 class FromRun:

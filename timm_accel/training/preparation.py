@@ -1,7 +1,7 @@
 """Preparation of a run: check arguments and loaders, and prepare loaders and model for accelerate."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from inspect import signature
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.messages import nearest, one_line
+from timm_accel.messages import one_line
 from timm_accel.states.launching import refuse_sharding
 from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
@@ -27,7 +27,7 @@ from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
-_TRAIN_OPTIONS = list(signature(Trainer.train).parameters)[1:]
+_FURTHER_OPTIONS = list(signature(Trainer.train).parameters)[4:]  # after train_dataset, num_epochs, eval_dataset
 
 
 def check_parts(model: Any, optimizer: Any) -> None:
@@ -73,11 +73,11 @@ def check_optimizes(model: nn.Module, optimizer: Any, loss_func: Any) -> None:
         )
 
 
-def check_train_arguments(train_dataset: Any, num_epochs: int, options: Mapping[str, Any]) -> None:
+def check_train_arguments(
+    train_dataset: Any, num_epochs: int, positional: Sequence[Any], named: Mapping[str, Any]
+) -> None:
     """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work."""
-    for name in options:
-        if name not in _TRAIN_OPTIONS:
-            raise TypeError(f"Expected options of train(), but got {name!r}. {nearest(name, _TRAIN_OPTIONS)}")
+    options = {**dict(zip(_FURTHER_OPTIONS, positional, strict=False)), **named}
     counts = {"num_epochs": num_epochs} | {
         name: options.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
     }

@@ -180,7 +180,7 @@ class Run:
         for name, loss in losses.items():
             key = f"{metric_prefix(name)}loss"
             if key in output:
-                loss.update(output[key], output["batch_size"], divisor, divisors.sums)
+                loss.update(output[key], output["batch_size"], divisor, divisors.sums, skips_empty=True)
         self.trainer.update_metrics(batch, output)
         self.notify("on_eval_step_end", batch_output=output, batch=batch)
 

@@ -24,7 +24,7 @@ from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
-from timm_accel.training.options import FromRun, merged_signature, refuse_unknown_options
+from timm_accel.training.options import FromRun, merged_signature, names_unknown_options, refuse_unknown_options
 from timm_accel.training.precision import check_precision
 from timm_accel.training.run import Run
 from timm_accel.training.snapshot import Stateful, load_components, with_components
@@ -115,6 +115,7 @@ class LoopTrainer(Trainer):
         torch_compile: bool | str | None = None,
         **unknown: Any,
     ) -> None:
+        """Create the trainer. The docstrings of its class and of the mixins explain the options."""
         refuse_unknown_options(type(self), unknown)
         preparation.check_interval("sync_every_n_updates", sync_every_n_updates, "updates", 10)
         preparation.check_interval("evaluate_every_n_epochs", evaluate_every_n_epochs, "epochs", 1)
@@ -340,6 +341,7 @@ class LoopTrainer(Trainer):
 
     # Upstream's public methods
 
+    @names_unknown_options
     def train(
         self,
         train_dataset: Any,
@@ -349,7 +351,16 @@ class LoopTrainer(Trainer):
         resume_from: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        preparation.check_train_arguments(train_dataset, num_epochs, kwargs)
+        """Train for all epochs that are left, and evaluate after each if there is an `eval_dataset`.
+
+        Args:
+            train_dataset: The dataset to train on.
+            num_epochs: Epochs of the whole run, those before a resume included.
+            eval_dataset: The dataset to evaluate on.
+            resume_from: ``"auto"`` for the newest state in ``run_dir``, if there is one; a state's path; None for none.
+            **kwargs: Upstream's further arguments, also by position. ``max_num_train_steps`` counts optimizer updates.
+        """
+        preparation.check_train_arguments(train_dataset, num_epochs, args, kwargs)
         run = self.current_run()
         preparation.check_optimizes(run.unwrapped_model, run.unwrapped_optimizer, self.loss_func)
         checkpointer = Checkpointer(self, resume_from)
@@ -357,7 +368,9 @@ class LoopTrainer(Trainer):
             self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
             super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
 
+    @names_unknown_options
     def evaluate(self, dataset: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Evaluate every set of weights on each image once, with a new history. The arguments are upstream's."""
         with self._running(Run(self, self._num_updates)):
             super().evaluate(dataset, *args, **kwargs)
 
@@ -401,6 +414,7 @@ class LoopTrainer(Trainer):
         self._accelerator.backward(loss, **self.backward_kwargs())
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+        """Return ``loss``, a mean over images, ``model_outputs`` and ``batch_size``; further keys reach callbacks."""
         inputs, targets = self.unpack_batch(batch)
         outputs = self._outputs(self.model, inputs)
         refuse_integer_labels("loss_func", self.loss_func, targets)

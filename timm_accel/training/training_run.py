@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.data.seeding import seed_order, seed_step
+from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Stop
 from timm_accel.states.running_mean import RunningMean
 from timm_accel.training import snapshot
@@ -39,6 +40,7 @@ class TrainingRun(Run):
         self.checkpointer = checkpointer
         self.resumed_loss: RunningMean | None = None
         self._saved = self._rebuilds_buckets = self._said_wrong_length = False
+        self._divisors = Divisors()
         self._group: GradientGroup
 
     def belongs_to_run(self, path: Path) -> bool:
@@ -148,8 +150,10 @@ class TrainingRun(Run):
         assert self.batch_index is not None
         self.notify("on_train_step_start")
         seed_step(trainer.seed, self.epoch, self.batch_index, self.rank, trainer.device)
-        output = trainer.calculate_train_batch_loss(batch)
-        trainer._loss_tracker.update(output["loss"], output["batch_size"])
+        with self._divisors.watching(trainer, "loss_func", objects=False):
+            output = trainer.calculate_train_batch_loss(batch)
+        weight = self._divisors.take(output["batch_size"])
+        trainer._loss_tracker.update(output["loss"], output["batch_size"], weight, self._divisors.sums)
         trainer.update_training_metrics(batch, output)
         self.notify("on_train_step_end", batch_output=output, batch=batch, step=self.batch_index)
         divisor = self._group.divisor(self.batch_index, output["batch_size"])

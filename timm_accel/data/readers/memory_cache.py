@@ -1,6 +1,5 @@
 """Decode the images of a reader once and keep them in memory that all loader workers share."""
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from timm_accel.data.classes import labels_of
 from timm_accel.data.resources import available_cpus, check_fits_in_memory, in_megabytes
+from timm_accel.data.transforms.image_size import check_size, ignoring_size_warnings, open_image
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 _IMAGES_AT_A_TIME = 256  # read first, then decoded in threads
@@ -65,7 +65,10 @@ class MemoryCache(Reader):
         area, label = 0, -1
         try:
             contents, label = self._read(number)
-            image = contents if isinstance(contents, Image.Image) else Image.open(io.BytesIO(contents))
+            image = contents
+            if not isinstance(contents, Image.Image):
+                image = ignoring_size_warnings(lambda: open_image(contents))
+            check_size(image.size)  # before memory is taken
             area = image.width * image.height
         except Exception as error:  # Pillow raises a dozen kinds
             self._errors[number] = str(error)

@@ -7,11 +7,11 @@ from typing import Any
 from datasets import Image, get_dataset_split_names, load_dataset_builder
 from pyarrow.parquet import read_metadata
 from timm.data.readers._hfds import get_class_labels
-from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_hfids import ReaderHfids
 
+from timm_accel.data.readers.hf_reader import find_columns, found_names
 from timm_accel.data.splitting import split_name
-from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 
 class HfidsStream(StreamReader, ReaderHfids):
@@ -25,24 +25,25 @@ class HfidsStream(StreamReader, ReaderHfids):
         if download:
             builder.download_and_prepare()
         stream = builder.as_streaming_dataset(split=split)  # a local folder has its features only after this
-        _check_columns(builder, name)
+        image_key, label_key = find_columns(builder.info.features, f"hfids/{name}")
+        _check_single(builder.info.features[label_key], name, label_key)
         known = (builder.info.splits or {}).get(split)
-        count = known.num_examples if known is not None and known.num_examples else _count(builder, name, split)
-        super().__init__(name, root=root, split=split, download=download, num_samples=count, input_img_mode="")
+        count = getattr(known, "num_examples", None) or _count(builder, name, split, label_key)
+        keys = {"input_key": image_key, "target_key": label_key}
+        super().__init__(name, root=root, split=split, download=download, num_samples=count, input_img_mode="", **keys)
         self.builder, self.needs_shards, self.num_shards = builder, not download, stream.n_shards
-        self.class_to_idx = get_class_labels(builder.info, self.target_key)
-        self.remap_class = builder.info.features[self.target_key].dtype == "string"
+        self.class_to_idx = get_class_labels(builder.info, label_key)
         if class_map is not None:
-            self.class_to_idx = load_class_map(class_map)
+            self.class_to_idx = read_class_map(class_map)
         elif not self.class_to_idx:
-            labels = {label for each in get_dataset_split_names(name) for label in _labels(builder, each)}
-            names = sorted(labels) if self.remap_class else range(max(labels) + 1)
-            self.class_to_idx = {str(each): number for number, each in enumerate(names)}
+            splits = get_dataset_split_names(name)
+            names = found_names(label for each in splits for label in _labels(builder, each, label_key))
+            self.class_to_idx = {each: number for number, each in enumerate(names)}
 
-    def _parts_per_process(self) -> int:
+    def parts_per_process(self, num_processes: int) -> int:
         """Return the number of all shards where they do not divide evenly: each rank then takes every n-th sample."""
-        shared = self.num_shards % self.dist_num_replicas == 0 or not self.needs_shards
-        return super()._parts_per_process() if shared else self.num_shards
+        shared = self.num_shards % num_processes == 0 or not self.needs_shards
+        return super().parts_per_process(num_processes) if shared else self.num_shards
 
     def _lazy_init(self) -> None:
         super()._lazy_init()
@@ -64,7 +65,7 @@ def open_hfids(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: There is no such split, or it has no image and label.
+        ValueError: There is no such split, it has no image and label, or is multi-label.
     """
     try:
         named = {split_name(each): each for each in get_dataset_split_names(name)}
@@ -78,15 +79,15 @@ def open_hfids(
     return HfidsStream(name, named[split], root, download, class_map)
 
 
-def _check_columns(builder: Any, name: str) -> None:
-    columns = sorted(builder.info.features or ())
-    if not {"image", "label"} <= {*columns}:
+def _check_single(feature: Any, name: str, label_key: str) -> None:
+    if hasattr(feature, "feature"):  # of lists
         raise ValueError(
-            f"Expected the columns 'image' and 'label' in hfids/{name}, but got {columns}. Rename them in the dataset."
+            f"Expected one label for each image of hfids/{name}, but got lists in {label_key!r}. Use hfds/{name}, "
+            "which reads several."
         )
 
 
-def _count(builder: Any, name: str, split: str) -> int:
+def _count(builder: Any, name: str, split: str, label_key: str) -> int:
     """Count the images of a local dataset: from the footers of parquet files, otherwise by reading it."""
     if not Path(name).exists():
         raise ValueError(
@@ -96,8 +97,8 @@ def _count(builder: Any, name: str, split: str) -> int:
     files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
     if files and all(file.endswith(".parquet") for file in files):
         return sum(read_metadata(file).num_rows for file in files)
-    return sum(1 for _ in _labels(builder, split))
+    return sum(1 for _ in _labels(builder, split, label_key))
 
 
-def _labels(builder: Any, split: str) -> Iterator[Any]:
-    return (sample["label"] for sample in builder.as_streaming_dataset(split=split).select_columns(["label"]))
+def _labels(builder: Any, split: str, label_key: str) -> Iterator[Any]:
+    return (sample[label_key] for sample in builder.as_streaming_dataset(split=split).select_columns([label_key]))

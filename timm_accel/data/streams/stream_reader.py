@@ -11,6 +11,48 @@ ClassMap = str | Path | Mapping[str, int]
 """The names of classes: name to label, or a file with one name a line, as ``timm.data`` reads them."""
 
 
+def read_class_map(class_map: ClassMap) -> dict[str, int]:
+    """Return the label of each class name.
+
+    Args:
+        class_map: A map from name to label, or a ``.txt`` file with one name a line.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of another kind, or names no class, or one twice.
+
+    Source: ``timm.data.readers.class_map.load_class_map``, which counts empty lines as a class.
+    """
+    if isinstance(class_map, Mapping):
+        names: Mapping[str, int] = class_map
+    else:
+        path = Path(class_map)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Expected class_map to be a file with one name a line, but got {str(path)!r}, which is not a file. "
+                "Correct the path."
+            )
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"Expected class_map to be text in UTF-8 with one name a line, but got {str(path)!r} ({error}). Save "
+                "it as that."
+            ) from error
+        lines = [line.strip() for line in lines]
+        while lines and not lines[-1]:
+            lines.pop()
+        if "" in lines or len(set(lines)) < len(lines):
+            raise ValueError(
+                f"Expected class_map to have each name once and no empty line between, but got {str(path)!r}. Correct "
+                "it."
+            )
+        names = {name: label for label, name in enumerate(lines)}
+    if not names:
+        raise ValueError(f"Expected class_map to name the classes, but got {class_map!r} without any. Fill it in.")
+    return dict(names)
+
+
 class StreamReader:
     """Mix into one of timm's stream readers: its samples depend only on (seed, epoch, rank, worker).
 

@@ -5,13 +5,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from timm.data.readers.shared_count import SharedCount
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from timm_accel.data.classes import in_label_order
-from timm_accel.data.labeled_images import LabeledImages, check_error_options
+from timm_accel.data.labeled_images import LabeledImages, check_error_options, default_prepare
+from timm_accel.data.labels import check_label
 from timm_accel.data.streams.stream_reader import StreamReader
-from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+from timm_accel.data.streams.unreadable_log import UnreadableLog
+from timm_accel.data.transforms.pixel_range import PixelRange
+from timm_accel.data.transforms.prepare_image import read_image
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class StreamedImages(IterableDataset):
         transform: Turns a decoded image into the model's input.
         target_transform: Turns a label into a target.
         prepare: Decodes an image; the default gives RGB.
+        pixel_range: The `pixel_range` of the default `prepare`.
         device_transform: Runs after `transform`, on each image.
         on_error: ``"raise"`` stops at an image that cannot be read. ``"skip"`` replaces it by the next one in training
             and leaves it out in evaluation.
@@ -49,7 +54,8 @@ class StreamedImages(IterableDataset):
 
     Raises:
         ValueError: `on_error` is unknown, `max_bad_fraction` is not from 0 to 1, or the stream is empty.
-        OSError: An image cannot be read while iterating; the message has its name.
+        OSError: An image cannot be read while iterating; the message has its name. A label that is no class is a
+            `ValueError` then.
 
     Source: ``timm.data.IterableImageDataset``.
     """
@@ -64,6 +70,7 @@ class StreamedImages(IterableDataset):
         target_transform: Callable[[Any], Any] | None = None,
         *,
         prepare: Callable[[Any], Any] | None = None,
+        pixel_range: PixelRange | None = None,
         device_transform: Callable[[Any], Any] | None = None,
         on_error: str = "raise",
         is_training: bool = False,
@@ -75,11 +82,13 @@ class StreamedImages(IterableDataset):
         self.reader, self.is_training = reader, is_training
         reader.is_training, reader.skips = is_training, on_error == "skip"
         self.on_error, self.max_bad_fraction = on_error, max_bad_fraction
-        self._prepare = prepare or PrepareImage()
+        self._prepare = default_prepare(prepare, pixel_range, ())
         self._transforms = [each for each in (transform, device_transform) if each is not None]
         self._target_transform = target_transform
         self._seed_image: Callable[..., None] | None = None
-        self._epoch, self._rank = SharedCount(), 0
+        self._epoch, self._rank, self._num_workers = SharedCount(), 0, 0
+        self._log = UnreadableLog()
+        self._names = self.class_names
 
     @property
     def class_names(self) -> list[str]:
@@ -90,6 +99,38 @@ class StreamedImages(IterableDataset):
     def num_samples(self) -> int:
         """The number of images in the split, over all ranks."""
         return self.reader.num_samples
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """The (path, error) of the images that this process or its loader workers could not read so far."""
+        return self._log.read()
+
+    @property
+    def max_unreadable(self) -> int:
+        """The number of unreadable images above which a run stops."""
+        return max(10, int(self.max_bad_fraction * self.num_samples))
+
+    def note_unreadable(self, images: Iterable[tuple[str, str]]) -> None:
+        """Add images that other ranks could not read to `unreadable`."""
+        known = set(self.unreadable)
+        for image in images:
+            if image not in known:
+                self._log.add(*image)
+
+    def find_unreadable(self, *_: Any) -> list[tuple[str, str]]:
+        """Decode every image that this rank reads, with the workers of `share`, and return the unreadable ones."""
+        loader: Any = DataLoader(
+            _Unreadable(self), batch_size=None, num_workers=self._num_workers, generator=torch.Generator()
+        )
+        return [] if len(self) == 0 else [(path, error) for path, error in loader]
+
+    def filename(self, image: tuple[str, str], absolute: bool = True) -> str:
+        """Return the path of an entry of `unreadable`."""
+        return image[0]
+
+    def why_unreadable(self, image: tuple[str, str]) -> str:
+        """Return the error of an entry of `unreadable`."""
+        return image[1]
 
     def __len__(self) -> int:
         """Return how many images this rank reads in an epoch."""
@@ -128,7 +169,7 @@ class StreamedImages(IterableDataset):
         Raises:
             ValueError: A worker would have nothing to read.
         """
-        self._rank, self._seed_image = rank, seed_image
+        self._rank, self._num_workers, self._seed_image = rank, num_workers, seed_image
         part = (rank, num_processes) if self.is_training else (0, 1)
         self.reader.share(batch_size, num_workers, *part, seed)
 
@@ -150,12 +191,12 @@ class StreamedImages(IterableDataset):
             before = yielded
             for file, label in self.reader:
                 try:
-                    image = _decode(file, self._prepare)
+                    image = self._decode(file)
                 except OSError as error:
                     bad += 1
                     self._note(file["path"], error, bad)
                     continue
-                yield image, label
+                yield image, check_label(label, self._names, file["path"])
                 yielded += 1
                 if self.is_training and yielded == self.reader.samples_per_worker:
                     return
@@ -171,19 +212,35 @@ class StreamedImages(IterableDataset):
             raise OSError(
                 f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
             ) from error
+        self._log.add(path, str(error))
         if bad == 1:
             _logger.warning("%r cannot be read (%s) and is skipped; further ones are only counted.", path, error)
-        if bad > (max_bad := max(10, int(self.max_bad_fraction * self.num_samples))):
+        if bad > self.max_unreadable:
             raise OSError(
-                f"Expected at most {max_bad} unreadable images in an epoch (max_bad_fraction={self.max_bad_fraction}), "
-                f"but got {bad}, such as {path!r}. Repair or remove them."
+                f"Expected at most {self.max_unreadable} unreadable images in an epoch "
+                f"(max_bad_fraction={self.max_bad_fraction}), but got {bad}, such as {path!r} ({error}). Repair or "
+                "remove them."
             )
 
+    def _decode(self, file: dict[str, Any]) -> Any:
+        resizing = self._transforms[0] if self._transforms else None
+        if file["bytes"] is not None:
+            return read_image(io.BytesIO(file["bytes"]), self._prepare, resizing)
+        from datasets.utils.file_utils import xopen  # Hugging Face's folders hold a path, maybe remote
 
-def _decode(file: dict[str, Any], prepare: Callable[[Any], Any]) -> Any:
-    if file["bytes"] is not None:
-        return read_image(io.BytesIO(file["bytes"]), prepare)
-    from datasets.utils.file_utils import xopen  # Hugging Face's folders hold a path, maybe remote
+        with xopen(file["path"], "rb") as opened:
+            return read_image(opened, self._prepare, resizing)
 
-    with xopen(file["path"], "rb") as opened:
-        return read_image(opened, prepare)
+
+class _Unreadable(IterableDataset):
+    """The (path, error) of each image of a stream that cannot be decoded, for loader workers."""
+
+    def __init__(self, dataset: StreamedImages) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for file, _ in self.dataset.reader:
+            try:
+                self.dataset._decode(file)
+            except OSError as error:
+                yield file["path"], str(error)

@@ -3,11 +3,10 @@
 from importlib.util import find_spec
 from typing import Any
 
-from timm.data.readers.class_map import load_class_map
 from torch.utils.data import get_worker_info
 
 from timm_accel.data.splitting import split_name
-from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split
+from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 if find_spec("tensorflow_datasets") is not None:
     from timm.data.readers.reader_tfds import ReaderTfds
@@ -113,7 +112,7 @@ def open_tfds(
         raise missing_split(split, sorted(named), repr(f"tfds/{name}"))
     reader = TfdsStream(name, root=root, split=named[split], input_img_mode="")
     if class_map is not None:
-        reader.class_to_idx = load_class_map(class_map)
+        reader.class_to_idx = read_class_map(class_map)
     if not reader.class_to_idx:
         raise ValueError(
             f"Expected class_map to name the classes, since tfds/{name} has no names for its labels, but got None. "

@@ -43,6 +43,20 @@ def create_training_transform(auto_augment: str | None, **options: Any) -> Any:
     return transform
 
 
+def create_policy(name: str, image_size: tuple[int, int]) -> Any:
+    """Return timm's transform of an augmentation policy alone, from a PIL image to another.
+
+    Args:
+        name: timm's name of the policy, such as ``rand-m9-mstd0.5-inc1``.
+        image_size: (height, width) of the images in pixels, which bounds the translations.
+
+    Raises:
+        ValueError: A part of the policy is unknown.
+    """
+    steps = create_training_transform(name, input_size=image_size).transforms
+    return next(step for step in steps if isinstance(step, AutoAugment | RandAugment | AugMixAugment))
+
+
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) in pixels from one number or a pair.
 

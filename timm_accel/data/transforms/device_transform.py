@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from timm.data.random_erasing import RandomErasing
 
+from timm_accel.data.transforms.data_config import check_mean_and_std
+
 ERASING_MODES = ("const", "rand", "pixel")
 
 
@@ -44,7 +46,7 @@ class DeviceTransform:
             )
         if not (isinstance(re_count, int) and re_count >= 1):
             raise ValueError(f"Expected re_count to be at least 1, but got {re_count!r}. The default is 1.")
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = check_mean_and_std(mean, std)
         self.re_prob, self.re_mode, self.re_count = re_prob, re_mode, re_count
 
     @property

@@ -8,10 +8,16 @@ from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms.functional import pil_modes_mapping, resized_crop
 
-from timm_accel.data.transforms.prepare_image import PrepareImage
+from timm_accel.data.transforms.image_size import check_size
+from timm_accel.data.transforms.prepare_image import PrepareImage, turn_of
 
 _SCALES = (8, 4, 2)  # the reduced scales of libjpeg
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
+_ON_ITS_SIDE = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 
 
 class DraftedCrop:
@@ -32,8 +38,11 @@ class DraftedCrop:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the crop in its final size."""
+        if image.format != "JPEG":
+            check_size(image.size)
+            image.load()  # a TIFF is turned by it
         width, height = image.size
-        if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
+        if turn_of(image) in _ON_ITS_SIDE:
             width, height = height, width
         shape = torch.empty(height, width, device="meta")  # the image itself may still be rotated
         top, left, crop_height, crop_width = self.crop.get_params(shape, self.crop.scale, self.crop.ratio)

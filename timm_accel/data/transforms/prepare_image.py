@@ -1,73 +1,101 @@
 """Convert any decoded image to an upright 8-bit image in the model's mode, without clipping."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
-_WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+from timm_accel.data.transforms.image_size import check_resized, check_size, ignoring_size_warnings, open_image
+from timm_accel.data.transforms.pixel_range import WIDE_MODES, PixelRange, check_pixel_range, to_8_bits
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class PrepareImage:
-    """Turn an image upright, scale 16-bit and float pixels to 8 bits, and convert it to grayscale or RGB.
+    """Turn an image upright, scale 16-bit and 32-bit pixels to 8 bits, and convert it to grayscale or RGB.
 
     It is the first transform of timm_accel's datasets. With timm's ``ImageDataset`` pass it before the others, and
     ``input_img_mode=None``. timm only calls ``convert("RGB")``, which makes a 16-bit image white (Pillow 13).
 
     Args:
         channels: 3 for RGB, 1 for grayscale.
+        pixel_range: The values (low, high) that become 0 and 255 in images of more than 8 bits; None for the range of
+            16 bits. Images of 32-bit integers or floats need it.
 
     Raises:
-        ValueError: `channels` is neither 1 nor 3.
-        OSError: The image cannot be decoded.
+        ValueError: `channels` is neither 1 nor 3, or `pixel_range` is not two rising numbers.
+        OSError: The image cannot be decoded, has no scale, or has more than 1.5 times ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Source: ``PIL.ImageOps.exif_transpose``.
     """
 
-    def __init__(self, channels: int = 3) -> None:
+    def __init__(self, channels: int = 3, pixel_range: PixelRange | None = None) -> None:
         if channels not in (1, 3):
             raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. 1 is grayscale, 3 is color.")
         self.mode = "L" if channels == 1 else "RGB"
+        self.pixel_range = None if pixel_range is None else check_pixel_range(pixel_range)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the image decoded, upright and in mode ``L`` or ``RGB``."""
-        image = ImageOps.exif_transpose(image)
-        if image.mode in _WIDE:
-            image = _to_8_bits(image)
+        check_size(image.size)
+        image.load()
+        turn, prepared = turn_of(image), image
+        if image.mode in WIDE_MODES:
+            prepared = to_8_bits(image, self.pixel_range)
         elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # Pillow warns about the direct conversion
-        return image.convert(self.mode) if image.mode != self.mode else image
+            prepared = image.convert("RGBA")  # Pillow warns about the direct conversion
+        if prepared.mode != self.mode:
+            prepared = prepared.convert(self.mode)
+        if turn is not None:
+            prepared = prepared.transpose(turn)
+        return prepared.copy() if prepared is image else prepared
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(mode={self.mode!r})"
+        return f"{type(self).__name__}(mode={self.mode!r}, pixel_range={self.pixel_range})"
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale integers by the range of their type, and floats by 1, by 255, or by their largest value."""
-    pixels = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        largest = float(np.nanmax(pixels, initial=0.0))
-        full = 1.0 if largest <= 1 else max(255.0, largest)
-    else:
-        full = 65535.0 if pixels.max(initial=0) <= 65535 else 2.0**31 - 1
-    scaled = np.clip(np.nan_to_num(pixels) * (255 / full), 0, 255)
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how EXIF asks to turn an image; None for not at all, and where its EXIF cannot be read.
 
-
-def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Decode an image from an open binary file or from bytes, and prepare it; a PIL image is only prepared.
-
-    Raises:
-        OSError: It cannot be decoded, for any error of Pillow.
+    Pillow 13 turns a TIFF itself when it is decoded, and then this is None.
     """
     try:
-        if isinstance(file, Image.Image):
-            return prepare(file)
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            prepared = prepare(image)
-            prepared.load()
-            return prepared
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises a dozen kinds for a broken EXIF, which is no reason to refuse the pixels
+        return None
+
+
+def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image], transform: Any = None) -> Image.Image:
+    """Decode an image from an open binary file or from bytes, and prepare it; a PIL image is only prepared.
+
+    Args:
+        file: The file, the bytes or the image.
+        prepare: Prepares it.
+        transform: The transform that follows; an image that it would resize beyond the bound is refused.
+
+    Raises:
+        OSError: It cannot be decoded, for any error of Pillow, or it is or would become too large.
+    """
+    try:
+        prepared: Image.Image = ignoring_size_warnings(lambda: _decoded(file, prepare))
+        check_resized(prepared.size, transform)
+        return prepared
     except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def _decoded(file: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    if isinstance(file, Image.Image):
+        return prepare(file)
+    with open_image(file) as image:
+        prepared = prepare(image)
+        prepared.load()
+        return prepared

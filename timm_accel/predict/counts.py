@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 from counts that are linear in the classes, and that no device is waited for."""
+"""Metrics of single-label images from counts that are linear in the classes, and that no device is waited for."""
 
 from typing import Any
 

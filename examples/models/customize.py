@@ -1,6 +1,6 @@
 """Customize a model: another head, another pooling, frozen stages.
 
-    python examples/models/customise.py
+    python examples/models/customize.py
 
 Prints the stages of each model and draws their numbers of parameters, trainable stages in color and frozen ones in
 gray. `pretrained=True` or `weights=…` in `create_classifier` would start from trained weights. Needs the extra plots.
@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(out: str | Path = "customise.png", name: str = "test_resnet") -> Path:
+def main(out: str | Path = "customize.png", name: str = "test_resnet") -> Path:
     """Write the figure, and return its path."""
     figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
     axes = figure.subplots()

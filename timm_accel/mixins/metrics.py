@@ -20,7 +20,7 @@ from timm_accel.losses import (
     refuse_softmax_loss,
     takes_classes,
 )
-from timm_accel.mixins.metrics.counts import NO_LABEL, MacroF1, TopKAccuracy
+from timm_accel.predict.counts import NO_LABEL, MacroF1, TopKAccuracy
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
 
@@ -125,10 +125,16 @@ class ClassificationMetricsMixin(LoopTrainer):
         mean = self.current_run().training_means.get(_TRAIN_ACCURACY)
         if mean is None or "model_outputs" not in batch_output or (self.mixes_images and not self.train_accuracy):
             return
-        targets = self.unpack_batch(batch)[1]
-        if not isinstance(targets, torch.Tensor) or targets.ndim != 1 or not _are_integers(targets):
-            return  # soft targets
-        logits, ignored = self.logits_of(batch_output["model_outputs"]).detach(), ignored_label(self.loss_func)
+        try:
+            logits, targets = self.logits_of(batch_output["model_outputs"]), self.unpack_batch(batch)[1]
+        except TypeError:  # of a form that only the hooks of a subclass read
+            if self.train_accuracy:
+                raise
+            return
+        hard = isinstance(targets, torch.Tensor) and targets.ndim == 1 and _are_integers(targets)
+        if not hard or logits.ndim != 2:
+            return
+        ignored = ignored_label(self.loss_func)
         kept = (targets >= 0) if ignored is None else (targets != ignored)
         right = kept & (logits.argmax(1) == targets)
         count = kept.sum().to(mean.total)
