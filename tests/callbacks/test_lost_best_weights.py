@@ -41,7 +41,7 @@ def best_of(value: Any) -> Callable[[Path], None]:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (shutil.rmtree, "to hold the best weights, but it is missing."),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "but it is missing."),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors' is missing."),
     "no config": (lambda folder: (folder / "config.json").unlink(), "but 'config.json' is missing."),
     "other weights": (flip, "has changed since"),
     "no JSON": (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "Expected config.json to be JSON"),

@@ -67,16 +67,14 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / WEIGHTS_FILE
     size, found = _saved(config, "size"), path.stat().st_size if path.is_file() else None
     if found is None:
-        how = "it is missing"
+        wrong = f"to be complete, but {str(path)!r} is missing"
     elif found != size:
-        how = f"it has {found} bytes instead of {size}"
+        wrong = f"to be complete, but got {str(path)!r} of {found} bytes instead of {size}"
     elif _digest(path) != _saved(config, "sha256"):
-        how = "it has changed since (its SHA-256 differs)"
+        wrong = f"to be as it was saved, but got {str(path)!r}, which has changed since (its SHA-256 differs)"
     else:
         return
-    raise ValueError(
-        f"Expected {WEIGHTS_FILE!r} in {str(folder)!r} to be as it was saved, but {how}. {_ON_PURPOSE} {CONFIG_FILE}."
-    )
+    raise ValueError(f"Expected {WEIGHTS_FILE} {wrong}. {_ON_PURPOSE} {CONFIG_FILE}.")
 
 
 def _saved(config: Mapping[str, Any], name: str) -> Any:
