@@ -82,12 +82,13 @@ class CsvHistoryCallback(Callback):
         assert self._file is not None
         line = StringIO(newline="")
         csv.writer(line).writerow([escaped(row.get(name, "")) for name in self._columns])
+        added = line.getvalue().encode()
+        self._size += len(added)
         try:
             with open(self._file, "r+b", buffering=0) as file:
-                if file.seek(0, SEEK_END) != self._size:
-                    return False
-                self._size += file.write(line.getvalue().encode())
-                return self._size == file.tell() and self._file.stat().st_size == self._size
+                file.seek(0, SEEK_END)
+                file.write(added)
+                return file.tell() == self._size
         except OSError:  # the disk is full, or the file was deleted
             return False
 
