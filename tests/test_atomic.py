@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel.atomic import atomic_write, remove_leftover
 from timm_accel.audit.report import Audit, Split
-from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, UnreadableImagesCallback
+from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback
 from timm_accel.data import FolderReader, write_digits
 from timm_accel.data.readers import folder_index
 from timm_accel.data.splitting import write_split
@@ -25,6 +25,7 @@ from timm_accel.features import extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import create_classifier, save_classifier
 from timm_accel.predict import Evaluation, Prediction, write_predictions
+from timm_accel.text_files import write_csv
 
 
 def small() -> nn.Module:
@@ -48,7 +49,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "history": write_history,
     "predictions": lambda folder: write_predictions([Prediction("a.png", ["cat"], [1.0], None)], folder / "p.csv"),
     "split": lambda folder: write_split(folder / "split.csv", {"train": [("a.png", "cat")]}),
-    "unreadable images": lambda folder: UnreadableImagesCallback()._write(folder / "bad_images.csv"),
+    "unreadable images": lambda folder: write_csv(folder / "bad_images.csv", [("path", "error"), ("a.png", "broken")]),
     "weights": lambda folder: save_classifier(small(), folder / "best"),
 }
 

@@ -32,6 +32,7 @@ from timm_accel.lr_finder import find_lr
 from timm_accel.messages import own_sentence
 from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier
+from timm_accel.models.integrity import INTEGRITY
 from timm_accel.optim import create_optimizer
 from timm_accel.predict import Classifier, fit_temperature, write_predictions
 from timm_accel.recipes import build_run
@@ -69,6 +70,7 @@ class World:
         folder = self.out / "best"
         shutil.copytree(self.run / "best", folder, copy_function=os.link)
         config = json.loads((folder / "config.json").read_text())
+        config.pop(INTEGRITY)  # as if the entries had been saved so
         (config if part is None else config[part]).update(entries)
         (folder / "config.json").unlink()
         (folder / "config.json").write_text(json.dumps(config))

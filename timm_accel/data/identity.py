@@ -158,11 +158,7 @@ def _status_of_file(reader: Any) -> Callable[[int], tuple[int, int]]:
 
 
 def _status_in_tar(reader: Any) -> Callable[[int], tuple[int, int]]:
-    def look(number: int) -> tuple[int, int]:
-        member = reader.samples[number][0]
-        return member.size, int(member.mtime * 1e9)
-
-    return look
+    return lambda number: (reader.size(number), UNKNOWN)
 
 
 def _content(reader: Any, number: int) -> bytes:

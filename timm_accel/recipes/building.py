@@ -198,6 +198,7 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
         recipe.save_every_minutes,
         recipe.keep_states,
         data_identity=recipe.data_identity,
+        keep_when_done=recipe.keep_states_when_done,
     )
     saving = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
     stopping = []
