@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from timm_accel.data import LabeledImages
-from timm_accel.data.changes import describe_changes
-from timm_accel.data.identity import list_images, read_listing
+from timm_accel.data.identity.changes import describe_changes
+from timm_accel.data.identity.listing import list_images, read_listing
 from timm_accel.data.readers.folder_index import FolderReader
 
 

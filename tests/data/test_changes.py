@@ -11,10 +11,10 @@ import torch
 from conftest import write_images
 from torch.utils.data import Subset, TensorDataset
 
-from timm_accel.data import identity
-from timm_accel.data.changes import describe_changes
 from timm_accel.data.datasets import ImageFolderDataset
-from timm_accel.data.identity import list_images, read_listing
+from timm_accel.data.identity import listing as identity
+from timm_accel.data.identity.changes import describe_changes
+from timm_accel.data.identity.listing import list_images, read_listing
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.readers.manifest_reader import ManifestReader
 

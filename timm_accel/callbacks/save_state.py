@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
-from timm_accel.data.identity import FILE_CHECKS
+from timm_accel.data.identity.listing import FILE_CHECKS
 from timm_accel.states.consensus import Stop, on_main_process
 from timm_accel.states.folder import MILESTONE, STATES, prune_states, state_folders
 

@@ -9,8 +9,8 @@ from typing import Any
 import timm_accel
 from timm_accel.export.formats import check_installed, format_of
 from timm_accel.messages import one_line
+from timm_accel.models.integrity import check_saved_config
 from timm_accel.models.loading import DATA_KEYS
-from timm_accel.models.saved_config import check_saved_config
 from timm_accel.models.saving import PIXEL_RANGE
 
 ONNX_KEY = "timm_accel"  # in metadata_props

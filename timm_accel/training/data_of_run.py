@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_accel.data.changes import describe_changes
-from timm_accel.data.identity import Listing, list_images, read_listing
+from timm_accel.data.identity.changes import describe_changes
+from timm_accel.data.identity.listing import Listing, list_images, read_listing
 from timm_accel.states.folder import SavedState
 
 LISTINGS = "data"

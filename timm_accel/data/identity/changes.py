@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_accel.data.identity import UNKNOWN, Listing
+from timm_accel.data.identity.listing import UNKNOWN, Listing
 
 _WORDS = {"added": "added", "removed": "removed", "moved": "moved to another class", "changed": "changed"}
 
