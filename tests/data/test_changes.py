@@ -146,3 +146,26 @@ def test_names_that_are_not_utf_8_are_listed(folder: Path, tmp_path: Path) -> No
     before = list_images(images_of(folder))
     assert "cat/caf\udce9.png" in before.paths()
     assert np.array_equal(before.names, list_images(images_of(folder)).names)
+
+
+def test_elsewhere_a_time_is_no_change_but_a_size_is(folder: Path, tmp_path: Path) -> None:
+    before = list_images(images_of(folder))
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    os.utime(tmp_path / "elsewhere" / "cat" / "000.png", (1, 1))
+    assert said(before, list_images(images_of(tmp_path / "elsewhere")), tmp_path) == ""
+    path = tmp_path / "elsewhere" / "dog" / "001.png"
+    status = path.stat()
+    path.write_bytes(b"short")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "1 changed, such as 'dog/001.png'." in said(before, list_images(images_of(tmp_path / "elsewhere")), tmp_path)
+
+
+def test_a_file_that_is_moved_within_its_class_is_removed_and_added(folder: Path, tmp_path: Path) -> None:
+    def images(path: str) -> LabeledImages:
+        (folder / "all.csv").write_text(f"path,label\n{path},cat\ndog/000.png,dog\n")
+        return LabeledImages(ManifestReader(folder / "all.csv"))
+
+    before = list_images(images("cat/001.png"))
+    (folder / "cats").mkdir()
+    (folder / "cat" / "001.png").rename(folder / "cats" / "001.png")
+    assert "1 removed, 1 added" in said(before, list_images(images("cats/001.png")), tmp_path)

@@ -1,7 +1,7 @@
 """Whether saved weights are as they were saved: ``config.json`` has the size and SHA-256 of the weights, and its own.
 
-Folders without the entry ``integrity``, such as timm's, are not compared. The entries of every config are checked, and so
-is the metadata of exported files, before anything is computed with them.
+Folders without the entry ``integrity``, such as timm's, are not compared. The entries of every config are checked, and
+so is the metadata of exported files, before anything is computed with them.
 """
 
 import hashlib
