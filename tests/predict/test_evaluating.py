@@ -308,7 +308,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
-    with refused(ValueError, "Expected data to hold an image that can be read", "cannot identify", "Repair"):
+    with refused(ValueError, "Expected data to hold an image that can be read", "no image of a kind", "Repair"):
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
