@@ -145,6 +145,16 @@ class IndexedReader(Reader):
         return name if basename else os.path.join(folder, name)
 
 
+def check_stray_images(reader: IndexedReader) -> None:
+    """Raise a `ValueError` for an image beside the folders of the classes, which timm puts into a class of no name."""
+    if (number := reader.class_to_idx.get("")) is not None:
+        stray = reader.filename(int(np.flatnonzero(reader.labels == number)[0]), absolute=True)
+        raise ValueError(
+            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
+            "Move it into the folder of its class."
+        )
+
+
 def name_alike(readers: Iterable[Any]) -> None:
     """Name the classes of all splits of a dataset by one rule: by path where a name repeats in any of them.
 
