@@ -524,3 +524,33 @@ def test_a_tensorflow_set_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read(Source("tfds/nothing_of_this_name", root=tmp_path))
     with refused(FileNotFoundError, "tfds/mnist to be prepared", "download=True"):
         read(Source("tfds/mnist", root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ("{bad", ("JSON with 'splits' by name", "got {}")),
+        ("[]", ("JSON with 'splits' by name", "got []")),
+        ('{"splits": {}}', ("JSON with 'splits' by name", "got {'splits': {}}")),
+        ('{"splits": {"train": 3}}', ("the split 'train'", "'shard_lengths'], but got it without ['name', ")),
+        (
+            '{"splits": {"train": {"num_samples": 4, "filenames": [], "shard_lengths": []}}}',
+            ("the split 'train'", "but got it without ['name']. Add them"),
+        ),
+    ],
+)
+def test_an_info_without_what_timm_reads_is_refused(info: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    shards = wds(tmp_path)
+    (tmp_path / "wds" / "_info.json").write_text(info)
+    with refused(ValueError, f"_info.json of {str(tmp_path / 'wds')!r}", *words, "the names of the shards"):
+        read(shards)
+
+
+@pytest.mark.parametrize("ending", ["txt", "json", "label"])
+def test_shards_without_numbers_of_classes_are_refused_by_what_they_lack(ending: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+            add(tar, "0.png", GOOD)
+            add(tar, f"0.{ending}", b"1")
+    with refused(ValueError, "KEY.jpg and KEY.cls", f"no KEY.cls in 'train-0.tar' of {str(tmp_path)!r}", "Write the"):
+        read(f"wds/{tmp_path}")
