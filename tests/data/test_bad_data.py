@@ -380,7 +380,13 @@ def test_digits_without_their_extra_name_the_command(
 def test_a_file_of_another_kind_is_not_called_a_missing_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")
     path = str(tmp_path / name)
-    with refused(FileNotFoundError, FOLDER, f"got the file {path!r}. Pass a folder, a .tar", ".csv", "unpack other"):
+    with refused(
+        FileNotFoundError,
+        FOLDER,
+        f"got {path!r}, a file and not a folder. Pass a folder, a .tar",
+        ".csv",
+        "unpack other",
+    ):
         create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=path)
 
 

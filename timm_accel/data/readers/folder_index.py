@@ -59,8 +59,8 @@ class FolderReader(IndexedReader):
         if not os.path.isdir(self.root):
             if os.path.exists(self.root):
                 raise FileNotFoundError(
-                    f"{wanted} the file {self.root!r}. Pass a folder, a .tar, or a manifest as .csv or .parquet; "
-                    "unpack other archives."
+                    f"{wanted} {self.root!r}, a file and not a folder. Pass a folder, a .tar, or a manifest "
+                    "as .csv or .parquet; unpack other archives."
                 )
             raise FileNotFoundError(f"{wanted} {self.root!r}, which is not a folder. Correct the path.")
         files = open_index(self.root, cache_folder).files
