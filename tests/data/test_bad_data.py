@@ -383,7 +383,8 @@ def test_a_file_of_another_kind_is_not_called_a_missing_folder(name: str, tmp_pa
     with refused(
         FileNotFoundError,
         FOLDER,
-        f"got {path!r}, a file and not a folder. Pass a folder, a .tar",
+        f"got {path!r}, a file and not a folder. Pass",
+        "a .tar",
         ".csv",
         "unpack other",
     ):

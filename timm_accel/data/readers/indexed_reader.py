@@ -126,6 +126,16 @@ class IndexedReader(Reader):
         self.class_to_idx = {name: label for label, name in enumerate(sorted(sorted(used), key=natural_key))}
         self.labels = np.array([self.class_to_idx.get(name, -1) for name in classes])[self._list.folder_of]
 
+    def name_below(self, splits: Iterable[str]) -> None:
+        """Name the classes by their path below the folder of their split, so that all splits have the same.
+
+        Args:
+            splits: The path of the folder of each split.
+        """
+        for split in splits:
+            self._class_folders = [folder.removeprefix(split + os.sep) for folder in self._class_folders]
+        self.name_by_path(self.repeated_names)
+
     @property
     def class_sizes(self) -> dict[str, int]:
         """The number of images of each class, in the order of the labels."""
