@@ -310,6 +310,19 @@ def test_an_empty_cell_is_an_image_without_any_class_if_the_file_is_multi_label(
         ManifestReader(half, "train")
 
 
+def test_minus_one_among_numbers_is_no_label(folder: Path) -> None:
+    rows = [("a.png", "0", "train"), ("sub/d.png", "1", "train"), ("b.png", "-1", "test"), ("sub/c.png", "-1", "test")]
+    path = write_csv(folder / "m.csv", ("path", "label", "split"), *rows)
+    assert ManifestReader(path, "test").labels == [-1, -1]
+    assert ManifestReader(path, "train").class_to_idx == ManifestReader(path, "test").class_to_idx == {"0": 0, "1": 1}
+    alone = write_csv(folder / "alone.csv", ("path", "label"), ("a.png", "-1"), ("b.png", "-1"))
+    assert ManifestReader(alone, others=[path]).labels == [-1, -1]
+    with refused(ValueError, "empty label in row 4", "-1 among numbers counts as empty"):
+        ManifestReader(path)
+    names = write_csv(folder / "names.csv", ("path", "label"), ("a.png", "-1"), ("b.png", "plus"))
+    assert ManifestReader(names).class_to_idx == {"-1": 0, "plus": 1}
+
+
 def test_rows_without_any_label_are_an_unlabeled_set(folder: Path) -> None:
     rows = [("a.png", "dog", "train"), ("b.png", "", "test"), ("sub/c.png", "", "test")]
     path = write_csv(folder / "m.csv", ("path", "label", "split"), *rows)
