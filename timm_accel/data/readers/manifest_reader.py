@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,8 +70,10 @@ class ManifestReader(ReaderImageFolder):
     ) -> None:
         Reader.__init__(self)  # not that of ReaderImageFolder, which searches a folder
         columns, rows = _read(path)
+        read = [rows, *(_read(other, needs_label=False)[1] for other in others)]
+        dataset_rows = _without_minus_one([row for part in read for row in part])
+        rows = dataset_rows[: len(rows)]
         chosen = rows if split is None else _rows_of(split, rows, columns, path)
-        dataset_rows = [*rows, *(row for other in others for row in _read(other, needs_label=False)[1])]
         multi_label = any(row.is_multi_label for row in dataset_rows)
         is_unlabeled = not any(row.labels for row in chosen)
         _check_filled(chosen, path, may_lack_labels=multi_label or is_unlabeled)
@@ -102,11 +105,12 @@ class ManifestReader(ReaderImageFolder):
         paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
         if missing := [path for path in paths if not exists(path)]:
             first = ", ".join(repr(path) for path in missing[:3])
+            remedy = "Write / for \\ in its paths" if os.sep not in "\\" and "\\" in missing[0] else "Correct its paths"
             special = " (a pipe or a device is no image)" if any(map(is_special, missing)) else ""
             raise FileNotFoundError(
                 f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
-                f"{first}{', …' if len(missing) > 3 else ''}{special}. Correct the paths in it, or pass the root "
-                "that they start from."
+                f"{first}{', …' if len(missing) > 3 else ''}{special}. {remedy}, or pass the root that they "
+                "start from."
             )
         return paths
 
@@ -275,6 +279,13 @@ def _check_splits(rows: list[_Row], wanted: str, path: str | Path) -> None:
         _logger.warning("%d of %d rows of %r have a split of another name: %s.", count, len(rows), str(path), [*named])
 
 
+def _without_minus_one(rows: list[_Row]) -> list[_Row]:
+    """Return the rows without a label where it is -1 and all labels are integers: test splits are published so."""
+    if not all(re.fullmatch(r"-1|\d+", label) for row in rows for label in row.labels):
+        return rows
+    return [row._replace(labels=[]) if row.labels == [str(UNLABELED)] else row for row in rows]
+
+
 def _check_filled(rows: list[_Row], path: str | Path, may_lack_labels: bool) -> None:
     for row in rows:
         has_labels = all(row.labels) and bool(row.labels or may_lack_labels)
@@ -282,7 +293,7 @@ def _check_filled(rows: list[_Row], path: str | Path, may_lack_labels: bool) -> 
             if not filled:
                 raise ValueError(
                     f"Expected every row to have a path and a label, but got an empty {column} in row {row.number} of "
-                    f"{str(path)!r}. Fill it in, or remove the row."
+                    f"{str(path)!r}. Fill it in, or remove the row. A label -1 among numbers counts as empty."
                 )
 
 

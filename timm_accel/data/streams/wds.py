@@ -20,6 +20,7 @@ from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missin
 from timm_accel.messages import one_line
 
 _INFO = ("_info.json", "info.json")  # timm's names
+_SPLIT_KEYS = ("name", "num_samples", "filenames", "shard_lengths")  # that timm's reader needs of each split
 _FIRST_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")  # the image where a sample has several
 
 
@@ -85,6 +86,11 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     else:
         shards = splits[split]["filenames"]
         count = sum(len(_labels_of(Path(root, shard))) for shard in shards)
+        if count == 0 and (unlabeled := next((shard for shard in shards if _holds_data(Path(root, shard))), None)):
+            raise ValueError(
+                f"Expected samples of an image and a number, KEY.jpg and KEY.cls, but got no KEY.cls in {unlabeled!r} "
+                f"of {root!r}. Write the shards so, or write an _info.json that names the label in KEY.json."
+            )
         timms = logging.getLogger(ReaderWds.__module__)  # it warns that there is no _info.json
         timms.disabled = True
         try:
@@ -96,14 +102,24 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
 
 
 def _described_splits(root: str) -> Mapping[str, Any]:
-    """Return the splits that ``_info.json`` lists."""
+    """Return the splits of an ``_info.json``, with what timm reads of each."""
     if "://" not in root:
         for name in _INFO:
             check_regular(os.path.join(root, name))
-    info = _load_info(root)
-    splits = info.get("splits", {}) if isinstance(info, Mapping) else None
-    if not isinstance(splits, Mapping) or not all(isinstance(each, Mapping) for each in splits.values()):
-        raise _bad_description(root, repr(info)[:100])
+    info = _load_info(root)  # {} where it is no JSON
+    splits = info.get("splits") if isinstance(info, Mapping) else None
+    if not (isinstance(splits, Mapping) and splits):
+        raise ValueError(
+            f"Expected the _info.json of {root!r} to be JSON with 'splits' by name, but got {str(info)[:100]}. Write "
+            "it so, or remove it and put the split into the names of the shards."
+        )
+    for name, split in splits.items():
+        known = split if isinstance(split, Mapping) else {}
+        if missing := [key for key in _SPLIT_KEYS if key not in known]:
+            raise ValueError(
+                f"Expected the split {name!r} in the _info.json of {root!r} to have {list(_SPLIT_KEYS)}, but got it "
+                f"without {missing}. Add them, or remove the file and put the split into the names of the shards."
+            )
     return splits
 
 
@@ -163,6 +179,11 @@ def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
 def _is_data(name: str) -> bool:
     """Return whether a member of a shard is none that a system left behind."""
     return not any(is_leftover(part) for part in name.split("/") if part != ".")
+
+
+def _holds_data(shard: Path) -> bool:
+    with tarfile.open(shard, "r:") as tar:
+        return any(_is_data(member.name) for member in tar)
 
 
 def _labels_of(shard: Path) -> list[int]:
