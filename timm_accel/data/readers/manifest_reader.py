@@ -14,7 +14,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm_accel.data.classes import class_name
 from timm_accel.data.labels import UNLABELED
 from timm_accel.data.readers.filename_reader import check_classes, number_classes
-from timm_accel.data.regular_files import check_regular, is_special
+from timm_accel.data.regular_files import FolderListing, check_regular, is_special
 from timm_accel.data.splitting import SPLITS, misspelled_split, split_name
 from timm_accel.messages import missing_extra, one_line
 from timm_accel.text_files import unescaped
@@ -100,7 +100,7 @@ class ManifestReader(ReaderImageFolder):
             raise FileNotFoundError(
                 f"Expected root to be a folder, but got {self.root!r}, which is not one. Correct the path."
             )
-        exists = _Listing().exists
+        exists = FolderListing().exists
         spelled = [[os.path.join(self.root, text) for text in _spellings(cell)] for cell in cells]
         paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
         if missing := [path for path in paths if not exists(path)]:
@@ -301,31 +301,3 @@ def _spellings(cell: str) -> dict[str, None]:
     """Return the paths that a cell may mean, in order: spaces at its ends may belong to it, and it may be escaped."""
     texts = (cell, cell.strip())
     return dict.fromkeys([*map(unescaped, texts), *texts])
-
-
-def _is_readable(entry: os.DirEntry) -> bool:
-    """Return whether a file may be opened; a broken link is reported when it is."""
-    if entry.is_symlink():
-        return not is_special(entry.path)
-    return entry.is_file(follow_symlinks=False)
-
-
-class _Listing:
-    """Which files exist; each folder is listed once."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, set[str]] = {}
-
-    def exists(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._files:
-            self._files[folder] = _files(folder)
-        return name in self._files[folder]
-
-
-def _files(folder: str) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _is_readable(entry)}
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is a ValueError
-        return set()
