@@ -67,7 +67,7 @@ def test_a_name_comes_back_and_is_utf_8(name: str) -> None:
 
 
 def test_a_name_that_utf_8_can_hold_is_written_as_it_is() -> None:
-    assert [name for name in NAMES if escaped(name) != name] == [*NAMES[:4], *NAMES[-2:]]
+    assert [name for name in NAMES if escaped(name) != name] == [*NAMES[:4], NAMES[5], *NAMES[-2:]]
     assert escaped(ESCAPED) == r"caf\udce9.png"
     assert escaped(r"escape\udce9.png") == r"escape\u005cudce9.png"
 

@@ -613,9 +613,9 @@ def test_unknown_names_suggest_the_nearest() -> None:
     ("content", "got"),
     [
         (b"", "an empty file"),
-        (b"\n# nothing\n", "# nothing"),
-        (b"[1, 2]", "[1, 2]"),
-        (b"word", "word"),
+        (b"\n# nothing\n", "an empty file"),
+        (b"[1, 2]", "a list"),
+        (b"word", "a text"),
         (b"\xff\xfe", "codec can't decode"),
     ],
 )

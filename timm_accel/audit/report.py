@@ -5,6 +5,7 @@ from pathlib import Path
 
 from timm_accel.audit.findings import findings
 from timm_accel.audit.wide_pixels import WidePixels
+from timm_accel.messages import printable
 from timm_accel.text_files import escaped, json_text, write_json
 
 Group = tuple["ReadableImage", ...]
@@ -99,7 +100,7 @@ class Audit:
 
     def table(self) -> str:
         """Return the numbers of each split as a table, with the findings below."""
-        columns = [("", *_ROWS), *((name, *_cells(split)) for name, split in self.splits.items())]
+        columns = [["", *_ROWS], *([*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items())]
         widths = [max(map(len, column)) for column in columns]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -121,7 +122,7 @@ class Audit:
         return json_text(found)
 
     def __str__(self) -> str:
-        return escaped(self.table())
+        return printable(self.table())
 
 
 _ROWS = [

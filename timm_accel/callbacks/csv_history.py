@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.run_dir import check_run_dir
 from timm_accel.text_files import read_csv, write_csv
@@ -17,7 +18,7 @@ class CsvHistoryCallback(Callback):
     """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
 
     The field of a metric is empty in an epoch that did not record it. Tensors and arrays are written as numbers or
-    lists.
+    lists. Where the file cannot be written, this is reported, and the run continues; the rows are written later.
 
     Args:
         path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
@@ -31,6 +32,8 @@ class CsvHistoryCallback(Callback):
         self.path = None if path is None else Path(path)
         self._file: Path | None = None
         self._columns: list[str] = []
+        self._unwritten: list[dict[str, Any]] = []
+        self._optional = OptionalFile()
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
@@ -47,7 +50,7 @@ class CsvHistoryCallback(Callback):
             [] if trainer.belongs_to_run(self._file) else [self._file.name],
             argument="the folder of path",
         )
-        self._columns, self._metrics = [], FreshMetrics(trainer.run_history)
+        self._columns, self._unwritten, self._metrics = [], [], FreshMetrics(trainer.run_history)
         self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,10 +72,13 @@ class CsvHistoryCallback(Callback):
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
         row: dict[str, Any] = epoch | plain_value(self._metrics.take(trainer.run_history))
         if self._writes:
-            self._write(row)
+            self._unwritten.append(row)
+            with self._optional.writing(trainer.print):
+                self._write()
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self) -> None:
         assert self._file is not None
-        rows = [*(read_csv(self._file) if self._columns else []), row]
-        self._columns += [name for name in row if name not in self._columns]
-        write_csv(self._file, [self._columns, *([each.get(name) for name in self._columns] for each in rows)])
+        rows = [*(read_csv(self._file) if self._columns else []), *self._unwritten]
+        columns = list(dict.fromkeys([*self._columns, *(name for row in self._unwritten for name in row)]))
+        write_csv(self._file, [columns, *([each.get(name) for name in columns] for each in rows)])
+        self._columns, self._unwritten = columns, []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
@@ -22,7 +23,8 @@ class SaveBestCallback(Callback):
     Each has its metric: with ``accuracy``, the metric of the EMA weights is ``ema_model_accuracy``. A tie keeps the
     earlier epoch; a value that is not finite is never the best, and an epoch without evaluation saves nothing.
     ``config.json`` holds the class names, the data config (that of the evaluation dataset, if it has one), and under
-    ``best`` the metric, its value and the epoch (from 1).
+    ``best`` the metric, its value and the epoch (from 1). Where they cannot be written, this is reported, the older
+    weights stay, and the run continues.
 
     Args:
         watch_metric: The metric to judge by.
@@ -49,6 +51,7 @@ class SaveBestCallback(Callback):
         self.save_dir = None if save_dir is None else Path(save_dir)
         self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
+        self._files = {name: OptionalFile() for name in self.FOLDERS}
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._root = self.save_dir or trainer.run_dir
@@ -103,18 +106,20 @@ class SaveBestCallback(Callback):
     def _save_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
         value = trainer.latest_metric("watch_metric", metric)
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
-            epoch = trainer.run_history.current_epoch
-            self.best[name] = {"metric": metric, "value": value, "epoch": epoch}
-            if trainer.current_run().accelerator.is_main_process:
+            best = {"metric": metric, "value": value, "epoch": trainer.run_history.current_epoch}
+            if not trainer.current_run().accelerator.is_main_process:
+                return  # only the writer compares: it knows which weights were written
+            with self._files[name].writing(trainer.print):
                 save_classifier(
                     trainer.evaluated_models()[name],
                     self._folder(name),
                     class_names(trainer.train_dataset),
                     getattr(trainer.eval_dataset, "data_config", None),
-                    best=self.best[name],
+                    best=best,
                     greater_is_better=self.greater_is_better,
                     **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
                 )
+                self.best[name] = best
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         for name, best in sorted(self.best.items(), reverse=True):
