@@ -109,5 +109,5 @@ def _finish(written: Path, mode: int, flush: bool) -> None:
             if S_IMODE(path.stat().st_mode) != mode:
                 path.chmod(mode)
             if flush:
-                with open(path, "rb") as file:
+                with open(path, "rb+") as file:  # Windows flushes no file that is only read
                     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Parts of messages: similar names, another library's error in one line, the extra to install, what a terminal takes."""
+"""Parts of messages: similar names, another library's error in one line, the extra to install, text for a terminal."""
 
 import dis
 import re
@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
-UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Characters, as in a regular expression, that control a terminal or turn text around, and those UTF-8 cannot hold."""
-_UNPRINTABLE = re.compile(f"(?!\n)[{UNPRINTABLE}]")
+UNPRINTABLE = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Characters, as in a regular expression, that control a terminal, but newlines, and those that UTF-8 cannot hold."""
+_UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
 _RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and the error
     rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?:[ ~^]+\n)?[\w.]+: ((?:.|\n)*)$'
 )

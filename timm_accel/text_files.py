@@ -16,7 +16,7 @@ from typing import Any
 from timm_accel.atomic import atomic_write
 from timm_accel.messages import UNPRINTABLE
 
-_FORMULA = "=+@\uff1d\uff0b\uff0d\uff20-"  # the first characters of formulas, also in full width
+_FORMULA = "=+@\n\uff1d\uff0b\uff0d\uff20-"  # the first characters of formulas, also in full width
 _CODES = "|".join(
     ["00(?:[01][0-9a-f]|[89][0-9a-f]|7f|5c)", "061c|200[ef]|202[89a-e]|206[6-9]", "d[89a-f][0-9a-f]{2}"]
     + [f"{ord(letter):04x}" for letter in _FORMULA]
@@ -85,7 +85,7 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 def json_text(value: Any) -> str:
     """Return a value as JSON that UTF-8 can hold, and that ``json.loads`` reads back."""
-    return re.sub(f"(?!\n)[{UNPRINTABLE}]", _code, json.dumps(value, indent=2, ensure_ascii=False))
+    return re.sub(f"[{UNPRINTABLE}]", _code, json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -17,7 +17,8 @@ _REMEDIES = {
     "num_workers=0.",
     r"shared memory|Bus error|/torch_\d|multiprocessing": "Enlarge /dev/shm (docker run --shm-size), or pass "
     "num_workers=0.",
-    r"signal: Killed|Cannot allocate memory": "Free memory, or pass fewer workers (num_workers), or 0.",
+    r"signal: Killed|exited unexpectedly|Cannot allocate memory": "Free memory, or pass fewer "
+    "workers (num_workers), or 0.",
 }
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -42,7 +43,7 @@ def _explain(error: Exception) -> str | None:
     """Return the sentence for an error that has to do with workers or a limit of the machine; None for others."""
     text = str(error)
     if killed := _KILLED.search(text):
-        return _sentence(f"process {killed[1]} that {killed[2]}", text)
+        return _sentence(f"a worker (process {killed[1]}) that {killed[2]}", text)
     if raised := _RAISED.search(text):
         cause = _last_error(text)
         if not _remedy(cause) and (sentence := own_sentence(error)) is not None:

@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
-    """The model cannot be exported that way, the file's outputs differ, or it cannot be written; the cause is chained."""
+    """The model cannot be exported that way, the file's outputs differ, or the disk is full; the cause is chained."""
 
 
 @dataclass(frozen=True)

@@ -102,4 +102,4 @@ class Evaluation:
         if self.most_confused:
             pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
             lines += ["", f"most confused: {', '.join(pairs)}"]
-        return "\n".join(map(escaped, lines))
+        return escaped("\n".join(lines))
