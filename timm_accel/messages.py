@@ -80,7 +80,8 @@ def root_cause(error: BaseException) -> str:
     """Return the class of an error's root cause and the first line of its message: ``TypeError: sizes differ``."""
     while error.__cause__ is not None:
         error = error.__cause__
-    first = _quoted(str(error).strip().partition("\n")[0], 200).strip().rstrip(".:")
+    text = str(error).strip()
+    first = _quoted(text if "weights_only" in text else text.partition("\n")[0], 200).strip().rstrip(".:")
     return f"{type(error).__name__}: {first or 'nothing said'}"
 
 

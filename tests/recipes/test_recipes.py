@@ -621,7 +621,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
         (b"root:x:0:secret\n", "a text"),
         (b"root:x:0:secret:\n", "a name that is none of an option"),
         (b"root:x: secret\nb: c: secret", "line 2, column 5"),
-        (b"[secret\n", "another file, by its line 2"),
+        (b"[secret\n", "another file, by its line"),
     ],
 )
 def test_a_config_file_without_options_is_refused(

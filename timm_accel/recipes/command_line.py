@@ -9,7 +9,7 @@ from timm_accel.messages import nearest, printable
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
 
-_KINDS = {type(None): "an empty file", str: "a text", list: "a list"}
+_KINDS = {type(None): "an empty file", str: "a text", list: "a list", dict: "a name that is none of an option"}
 
 
 def refuse_arguments(error: Exception) -> NoReturn:
