@@ -1,5 +1,7 @@
 """Runs to cut and to resume: everything that has state in one trainer, on augmented data in memory."""
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -19,7 +21,8 @@ from torch.utils.data import Dataset
 
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import CsvHistoryCallback, EarlyStoppingCallback, SaveBestCallback, SaveStateCallback
-from timm_accel.states.folder import open_state, state_folders
+from timm_accel.states.folder import MANIFEST, open_state, state_folders
+from timm_accel.states.manifest import signed
 from timm_accel.states.run_dir import LOCK
 
 EPOCHS, BATCH_SIZE = 3, 4
@@ -69,7 +72,7 @@ class Interrupting(Noting):
 
 
 def every_update(**options: Any) -> SaveStateCallback:
-    return SaveStateCallback(every_n_updates=1, **({"keep": 1000} | options))
+    return SaveStateCallback(every_n_updates=1, **({"keep": 1000, "keep_when_done": 1000} | options))
 
 
 def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
@@ -144,15 +147,25 @@ def same_outcome(first: Path, second: Path) -> str | None:
 def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run python in a separate process; its argument is the run folder ``run`` in `folder`."""
     (folder / "run.py").write_text(text)
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, str(folder / "run.py"), str(folder / "run")],
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         check=False,
         **options,
     )
+
+
+def sign_again(state: Path) -> None:
+    """Make a state whole again after its files were changed on purpose."""
+    manifest = json.loads((state / MANIFEST).read_text())
+    for name, entry in manifest["files"].items():
+        content = (state / name).read_bytes()
+        entry[:] = len(content), hashlib.sha256(content).hexdigest()
+    (state / MANIFEST).write_text(json.dumps(signed(manifest)))
 
 
 def full_disk(*args: Any) -> None:

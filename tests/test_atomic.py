@@ -25,6 +25,7 @@ from timm_accel.features import extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import create_classifier, save_classifier
 from timm_accel.predict import Evaluation, Prediction, write_predictions
+from timm_accel.states.growing import Growing
 from timm_accel.text_files import write_csv
 
 
@@ -35,8 +36,8 @@ def small() -> nn.Module:
 def write_history(folder: Path) -> None:
     callback = CsvHistoryCallback()
     callback._file = folder / "history.csv"
-    callback._unwritten = [{"epoch": 1}]
-    callback._write()
+    callback._columns, callback._rows = ["epoch"], Growing([{"epoch": "1"}])
+    callback._rewrite()
 
 
 EMPTY = Split(0, {"cat": 0}, None, None, {}, 0, None, None, True, (), {})
@@ -50,9 +51,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "history": write_history,
     "predictions": lambda folder: write_predictions([Prediction("a.png", ["cat"], [1.0], None)], folder / "p.csv"),
     "split": lambda folder: write_split(folder / "split.csv", {"train": [("a.png", "cat")]}),
-    "unreadable images": lambda folder: write_csv(
-        folder / "bad_images.csv", [("path", "error"), ("a.png", "no image")]
-    ),
+    "unreadable images": lambda folder: write_csv(folder / "bad_images.csv", [("path", "error"), ("a.png", "broken")]),
     "weights": lambda folder: save_classifier(small(), folder / "best"),
 }
 

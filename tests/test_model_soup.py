@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from refusal import contents, refused
+from resumed_runs import sign_again
 from tiny_runs import fit, make_trainer, tiny_data
 from torch import nn
 
@@ -138,6 +139,7 @@ def test_states_are_averaged_by_the_metrics_of_their_history(averaged: bool, tmp
         for state, common, loss in zip(states, commons, losses, strict=True):
             common["history"]["metrics"]["eval_loss_epoch"][-1] = -loss
             torch.save(common, state / "common.pt")
+            sign_again(state)
     one = average_weights(states, metric="eval_loss_epoch", count=1, out=tmp_path / "one")
     assert torch.equal(open_classifier(one)[0].fc.weight, heads[losses.index(min(losses))])
     for folder in ("best", "best_ema"):

@@ -14,12 +14,13 @@ from torch import nn
 
 from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest
-from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, read_config, signed_config
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
-from timm_accel.models.saving import PIXEL_RANGE, read_config
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.sources import read_source
 from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
+from timm_accel.states.growing import load_common
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 METHODS = ("uniform", "greedy")
@@ -108,10 +109,8 @@ class _Candidate:
 def _open(folder: str | Path) -> _Candidate:
     source = read_source(folder)
     for name, tensor in source.tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(
-                f"Expected weights to be finite, but got NaN or infinity in {name} of {source.where!r}. Leave it out."
-            )
+        if tensor.isnan().any():  # some models hold infinite values on purpose
+            raise ValueError(f"Expected weights to be finite, but got NaN in {name} of {source.where!r}. Leave it out.")
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in source.tensors.items()}
     if source.config:
         where, best = Path(source.where), source.config.get("best")
@@ -129,7 +128,7 @@ def _open(folder: str | Path) -> _Candidate:
 
 def _metrics_of_state(state: SavedState) -> dict[str, float]:
     """Return the latest metrics of the weights that `read_source` takes from a state: EMA weights or the model's."""
-    common = state.load(COMMON)
+    common = load_common(state)
     held = held_weights(common).name
     latest = {name: values[-1] for name, values in common["history"]["metrics"].items() if values}
     return {
@@ -252,9 +251,22 @@ def _mean(candidates: list[_Candidate]) -> dict[str, torch.Tensor]:
         tensors = each.tensors()
         for name, total in sums.items():
             total += tensors[name]
+    _refuse_infinite(candidates, [name for name, total in sums.items() if not total.isfinite().all()])
     return newest | {name: (total / len(candidates)).to(newest[name].dtype) for name, total in sums.items()}
+
+
+def _refuse_infinite(candidates: list[_Candidate], names: list[str]) -> None:
+    """Refuse tensors with infinite values, except values that all candidates hold on purpose."""
+    for name in names:
+        tensors = [each.tensors()[name] for each in candidates]
+        shared = torch.stack([tensor.isinf() & (tensor == tensors[0]) for tensor in tensors]).all(0)
+        for each, tensor in zip(candidates, tensors, strict=True):
+            if (tensor.isinf() & ~shared).any():
+                raise ValueError(
+                    f"Expected weights to be finite, but got infinity in {name} of {str(each.folder)!r}. Leave it out."
+                )
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> None:
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    (folder / CONFIG_FILE).write_text(json.dumps(signed_config(folder, config), indent=2))

@@ -24,6 +24,7 @@ from tiny_runs import tiny_data
 from timm_accel.audit import Audit, ReadableImage, Unreadable, audit, duplicates
 from timm_accel.audit.duplicates import near_groups
 from timm_accel.data import ImageFolderDataset
+from timm_accel.data.image_files import FileCounts
 
 SIZES = {"train/cat": 12, "train/dog": 11, "val/cat": 10, "val/dog": 10}
 
@@ -159,10 +160,10 @@ def empty_class(folder: Path) -> tuple[str, ...]:
 
 
 def other_endings(folder: Path) -> tuple[str, ...]:
-    photo(seed=2).save(folder / "train" / "cat" / "one.bmp")
-    photo(seed=3).save(folder / "train" / "cat" / "two.TIF")
+    (folder / "train" / "cat" / "one.CR2").write_text("raw")
+    (folder / "train" / "cat" / "two.heic").write_text("of a phone")
     (folder / "train" / "notes.txt").write_text("no image")
-    return "train: 2 files are ignored for their extension (.bmp 1, .tif 1)", ""
+    return "train: 2 files are ignored for their extension (.cr2 1, .heic 1)", ""
 
 
 def tiny_class(folder: Path) -> tuple[str, ...]:
@@ -374,6 +375,28 @@ def test_a_folder_of_classes_is_one_split(folder: Path) -> None:
     assert found.splits["train"].class_sizes == {"cat": 13, "dog": 11}
     (folder / "train" / "cat").rename(folder / "train" / "test")  # a class of this name holds images, no folders
     assert look_at(str(folder / "train")).splits["train"].class_sizes == {"dog": 11, "test": 13}
+
+
+def test_files_are_counted_by_ending_and_what_is_left_out_too(folder: Path) -> None:
+    for name in ("@eaDir", ".ipynb_checkpoints"):
+        (folder / "val" / "dog" / name).mkdir()
+        photo().save(folder / "val" / "dog" / name / "0.png")
+    photo(seed=3).save(folder / "val" / "dog" / "one.webp")
+    (folder / "val" / "dog" / "notes.txt").write_text("no image")
+    found = look_at(folder)
+    assert found.splits["val"].files == FileCounts({".png": 20, ".webp": 1}, {".txt": 1}, 2)
+    assert found.splits["train"].files == FileCounts({".png": 24}, {})
+    rows = {line[:16].strip(): line[16:].strip() for line in str(found).splitlines()}
+    assert rows["by ending"].split("  ")[-1].strip() == "20 .png, 1 .webp"
+    assert rows["left out"].startswith("nothing")
+    assert rows["left out"].endswith("1 file (1 .txt), 2 system leftovers")
+    assert json.loads(found.to_json())["splits"]["val"]["files"]["left_out"] == {".txt": 1}
+    assert found.problems() == []
+
+    dataset = ImageDataset(str(folder / "val"))  # timm reads what is in the leftovers, and no .webp
+    found = look_at({"val": dataset})
+    assert found.splits["val"].files.left_out == {".txt": 1, ".webp": 1}
+    assert "val: 1 file is ignored for their extension (.webp 1): convert them to PNG or JPEG." in found.problems()
 
 
 def test_workers_open_tar_files_themselves(folder: Path, tmp_path: Path) -> None:

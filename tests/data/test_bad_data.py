@@ -89,7 +89,11 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], type[Exception], tuple[str, ...]
     (empty, FileNotFoundError, (FOLDER, "got '{}/train'", "no images", "Correct the path")),
     (without_train, FileNotFoundError, (FOLDER, "got '{}/train'", "not a folder", "Correct the path")),
     (without_val, FileNotFoundError, (FOLDER, "got '{}/val'", "not a folder", "Correct the path")),
-    (text_alone, FileNotFoundError, (FOLDER, "got '{}/train'", "no images", "Correct the path")),
+    (
+        text_alone,
+        FileNotFoundError,
+        (FOLDER, "got '{}/train'", "all of whose files are left out: 1 file (1 .txt)", "Correct the path"),
+    ),
     (one_class, ValueError, ("at least two classes", "got ['cat']", "'{}/train'", "separate folder")),
     (no_class, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),
     (stray_image, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from refusal import refused
 from timm.data import ImageDataset, MultiLabelTarget, create_dataset
-from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import DataLoader
 
@@ -131,15 +130,13 @@ def test_names_that_differ_in_case_or_zeros_have_an_order_of_their_own(tmp_path:
     assert files[:4] == ["001_a.png", "01_a.png", "1_a.png", "001_b.png"]
 
 
-def test_the_extensions_are_timms(tmp_path: Path) -> None:
+def test_the_endings_are_those_that_pillow_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, "a_1.png", "b_1.PNG", "c_1.xyz", "d.txt")
-    before = get_img_extensions()
-    assert len(FilenameReader(tmp_path, PETS)) == 2
-    try:
-        set_img_extensions((".xyz",))
-        assert FilenameReader(tmp_path, PETS).filenames() == ["c_1.xyz"]
-    finally:
-        set_img_extensions(before)
+    reader = FilenameReader(tmp_path, PETS)
+    assert reader.filenames() == ["a_1.png", "b_1.PNG"]
+    assert (reader.files.used, reader.files.left_out) == ({".png": 2}, {".txt": 1, ".xyz": 1})
+    monkeypatch.setitem(Image.EXTENSION, ".xyz", "PNG")
+    assert FilenameReader(tmp_path, PETS).filenames() == ["a_1.png", "b_1.PNG", "c_1.xyz"]
 
 
 def test_filenames_are_relative_absolute_or_bare(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +173,7 @@ def test_a_folder_that_is_missing_or_without_images_is_refused(tmp_path: Path) -
             FilenameReader(root, PETS)
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     (tmp_path / "empty" / "a_1.txt").touch()
-    with refused(FileNotFoundError, "Expected root", tmp_path / "empty", "no file that ends in .png", "add_img_extens"):
+    with refused(FileNotFoundError, "Expected root", tmp_path / "empty", "files are left out: 1 file (1 .txt)."):
         FilenameReader(tmp_path / "empty", PETS)
 
 

@@ -472,6 +472,26 @@ def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:
         read(Source(tmp_path / "images", class_map={"a": 0}))
 
 
+def test_shards_hold_any_format_of_pillow_and_leftovers_are_passed_over(tmp_path: Path) -> None:
+    endings = {"gif": "GIF", "webp": "WEBP", "TGA": "TGA", "jp2": "JPEG2000"}
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+            for label, (ending, kind) in enumerate(endings.items()):
+                file = io.BytesIO()
+                Image.new("RGB", (8, 8), (60 * label, 0, 0)).save(file, kind)
+                add(tar, f"./{label}.{ending}", file.getvalue())
+                add(tar, f"./{label}.cls", str(label).encode())
+            for name in ("./._0.cls", "__MACOSX/9.cls", "@eaDir/9.png", ".Trash/9.cls"):
+                add(tar, name, b"no number")
+    (tmp_path / "._train-0.tar").write_bytes(b"of macOS")
+    train_set, val_set = read(f"wds/{tmp_path}")
+    assert len(train_set) == len(val_set) == 4
+    val_set._transforms = []
+    found = [(int(np.asarray(image)[0, 0, 0]), label) for image, label in val_set]
+    assert [label for _, label in found] == [0, 1, 2, 3]
+    assert [color for color, _ in found] == pytest.approx([0, 60, 120, 180], abs=6)
+
+
 def test_samples_without_label_or_columns_are_named(tmp_path: Path) -> None:
     from datasets import Dataset
 

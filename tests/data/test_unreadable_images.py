@@ -107,7 +107,8 @@ def test_a_replacement_is_the_same_whoever_loads_it_and_after_a_resume(folder, w
     def run(run_dir: Path, num_workers: int, **options: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-        trainer = make_trainer(model=model, run_dir=run_dir, callbacks=[SaveStateCallback(every_n_updates=7, keep=99)])
+        saving = SaveStateCallback(every_n_updates=7, keep=99, keep_when_done=99)
+        trainer = make_trainer(model=model, run_dir=run_dir, callbacks=[saving])
         data, _ = read(folder[0], auto_augment="rand-m7-mstd0.5-inc1")
         return fit(trainer, data, train_dataloader_kwargs={"num_workers": num_workers}, **options)
 

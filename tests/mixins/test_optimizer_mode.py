@@ -87,7 +87,7 @@ def test_an_optimizer_within_lookahead_is_told_too() -> None:
 @pytest.mark.parametrize("create", [trainer_with, lookahead_trainer])
 @pytest.mark.parametrize("cut_after", range(5))
 def test_it_resumes_from_any_state_with_the_same_bits(create: Any, cut_after: int, tmp_path: Path) -> None:
-    callbacks = [SaveStateCallback(every_n_epochs=1, every_n_updates=1, keep=99)]
+    callbacks = [SaveStateCallback(every_n_epochs=1, every_n_updates=1, keep=99, keep_when_done=99)]
     whole = fit(create(run_dir=tmp_path, callbacks=callbacks), tiny_data(8), tiny_data(4))
     states = sorted((tmp_path / "state").glob("0*"))
     resumed = fit(create(), tiny_data(8), tiny_data(4), resume_from=states[cut_after])

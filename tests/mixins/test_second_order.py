@@ -67,7 +67,7 @@ def test_draws_and_kept_traces_survive_a_resume(update_each: int, cut_after: int
         resume = {name: options.pop(name) for name in ("resume_from",) if name in options}
         return fit(make_trainer(Noting, model, optimizer=optimizer, **options), tiny_data(12), num_epochs=1, **resume)
 
-    whole = run(run_dir=tmp_path, callbacks=[SaveStateCallback(every_n_updates=1, keep=9)])
+    whole = run(run_dir=tmp_path, callbacks=[SaveStateCallback(every_n_updates=1, keep=9, keep_when_done=9)])
     resumed = run(resume_from=next((tmp_path / "state").glob(f"*_batch_{cut_after}")))
     kept = slice(cut_after, None)
     assert not differences(whole.noted[kept], resumed.noted)

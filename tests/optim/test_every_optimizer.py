@@ -32,7 +32,7 @@ def snapshot(trainer: Any) -> dict[str, Any]:
 def test_an_optimizer_and_its_lookahead_form_train_and_resume_with_the_same_bits(name: str, tmp_path: Path) -> None:
     with torch.compiler.set_stance("force_eager"):  # Kron compiles its steps, for 15 s
         for form in (name, f"lookahead_{name}"):
-            states = SaveStateCallback(every_n_epochs=9, every_n_updates=2, keep=9)
+            states = SaveStateCallback(every_n_epochs=9, every_n_updates=2, keep=9, keep_when_done=9)
             whole = fit(trainer_with(form, run_dir=tmp_path / form, callbacks=[states]), tiny_data(12), num_epochs=1)
             state = next((tmp_path / form / "state").glob("*_batch_2"))
             resumed = fit(trainer_with(form), tiny_data(12), num_epochs=1, resume_from=state)

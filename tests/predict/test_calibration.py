@@ -86,7 +86,7 @@ def test_the_temperature_stays_with_the_folder_and_is_used(trained: Trained, tmp
 
 
 def _only(config: dict[str, Any]) -> dict[str, Any]:
-    return {"temperature": config["temperature"]}
+    return {name: config[name] for name in ("temperature", "integrity")}
 
 
 def test_a_classifier_without_a_folder_keeps_the_temperature_itself(trained: Trained) -> None:

@@ -256,7 +256,7 @@ def test_what_is_no_image_is_refused(images: Any, kind: type[Exception] | None, 
 
 def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
     image = draw_image(0, 0)
-    with refused(FileNotFoundError, "holds images", str(tmp_path), "holds none"):
+    with refused(FileNotFoundError, "holds images", str(tmp_path), "holds no images"):
         brightness().predict(tmp_path)
     with refused(ValueError, "Expected top_k to be at least 1", "got 0"):
         brightness().predict(image, top_k=0)

@@ -139,6 +139,7 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "save_every_n_updates": (9, lambda run: callback(run, SaveStateCallback).every_n_updates),
     "save_every_minutes": (11.0, lambda run: callback(run, SaveStateCallback).every_minutes),
     "keep_states": (4, lambda run: callback(run, SaveStateCallback).keep),
+    "keep_states_when_done": (2, lambda run: callback(run, SaveStateCallback).keep_when_done),
     "max_minutes": (60.0, lambda run: callback(run, TimeLimitCallback).max_minutes),
     "on_error": ("raise", lambda run: only_one({train_set(run).on_error, eval_set(run).on_error})),
     "pixel_range": ((0.0, 4095.0), lambda run: only_one({train_set(run).prepare.pixel_range,

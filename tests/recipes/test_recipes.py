@@ -60,8 +60,8 @@ def function_of(owner: Callable[..., Any]) -> Any:
 
 def options_with_a_default_where_they_are_used() -> Iterator[tuple[str, Any, str, Any]]:
     """The name in the recipe, the function, the name there, and the default there."""
-    renamed = {"keep": "keep_states", **{f"every_{unit}": f"save_every_{unit}" for unit in
-                                         ("n_epochs", "n_updates", "minutes")}}  # fmt: skip
+    renamed = {"keep": "keep_states", "keep_when_done": "keep_states_when_done"}
+    renamed |= {f"every_{unit}": f"save_every_{unit}" for unit in ("n_epochs", "n_updates", "minutes")}
     used_by = [LoopTrainer, create_classifier, create_datasets, create_loss, create_optimizer]
     for module in (mixins, callbacks):
         used_by += [getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), type)]
@@ -591,6 +591,7 @@ def test_a_value_of_a_type_that_does_as_well_is_taken() -> None:
 def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
     free = {"data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume",
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
+            "keep_states_when_done",
             "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile", "data_root",
             "download", "evaluate_every_n_epochs", "train_accuracy"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()

@@ -13,6 +13,7 @@ from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import SaveStateCallback
+from timm_accel.states.manifest import signed
 
 
 def test_a_state_of_another_run_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_other_versions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     manifest = states(tmp_path)[-1] / "manifest.json"
     text = json.loads(manifest.read_text())
     text["versions"]["torch"] = "1.0"
-    manifest.write_text(json.dumps(text))
+    manifest.write_text(json.dumps(signed(text)))
     train(make_run(tmp_path), num_epochs=2, resume_from="auto")
     assert (
         f"Other versions may round differently: torch 1.0 before, {torch.__version__.split('+')[0]}"

@@ -25,6 +25,7 @@ from resumed_runs import (
 from tiny_runs import fit, make_trainer
 
 from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, SaveStateCallback, TimeLimitCallback
+from timm_accel.models import signed_config
 from timm_accel.states.run_dir import lock_run_dir, unlock_run_dir
 
 
@@ -64,7 +65,7 @@ def test_better_weights_in_the_folder_stay(tmp_path: Path) -> None:
     config = tmp_path / "best" / "config.json"
     text = json.loads(config.read_text())
     text["best"] |= {"value": -1.0, "epoch": 77}  # a run that was ahead of its last state
-    config.write_text(json.dumps(text))
+    config.write_text(json.dumps(signed_config(config.parent, text)))
     before = contents(tmp_path / "best")
     train(make_run(tmp_path), num_epochs=3, resume_from="auto")
     assert contents(tmp_path / "best") == before

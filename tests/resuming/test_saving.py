@@ -43,12 +43,12 @@ def run_with(callback: Any, run_dir: Path, **options: Any) -> Any:
     ],
 )
 def test_states_come_when_they_are_due(options: dict[str, Any], expected: list[str], tmp_path: Path) -> None:
-    run_with(SaveStateCallback(keep=100, **options), tmp_path)
+    run_with(SaveStateCallback(keep=100, keep_when_done=100, **options), tmp_path)
     assert positions(tmp_path) == expected
 
 
 def test_with_accumulation_only_complete_updates_are_saved(tmp_path: Path) -> None:
-    run_with(SaveStateCallback(every_n_updates=1, keep=100), tmp_path, num_epochs=1, gradient_accumulation_steps=2)
+    run_with(every_update(), tmp_path, num_epochs=1, gradient_accumulation_steps=2)
     assert positions(tmp_path) == ["0.2", "0.4", "0.5", "1.0"]
 
 
@@ -60,13 +60,15 @@ def test_minutes_are_counted_from_the_last_state(tmp_path: Path, monkeypatch: py
             clock[0] += 60
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    trainer = make_trainer(run_dir=tmp_path, callbacks=[Slow, SaveStateCallback(every_minutes=3, keep=100)])
+    trainer = make_trainer(
+        run_dir=tmp_path, callbacks=[Slow, SaveStateCallback(every_minutes=3, keep=100, keep_when_done=100)]
+    )
     fit(trainer, tiny_data(20), num_epochs=2)
     assert positions(tmp_path) == ["0.3", "1.0", "1.3", "2.0"]
 
 
 def test_the_newest_are_kept_and_the_milestones(tmp_path: Path) -> None:
-    run_with(SaveStateCallback(every_n_updates=2, keep=2, milestone_every_n_epochs=2), tmp_path)
+    run_with(SaveStateCallback(every_n_updates=2, keep=2, milestone_every_n_epochs=2, keep_when_done=3), tmp_path)
     assert positions(tmp_path) == ["2.0", "3.3", "3.5", "4.0"]
     assert [json.loads((folder / "manifest.json").read_text())["milestone"] for folder in states(tmp_path)] == [
         True,
@@ -74,6 +76,41 @@ def test_the_newest_are_kept_and_the_milestones(tmp_path: Path) -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["4.0"]),
+        ({"keep_when_done": 2}, ["3.0", "4.0"]),
+        ({"keep": 1, "keep_when_done": 3}, ["4.0"]),
+        ({"milestone_every_n_epochs": 2}, ["2.0", "4.0"]),
+        ({"milestone_every_n_epochs": 3}, ["3.0", "4.0"]),
+        ({"milestone_every_n_epochs": 4, "keep_when_done": 2}, ["3.0", "4.0"]),
+    ],
+)
+def test_a_finished_run_keeps_its_last_state_and_tells_what_the_states_take(
+    options: dict[str, Any], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(SaveStateCallback(**options), tmp_path)
+    assert positions(tmp_path) == expected
+    root = tmp_path / "state"
+    size = sum(path.lstat().st_size for path in root.rglob("*"))
+    line = f"The states take {size / 1e6:.1f} MB ({len(expected)} in {str(root)!r})."
+    assert line in capsys.readouterr().out
+
+
+def test_a_run_that_is_interrupted_keeps_all_its_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fit(make_trainer(run_dir=tmp_path, callbacks=[SaveStateCallback(), Interrupt]), tiny_data(20), num_epochs=4)
+    assert positions(tmp_path) == ["1.0", "2.0", "2.1"]
+    assert "The states take" not in capsys.readouterr().out
+
+
+class Interrupt(Callback):
+    def on_train_step_end(self, trainer: Any, **kwargs: Any) -> None:
+        if trainer.current_run().epoch == 2:
+            trainer.request_stop("Enough.", interrupted=True)
 
 
 def test_a_state_is_written_after_everything_else_of_its_update(tmp_path: Path) -> None:
@@ -116,7 +153,7 @@ def test_a_state_asked_for_between_training_and_evaluation_continues_there(tmp_p
             trainer.request_save()
 
     def run(run_dir: Path, **options: Any) -> Any:
-        callbacks = [Asking, SaveStateCallback(keep=100), CsvHistoryCallback, PrintMetricsCallback]
+        callbacks = [Asking, SaveStateCallback(keep=100, keep_when_done=100), CsvHistoryCallback, PrintMetricsCallback]
         return train(make_run(run_dir, callbacks=callbacks), **options)
 
     reference = run(tmp_path / "whole")
@@ -139,7 +176,8 @@ def test_the_screen_shows_a_resumed_epoch_as_it_stands(tmp_path: Path, capfd: py
     train(make_run(resumed_dir, callbacks=callbacks), num_epochs=1, resume_from="auto")
     shown = capfd.readouterr()
     assert "71%" in shown.err  # 5 of 7 batches are done before the first
-    first, second = shown.out.splitlines()
+    first, second, third = shown.out.splitlines()
+    assert third.startswith("The states take ")
     assert first.startswith("Resumed from '")
     assert first.endswith("000005_epoch_0_batch_5': 0 of 1 epochs are done, and 5 batches of the next.")
     assert second.rpartition("  ")[0] == lines[0].rpartition("  ")[0]  # all but the seconds
@@ -207,7 +245,9 @@ def test_a_state_that_cannot_be_deleted_does_not_count_as_one_not_written(
     assert "was not" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["every_n_epochs", "every_n_updates", "keep", "milestone_every_n_epochs"])
+@pytest.mark.parametrize(
+    "name", ["every_n_epochs", "every_n_updates", "keep", "milestone_every_n_epochs", "keep_when_done"]
+)
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2"])
 def test_a_count_below_one_is_refused(name: str, value: Any) -> None:
     with refused(ValueError, name, "at least 1", f"got {value!r}"):
@@ -215,8 +255,9 @@ def test_a_count_below_one_is_refused(name: str, value: Any) -> None:
 
 
 def test_keeping_none_is_refused() -> None:
-    with refused(ValueError, "keep", "at least 1", "got None"):
-        SaveStateCallback(keep=None)
+    for name in ("keep", "keep_when_done"):
+        with refused(ValueError, name, "at least 1", "got None"):
+            SaveStateCallback(**{name: None})
 
 
 @pytest.mark.parametrize("value", [0, -1.0, "2"])

@@ -130,12 +130,12 @@ def test_what_waits_under_the_temporary_name_is_removed_and_never_followed(kind:
 
 
 class Filling(Callback):
-    """Fills the disk after the first epoch, and makes room after the third one."""
+    """Fills the disk before the first epoch, and makes room before the third one."""
 
     def __init__(self, disk: Path) -> None:
         self.disk = disk
 
-    def on_training_run_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, **kwargs: Any) -> None:
         if trainer.run_history.current_epoch == 1:
             fill(self.disk)
         if trainer.run_history.current_epoch == 3:

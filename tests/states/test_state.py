@@ -22,17 +22,34 @@ from timm_accel.states.folder import (
     DamagedStateError,
     newest_state,
     open_state,
-    plain,
     prune_states,
     state_folders,
     write_state,
 )
+from timm_accel.states.plain import plain
 
 CONTENT = {COMMON: {"weights": torch.arange(1000.0), "epoch": 3}, "rank_0.pt": {"count": 7}}
 
+ABOUT = {
+    "versions": {},
+    "scheduler": "NoneType",
+    "stopped": None,
+    "progress": {"epoch": 0, "batch": 0, "stage": "train", "learning_rate": 0.1},
+    "num_updates": 7,
+    "num_processes": 1,
+    "batch_size": 4,
+    "accumulation": 1,
+    "images": 28,
+    "num_epochs": 3,
+    "updates_per_epoch": 7,
+    "max_num_train_steps": 21,
+    "mixed_precision": "no",
+    "run": {"tensors": {}, "optimizer": {}, "recipe": {}},
+}
+
 
 def write(root: Path, epoch: int = 0, milestone: bool = False) -> state_module.SavedState:
-    return write_state(root, f"epoch_{epoch}_batch_0", CONTENT, {"milestone": milestone, "versions": {}})
+    return write_state(root, f"epoch_{epoch}_batch_0", CONTENT, ABOUT | {"milestone": milestone})
 
 
 def names(root: Path) -> list[str]:
@@ -151,11 +168,11 @@ def test_a_path_that_is_no_state_is_told_what_was_looked_for(tmp_path: Path) -> 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path).folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest |= {"format": 2, "versions": {"timm_accel": "9.0"}}
+    manifest |= {"format": 3, "versions": {"timm_accel": "9.0"}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with refused(ValueError, "format 1 or older", "format 2", "timm_accel 9.0", "Upgrade"):
+    with refused(ValueError, "format 2 or older", "format 3", "timm_accel 9.0", "Upgrade"):
         open_state(folder)
-    with refused(ValueError, "format 1 or older"):
+    with refused(ValueError, "format 2 or older"):
         newest(tmp_path)  # not passed over: the run would silently fall back
 
 
@@ -167,6 +184,35 @@ def test_the_newest_are_kept_and_milestones_never_go(tmp_path: Path) -> None:
     prune_states(tmp_path, 1)
     assert [name.split("_")[2] for name in names(tmp_path)] == ["5", "2", "0"]
     assert {path.name for path in tmp_path.iterdir()} == {*names(tmp_path), "latest"}
+
+
+def test_states_are_deleted_by_their_names_and_only_the_doomed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in range(9):
+        write(tmp_path, epoch, milestone=epoch % 2 == 0)
+    opened: list[Path] = []
+
+    def note(path: Path) -> state_module.SavedState:
+        opened.append(path)
+        return open_state(path)
+
+    monkeypatch.setattr(state_module, "open_state", note)
+    prune_states(tmp_path, 3)
+    assert [folder.name for folder in opened] == ["000002_epoch_1_batch_0"]
+    assert [name.split("_")[2] for name in names(tmp_path)] == ["8", "7", "6", "5", "4", "3", "2", "0"]
+
+
+def test_a_milestone_of_the_first_format_stays_too(tmp_path: Path) -> None:
+    folder = write(tmp_path, 0, milestone=True).folder
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 1}
+    del manifest["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder.rename(tmp_path / "000001_epoch_0_batch_0")
+    for epoch in (1, 2):
+        write(tmp_path, epoch)
+    prune_states(tmp_path, 1)
+    assert names(tmp_path) == ["000003_epoch_2_batch_0", "000001_epoch_0_batch_0"]
 
 
 def test_a_damaged_state_is_left_for_a_person_to_look_at(tmp_path: Path) -> None:

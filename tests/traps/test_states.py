@@ -14,7 +14,7 @@ from pytorch_accelerated.callbacks import (
     SaveTrainingStateCallback,
 )
 from pytorch_accelerated.trainer import Trainer
-from resumed_runs import Augmented, cut, make_run, states, train
+from resumed_runs import Augmented, cut, every_update, make_run, states, train
 from timm.scheduler import CosineLRScheduler, create_scheduler_v2
 from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import nn
@@ -208,7 +208,7 @@ def test_accelerates_resume_sees_other_images_and_ours_does_not(tmp_path: Path) 
     assert [batch.tolist() for batch in skip_first_batches(loader, 2)] != whole[2:]
 
     data, rest = Augmented(16), Augmented(16)
-    fit(make_trainer(run_dir=tmp_path / "whole", callbacks=[SaveStateCallback(every_n_updates=1, keep=99)]), data)
+    fit(make_trainer(run_dir=tmp_path / "whole", callbacks=[every_update()]), data)
     resumed_dir = cut(tmp_path / "whole", 1, tmp_path / "cut")
     torch.manual_seed(123)  # whatever the process has drawn meanwhile
     fit(make_trainer(run_dir=resumed_dir), rest, resume_from="auto")

@@ -130,9 +130,10 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         if split.unread_files:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
+            count = sum(split.unread_files.values())
             yield (
-                f"{name}: {_count(sum(split.unread_files.values()), 'file')} are ignored for their extension "
-                f"({endings}): convert them, or see timm.data.readers.add_img_extensions."
+                f"{name}: {_count(count, 'file')} {'is' if count == 1 else 'are'} ignored for their extension "
+                f"({endings}): convert them to PNG or JPEG."
             )
 
 

@@ -2,11 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timm_accel.audit.findings import findings
 from timm_accel.audit.wide_pixels import WidePixels
 from timm_accel.messages import printable
 from timm_accel.text_files import escaped, json_text, write_json
+
+if TYPE_CHECKING:
+    from timm_accel.data.image_files import FileCounts
 
 Group = tuple["ReadableImage", ...]
 
@@ -55,8 +59,10 @@ class Split:
         mean: The mean of the red, green and blue pixels, on a scale from 0 to 1; every image has the same weight.
         std: The standard deviation of the pixels, likewise.
         is_prepared: Whether the dataset turns images upright and scales 16-bit images, as timm_accel's datasets do.
-        empty_folders: The class folders without a file that timm would read.
-        unread_files: The number of files by extension that timm ignores although Pillow could read them.
+        empty_folders: The folders in which the dataset finds no image.
+        unread_files: The number of files by ending that are left out although they are images.
+        files: The number of files by ending that the dataset uses and leaves out, and of what systems left behind; None
+            if it is unknown.
         wide_pixels: The pixel values of the images of more than 8 bits; None if there are none.
     """
 
@@ -71,6 +77,7 @@ class Split:
     is_prepared: bool
     empty_folders: tuple[str, ...]
     unread_files: dict[str, int]
+    files: "FileCounts | None" = None
     wide_pixels: WidePixels | None = None
 
 
@@ -127,6 +134,8 @@ class Audit:
 
 _ROWS = [
     "files",
+    "by ending",
+    "left out",
     "classes",
     "largest class",
     "smallest class",
@@ -144,6 +153,7 @@ def _cells(split: Split) -> list[str]:
     modes = ", ".join(f"{mode} {count}" for mode, count in split.modes.items())
     return [
         str(split.num_files),
+        *(("", "") if split.files is None else (split.files.used_by_ending(), split.files.rest() or "nothing")),
         str(len(sizes)),
         *(f"{name} {count}" for name, count in (sizes[-1], sizes[0])),
         *(f"{side[0]} … {side[1]} … {side[2]}" if side else "" for side in (split.width, split.height)),

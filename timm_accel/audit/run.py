@@ -10,7 +10,7 @@ import numpy as np
 from timm_accel.audit.duplicates import equal_groups, near_groups
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
-from timm_accel.audit.splits import empty_folders, open_splits, unread_files
+from timm_accel.audit.splits import count_files, open_splits, unread_files
 from timm_accel.audit.wide_pixels import wide_pixels
 from timm_accel.data.loader_errors import loader_errors_explained
 
@@ -35,7 +35,8 @@ def audit(
 
     Args:
         data: Datasets by the name of their split, such as ``{"train": train_set, "val": val_set}``, each over a timm
-            reader of files; or a folder with ``train``, ``val``, … in it; or a folder with one folder for each class.
+            reader of files; or a folder or tar with ``train``, ``val``, … in it, at any depth; or one with a folder
+            for each class.
         num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
         progress: Whether to show a bar.
         model_config: The model's config with ``mean`` and ``std`` on a scale from 0 to 1, such as
@@ -117,6 +118,7 @@ def _summary(dataset: Any, scanned: list[Scanned], pixel_range: tuple[float, flo
     sizes = Counter(dict.fromkeys(class_names(dataset) or sorted({name for one in scanned for name in one.classes}), 0))
     sizes.update(name for image in images for name in image.classes)
     mean, std = _mean_and_std_of(images)
+    counts = count_files(dataset.reader)
     return Split(
         num_files=len(scanned),
         class_sizes=dict(sizes),
@@ -127,8 +129,9 @@ def _summary(dataset: Any, scanned: list[Scanned], pixel_range: tuple[float, flo
         mean=mean,
         std=std,
         is_prepared=isinstance(_prepare_of(dataset), PrepareImage),
-        empty_folders=empty_folders(dataset.reader),
-        unread_files=unread_files(dataset.reader),
+        empty_folders=counts.empty_folders,
+        unread_files=unread_files(counts),
+        files=counts,
         wide_pixels=wide_pixels([image.values for image in images if image.values is not None], pixel_range),
     )
 

@@ -1,12 +1,16 @@
-"""Open the datasets of an audit, and find the folders and files that their readers ignore."""
+"""Open the datasets of an audit, and count the files that their readers use and leave out."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+if TYPE_CHECKING:
+    from timm_accel.data.image_files import FileCounts
+
+_CAMERA_ENDINGS = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".jxl", ".nef", ".orf", ".raf", ".rw2"}
 
 
 def open_splits(data: Any) -> dict[str, Any]:
@@ -59,59 +63,67 @@ def _open_file(path: Path) -> dict[str, Any]:
 
 
 def _open_folder(root: Path) -> dict[str, Any]:
-    from timm_accel.data.datasets import ImageFolderDataset
-    from timm_accel.data.splitting import SPLITS, split_name
+    from timm_accel.data.labeled_images import LabeledImages
+    from timm_accel.data.readers.indexed_reader import name_alike
+    from timm_accel.data.split_folders import open_unsplit, split_folders
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
+    if root.is_dir() and (folders := split_folders(root)):
+        readers = {
+            folder.stem if folder.is_file() else folder.name: open_unsplit(folder) for folder in folders.values()
+        }
+        readers |= _further(next(iter(folders.values())).parent, readers)
+        name_alike(readers.values())
+    else:
+        readers = {root.resolve().name: open_unsplit(root)}
     prepare = PrepareImage()  # without a pixel_range, which the audit proposes
-    below = _folders(root)
-    if any(split_name(folder.name) in SPLITS and _folders(folder) for folder in below):
-        below.sort(key=lambda folder: (not folder.name.startswith("train"), folder.name))
-        return {folder.name: ImageFolderDataset(folder, prepare=prepare) for folder in below}
-    return {root.resolve().name: ImageFolderDataset(root, prepare=prepare)}
+    return {name: LabeledImages(reader, prepare=prepare) for name, reader in readers.items()}
 
 
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _further(parent: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the readers of other folders of classes beside the splits, such as ``extra``."""
+    from timm_accel.data.image_files import is_leftover
+    from timm_accel.data.split_folders import open_class_folder
+
+    found = {}
+    for folder in sorted(parent.iterdir()):
+        if folder.is_dir() and folder.name not in known and not is_leftover(folder.name):
+            with suppress(FileNotFoundError, ValueError):  # it holds no classes
+                found[folder.name] = open_class_folder(folder)
+    return found
 
 
-def empty_folders(reader: Any) -> tuple[str, ...]:
-    """Return the names of the class folders without a file that timm would read.
-
-    Args:
-        reader: A timm reader; the result is empty for a reader of anything but class folders.
-    """
-    from timm.data.readers import get_img_extensions
-
-    if (root := _root(reader)) is None:
-        return ()
-    known = get_img_extensions(as_set=True)
-    return tuple(folder.name for folder in _folders(root) if not known & _endings(folder).keys())
-
-
-def unread_files(reader: Any) -> dict[str, int]:
-    """Return how many files of each extension timm's readers ignore although Pillow could read them.
+def count_files(reader: Any) -> "FileCounts":
+    """Return how many files a reader uses, and how many of its folder or archive it leaves out.
 
     Args:
-        reader: A timm reader; the result is empty for a reader of anything but class folders.
+        reader: A timm reader, or a part of one.
     """
-    from timm.data.readers import get_img_extensions
+    from timm_accel.data.image_files import FileCounts, empty_folders, walk_images
 
-    if (root := _root(reader)) is None:
-        return {}
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    ignored = readable - get_img_extensions(as_set=True)
-    return {ending: count for ending, count in sorted(_endings(root).items()) if ending in ignored}
+    used = [reader.filename(number) for number in range(len(reader))]
+    counts = getattr(getattr(reader, "reader", reader), "files", None)
+    if isinstance(counts, FileCounts):
+        return replace(counts, used=FileCounts.of(used, ()).used)
+    if type(reader).__name__ != "ReaderImageFolder":
+        return FileCounts.of(used, ())
+    folders, known = list(walk_images(str(reader.root))), set(used)  # timm's reader counts nothing
+    files = [os.path.join(folder.path, name) for folder in folders for name in folder.images + folder.others]
+    return FileCounts.of(
+        used,
+        [file for file in files if file not in known],
+        sum(folder.leftovers for folder in folders),
+        empty_folders([folder.path for folder in folders], map(os.path.dirname, used)),
+    )
 
 
-def _root(reader: Any) -> Path | None:
-    """Return the folder of the class folders; None for other readers."""
-    by_folder = type(reader).__name__ in ("ReaderImageFolder", "FolderReader")
-    return Path(reader.root) if by_folder else None
+def unread_files(counts: "FileCounts") -> dict[str, int]:
+    """Return how many files by ending are left out although they are images: of Pillow's formats, or of cameras.
 
+    Args:
+        counts: The counts of a split.
+    """
+    from timm_accel.data.image_files import image_endings
 
-def _endings(folder: Path) -> Counter[str]:
-    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
-    return Counter(os.path.splitext(name)[1].lower() for name in files)
+    images = image_endings() | _CAMERA_ENDINGS
+    return {ending: count for ending, count in sorted(counts.left_out.items()) if ending in images}

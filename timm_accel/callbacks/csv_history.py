@@ -1,14 +1,16 @@
 """Write the history to a CSV file, one row per epoch."""
 
+import csv
+from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_accel.atomic import atomic_write
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
+from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_run_dir
-from timm_accel.text_files import read_csv, write_csv
+from timm_accel.text_files import cell_of, unescaped, write_csv
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -32,7 +34,8 @@ class CsvHistoryCallback(Callback):
         self.path = None if path is None else Path(path)
         self._file: Path | None = None
         self._columns: list[str] = []
-        self._unwritten: list[dict[str, Any]] = []
+        self._rows = Growing()  # of text
+        self._size = 0  # of the file in bytes
         self._optional = OptionalFile()
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -50,35 +53,51 @@ class CsvHistoryCallback(Callback):
             [] if trainer.belongs_to_run(self._file) else [self._file.name],
             argument="the folder of path",
         )
-        self._columns, self._unwritten, self._metrics = [], [], FreshMetrics(trainer.run_history)
+        self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
         self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the content of the file, and which metrics are in it."""
-        assert self._file is not None
-        text = self._file.read_bytes().decode() if self._columns else ""
-        return {"text": text, "columns": self._columns, "seen": self._metrics.state_dict()}
+        """Return the rows of the file, and which metrics are in it."""
+        return {"columns": self._columns, "rows": self._rows, "seen": self._metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the content of the file."""
         self._columns = list(state_dict["columns"])
+        text = csv.DictReader(StringIO(state_dict.get("text", ""), newline=""))  # of a state of format 1
+        old = ({name: unescaped(cell) for name, cell in row.items()} for row in text)
+        self._rows = Growing([*state_dict.get("rows", ()), *old])
         self._metrics.load_state_dict(state_dict["seen"])
-        assert self._file is not None
         if self._writes and self._columns:
-            with atomic_write(self._file) as path:
-                path.write_bytes(state_dict["text"].encode())
+            self._rewrite()
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
         row: dict[str, Any] = epoch | plain_value(self._metrics.take(trainer.run_history))
-        if self._writes:
-            self._unwritten.append(row)
+        self._rows.append({name: "" if value is None else str(value) for name, value in row.items()})
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        if self._writes and (new or not self._append(self._rows[-1])):
             with self._optional.writing(trainer.print):
-                self._write()
+                self._rewrite()
 
-    def _write(self) -> None:
+    def _append(self, row: dict[str, str]) -> bool:
+        """Append a row to the file as it was written last; return whether that was possible."""
         assert self._file is not None
-        rows = [*(read_csv(self._file) if self._columns else []), *self._unwritten]
-        columns = list(dict.fromkeys([*self._columns, *(name for row in self._unwritten for name in row)]))
-        write_csv(self._file, [columns, *([each.get(name) for name in columns] for each in rows)])
-        self._columns, self._unwritten = columns, []
+        line = StringIO(newline="")
+        csv.writer(line).writerow([cell_of(row.get(name, "")) for name in self._columns])
+        added = line.getvalue().encode()
+        self._size += len(added)
+        try:
+            with open(self._file, "r+b", buffering=0) as file:
+                file.seek(0, SEEK_END)
+                file.write(added)
+                return file.tell() == self._size
+        except OSError:  # the disk is full, or the file was deleted
+            return False
+
+    def _rewrite(self) -> None:
+        assert self._file is not None
+        rows = ([row.get(name, "") for name in self._columns] for row in self._rows)
+        self._size = -1  # where this write fails, the next one is whole too
+        write_csv(self._file, [self._columns, *rows])
+        self._size = self._file.stat().st_size

@@ -12,10 +12,10 @@ from timm_accel.messages import nearest
 
 
 def is_better(value: float, best: float | None, greater_is_better: bool, margin: float = 0.0) -> bool:
-    """Whether `value` beats `best` by more than `margin`. A value that is not finite never does."""
+    """Whether `value` beats `best` by more than `margin`. A value that is not finite never does, and none is kept."""
     if not isfinite(value):
         return False
-    if best is None:
+    if best is None or not isfinite(best):
         return True
     return value - best > margin if greater_is_better else best - value > margin
 

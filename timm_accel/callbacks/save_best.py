@@ -1,6 +1,6 @@
 """Save the best weights and the best EMA weights, each by the metric of these weights."""
 
-import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,13 +8,15 @@ from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
-from timm_accel.models import CONFIG_FILE, remove_unfinished, save_classifier
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.run_dir import check_run_dir
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
+
+_NEXT = "The state restores them if it is of their epoch; otherwise the next evaluation saves the best weights again."
 
 
 class SaveBestCallback(Callback):
@@ -52,6 +54,8 @@ class SaveBestCallback(Callback):
         self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
         self._files = {name: OptionalFile() for name in self.FOLDERS}
+        self._lost: set[str] = set()
+        self._saved: dict[str, dict[str, Any]] = {}  # the best metrics of the state
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._root = self.save_dir or trainer.run_dir
@@ -63,36 +67,63 @@ class SaveBestCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._root is not None
-        self.best = {}
+        self.best, self._lost, self._saved = {}, set(), {}
         trainer.check_metric("watch_metric", self.watch_metric)
         owns = all(trainer.belongs_to_run(self._folder(name)) for name in self.FOLDERS)
         check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
         if owns:
-            self.best = on_main_process(trainer.current_run().accelerator, self._read_best)
+            self.best, lost = on_main_process(trainer.current_run().accelerator, self._read_best)
+            self._report_lost(trainer, lost)
 
-    def _read_best(self) -> dict[str, dict[str, Any]]:
-        """Return the best metrics as the folders hold them: a resumed run never replaces better weights."""
-        found = {}
+    def _read_best(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Return the best metrics as the folders hold them, and what is wrong with folders whose weights are lost.
+
+        A resumed run never replaces better weights, so the folders count, not the state.
+        """
+        found, lost = {}, {}
         for name in self.FOLDERS:
-            remove_unfinished(self._folder(name))
-            config, metric = self._folder(name) / CONFIG_FILE, metric_prefix(name) + self.watch_metric
-            best = json.loads(config.read_text()).get("best") if config.is_file() else None
-            if best is None:
+            folder, metric = self._folder(name), metric_prefix(name) + self.watch_metric
+            remove_unfinished(folder)
+            if not folder.exists():
                 continue
-            if best["metric"] != metric:
+            _refuse_other_kinds(folder)
+            try:
+                found[name] = _best_in(folder)
+            except (ValueError, OSError) as error:
+                lost[name] = str(error)
+                continue
+            if found[name]["metric"] != metric:
                 raise ValueError(
-                    f"Expected watch_metric to be that of the weights in {str(config.parent)!r}, {best['metric']!r}, "
+                    f"Expected watch_metric to be that of the weights in {str(folder)!r}, {found[name]['metric']!r}, "
                     f"but got {metric!r}. Watch the same metric, or move the folder away."
                 )
-            found[name] = best
-        return found
+        return found, lost
+
+    def _report_lost(self, trainer: "LoopTrainer", lost: dict[str, str]) -> None:
+        self._lost |= lost.keys()
+        for name in sorted(lost):
+            trainer.print(f"{lost[name]} {_NEXT}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best metrics, for information. A resumed run reads the folders, which may be newer."""
+        """Return the best metrics. A resumed run reads the folders, which may be newer."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: the folders hold the best metrics."""
+        """Note which best weights there were."""
+        self._saved = state_dict["best"]
+
+    def on_resumed(self, trainer: "LoopTrainer", state: Path, **kwargs: Any) -> None:
+        if trainer.run_dir is not None and trainer.run_dir.resolve() in state.resolve().parents:
+            missing = self._saved.keys() - self.best.keys() - self._lost
+            what = "Expected {!r} to hold the best weights, but it is missing."
+            self._report_lost(trainer, {name: what.format(str(self._folder(name))) for name in missing})
+        progress, models = trainer.current_run().progress, trainer.evaluated_models()
+        for name in sorted(self._lost & self._saved.keys() & models.keys()):
+            best = self._saved[name]
+            is_its_epoch = (progress.epoch, progress.batch, progress.stage) == (best["epoch"], 0, "train")
+            is_its_metric = best["metric"] == metric_prefix(name) + self.watch_metric
+            if is_its_epoch and is_its_metric and self._save(trainer, name, best):
+                trainer.print(f"Restored the weights in {str(self._folder(name))!r} from {str(state)!r}.")
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.current_run().skips_evaluation:
@@ -106,20 +137,26 @@ class SaveBestCallback(Callback):
     def _save_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
         value = trainer.latest_metric("watch_metric", metric)
         if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
-            best = {"metric": metric, "value": value, "epoch": trainer.run_history.current_epoch}
-            if not trainer.current_run().accelerator.is_main_process:
-                return  # only the writer compares: it knows which weights were written
-            with self._files[name].writing(trainer.print):
-                save_classifier(
-                    trainer.evaluated_models()[name],
-                    self._folder(name),
-                    class_names(trainer.train_dataset),
-                    getattr(trainer.eval_dataset, "data_config", None),
-                    best=best,
-                    greater_is_better=self.greater_is_better,
-                    **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
-                )
-                self.best[name] = best
+            epoch = trainer.run_history.current_epoch
+            self._save(trainer, name, {"metric": metric, "value": value, "epoch": epoch})
+
+    def _save(self, trainer: "LoopTrainer", name: str, best: dict[str, Any]) -> bool:
+        """Save weights as the best ones, and return False where they cannot be written."""
+        if not trainer.current_run().accelerator.is_main_process:
+            self.best[name] = best
+            return True
+        with self._files[name].writing(trainer.print):
+            save_classifier(
+                trainer.evaluated_models()[name],
+                self._folder(name),
+                class_names(trainer.train_dataset),
+                getattr(trainer.eval_dataset, "data_config", None),
+                best=best,
+                greater_is_better=self.greater_is_better,
+                **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
+            )
+            self.best[name] = best
+        return not self._files[name].failed
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         for name, best in sorted(self.best.items(), reverse=True):
@@ -130,3 +167,30 @@ class SaveBestCallback(Callback):
     def _folder(self, name: str) -> Path:
         assert self._root is not None
         return self._root / self.FOLDERS[name]
+
+
+def _refuse_other_kinds(folder: Path) -> None:
+    """Raise an `OSError` where something else is in the place of the folder or of a file in it."""
+    for path, kind in ((folder, "folder"), (folder / CONFIG_FILE, "file"), (folder / WEIGHTS_FILE, "file")):
+        if path.exists() and path.is_dir() != (kind == "folder"):
+            raise FileExistsError(f"Expected {str(path)!r} to be a {kind}, but got something else. Move it away.")
+
+
+def _best_in(folder: Path) -> dict[str, Any]:
+    """Return the metric by which the weights in a folder are the best, its value and the epoch.
+
+    Raises:
+        ValueError: The weights or their config are missing or not as they were saved.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"Expected {str(folder)!r} to hold the best weights, but {CONFIG_FILE!r} is missing.")
+    config = read_config(folder)
+    check_weights(folder, config)
+    best: Any = config.get("best")
+    match best:
+        case {"metric": str(), "value": float(value), "epoch": int()} if isfinite(value):
+            return best
+    raise ValueError(
+        f"Expected 'best' in {str(folder / CONFIG_FILE)!r} to hold a metric, a finite value and an epoch, but got "
+        f"{str(best)[:100]!r}."
+    )

@@ -1,10 +1,15 @@
 """Save states that a run can resume from."""
 
+import os
 import time
+from contextlib import suppress
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.states.consensus import Stop, on_main_process
+from timm_accel.states.folder import MILESTONE, STATES, prune_states, state_folders
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -13,9 +18,9 @@ if TYPE_CHECKING:
 class SaveStateCallback(Callback):
     """Save the state of the run into ``state/`` of the run folder, for ``train(resume_from="auto")``.
 
-    With it, SIGTERM and SIGINT end the run at the next sync point, with a state and exit code 75. A state is always
-    saved at the end of the run. It is written when an update or an epoch is complete, so that a resumed run computes
-    the same bits.
+    With it, SIGTERM, SIGINT, SIGUSR1, SIGUSR2 and SIGHUP end the run at the next sync point, with a state and exit code
+    75. A state is always saved at the end of the run. It is written when an update or an epoch is complete, so that a
+    resumed run computes the same bits.
 
     Args:
         every_n_epochs: Epochs between two states; None for none at the ends of epochs.
@@ -23,6 +28,7 @@ class SaveStateCallback(Callback):
         every_minutes: Minutes between two states within the run; None for none.
         keep: The number of states to keep; older ones are deleted.
         milestone_every_n_epochs: Epochs between two states that are never deleted; None for none.
+        keep_when_done: The number of states to keep when the run is finished, at most `keep`; milestones stay too.
 
     Raises:
         ValueError: A number is too small, or the trainer has no ``run_dir``.
@@ -36,20 +42,23 @@ class SaveStateCallback(Callback):
         every_minutes: float | None = None,
         keep: int = 3,
         milestone_every_n_epochs: int | None = None,
+        keep_when_done: int = 1,
     ) -> None:
         counts = {
             "every_n_epochs": every_n_epochs,
             "every_n_updates": every_n_updates,
             "keep": keep,
+            "keep_when_done": keep_when_done,
             "milestone_every_n_epochs": milestone_every_n_epochs,
         }
         for name, count in counts.items():
-            if not (isinstance(count, int | Integral) and count >= 1) and (count is not None or name == "keep"):
+            needed = count is not None or name in ("keep", "keep_when_done")
+            if not (isinstance(count, int | Integral) and count >= 1) and needed:
                 raise ValueError(f"Expected {name} to be an integer of at least 1, but got {count!r}. Choose another.")
         if every_minutes is not None and not (isinstance(every_minutes, int | float | Real) and every_minutes > 0):
             raise ValueError(f"Expected every_minutes to be positive, but got {every_minutes!r}. Choose another.")
         self.every_n_epochs, self.every_n_updates, self.every_minutes = every_n_epochs, every_n_updates, every_minutes
-        self.keep, self.milestone_every_n_epochs = keep, milestone_every_n_epochs
+        self.keep, self.keep_when_done, self.milestone_every_n_epochs = keep, keep_when_done, milestone_every_n_epochs
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.run_dir is None:
@@ -75,6 +84,30 @@ class SaveStateCallback(Callback):
         if milestone or due or done == trainer.run_config.num_epochs:
             self._request(trainer, everywhere=True, milestone=milestone)
 
+    def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
+        if trainer.current_run().agreed.stop in (Stop.INTERRUPTED, Stop.FAILED):
+            return
+        assert trainer.run_dir is not None
+        root = trainer.run_dir / STATES
+
+        def tidy() -> tuple[int, int]:
+            last_is_milestone = any(folder.name.endswith(MILESTONE) for folder in state_folders(root)[:1])
+            prune_states(root, min(self.keep, self.keep_when_done - last_is_milestone))
+            return len(state_folders(root)), _bytes_below(root)
+
+        count, size = on_main_process(trainer.current_run().accelerator, tidy)
+        trainer.print(f"The states take {size / 1e6:.1f} MB ({count} in {str(root)!r}).")
+
     def _request(self, trainer: "LoopTrainer", **how: bool) -> None:
         trainer.request_save(**how)
         self._last_request = time.monotonic()
+
+
+def _bytes_below(root: Path) -> int:
+    """Return the bytes of all files below a folder; a file with several names counts once."""
+    sizes = {}
+    for path in root.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            found = os.lstat(path)
+            sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())

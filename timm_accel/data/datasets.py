@@ -9,9 +9,11 @@ from timm.data.constants import DEFAULT_CROP_PCT
 
 from timm_accel.data.classes import class_names
 from timm_accel.data.labeled_images import LabeledImages
+from timm_accel.data.readers.indexed_reader import log_files, name_alike
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.readers.reader_views import alike
-from timm_accel.data.sources import Source, open_class_folder
+from timm_accel.data.sources import Source
+from timm_accel.data.split_folders import open_class_folder
 from timm_accel.data.splitting import split_name
 from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
@@ -132,11 +134,14 @@ def create_datasets(
         crop_mode=crop_mode,
     )
     source = _source(data, train_path, val_path)
+    opened = {"train": source.open("train"), eval_split: source.open(eval_split)}
+    name_alike(opened.values())
+    log_files(opened)
     is_test = split_name(eval_split) != "val"
-    opened = alike(source.open("train"), source.open(eval_split), is_test)
-    prepare = PrepareImage(len(data_mean), settled_pixel_range(opened, pixel_range))
+    readers = alike(opened["train"], opened[eval_split], is_test)
+    prepare = PrepareImage(len(data_mean), settled_pixel_range(readers, pixel_range))
     train_prepare = take_crop(transform, prepare) if draft else prepare
-    readers = _cached(cache, draft, prepare, *opened)
+    readers = _cached(cache, draft, prepare, *readers)
     train_dataset = create_image_dataset(
         readers[0],
         transform,

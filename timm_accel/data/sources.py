@@ -16,13 +16,13 @@ from torch.utils.data import IterableDataset
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.equal_files import equal_images, merged_groups
 from timm_accel.data.readers.dataset_reader import DatasetReader
-from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
 from timm_accel.data.readers.manifest_folder import is_manifest, split_manifests
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 from timm_accel.data.readers.reader_views import ReaderPart
-from timm_accel.data.readers.tar_reader import open_tar, tar_splits
-from timm_accel.data.splitting import SPLITS, read_split, split_by_class, split_name, write_split
+from timm_accel.data.readers.tar_reader import tar_splits
+from timm_accel.data.split_folders import open_split, open_unsplit, split_folders
+from timm_accel.data.splitting import read_split, split_by_class, split_name, write_split
 from timm_accel.messages import missing_extra, one_line
 
 _STREAMS = {  # the extra and the packages of each
@@ -100,7 +100,7 @@ class Source:
             return _as_reader(part)
         if is_manifest(part):
             return self._of_manifests(parts, split)
-        return _open_unsplit(Path(part))
+        return open_unsplit(Path(part))
 
     def _of_manifests(self, parts: Mapping[str, Any], split: str) -> ManifestReader:
         """Return the manifest of a split; the classes are those of the manifests of all splits."""
@@ -176,11 +176,11 @@ class Source:
             if split not in manifests:
                 raise _missing(split, sorted(manifests), repr(str(path)))
             return self._of_manifests(manifests, split)
-        if path.is_dir() and (folders := _split_folders(path)):
+        if path.is_dir() and (folders := split_folders(path)):
             if split not in folders:
-                raise _missing(split, sorted(folders), repr(str(path)))
-            return _open_unsplit(folders[split])
-        return self._divide(lambda: _open_unsplit(path), split)
+                raise _missing(split, sorted(folders), repr(str(next(iter(folders.values())).parent)))
+            return open_split(split, folders)
+        return self._divide(lambda: open_unsplit(path), split)
 
     def _of_manifest(self, path: Path, split: str) -> Any:
         if "split" in manifest_columns(path):
@@ -249,45 +249,6 @@ def _as_reader(data: Any) -> Any:
             "as hfids/NAME."
         )
     return DatasetReader(data)
-
-
-def _open_unsplit(path: Path) -> Any:
-    """Return the reader of a folder of classes, of a tar, or of a folder of tars."""
-    if path.suffix.lower() == ".tar" and path.is_file():
-        return open_tar(path)
-    if path.is_dir() and any(each.suffix.lower() == ".tar" for each in path.iterdir()):
-        return open_tar(path)
-    return open_class_folder(path)
-
-
-def open_class_folder(root: str | Path) -> FolderReader:
-    """Return the reader of a folder with one folder of images for each class.
-
-    Args:
-        root: The folder.
-
-    Raises:
-        FileNotFoundError: It is missing or holds no images.
-        ValueError: An image lies in it, next to the folders.
-    """
-    reader = FolderReader(root)
-    if "" in reader.class_to_idx:  # timm's class name for images in the root
-        stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
-        raise ValueError(
-            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
-            "Move it into the folder of its class."
-        )
-    return reader
-
-
-def _split_folders(path: Path) -> dict[str, Path]:
-    """Return the folders or tars of the splits; none where there is neither ``train`` nor ``val``."""
-    found = {}
-    for each in sorted(path.iterdir()):
-        name = split_name(each.stem if each.suffix.lower() == ".tar" else each.name)
-        if name in SPLITS and (each.is_dir() or each.suffix.lower() == ".tar"):
-            found[name] = each
-    return found if {"train", "val"} & found.keys() else {}
 
 
 def check_group(group: str) -> None:

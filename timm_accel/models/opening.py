@@ -10,7 +10,8 @@ from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.heads import Head, attach_head
-from timm_accel.models.saving import CONFIG_FILE, PIXEL_RANGE, WEIGHTS_FILE, read_config
+from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
+from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -29,7 +30,8 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The model is not a timm model, the head is missing or superfluous, or the weights do not fit.
+        ValueError: A file has changed since it was saved, the model is not a timm model, the head is missing or
+            superfluous, or the weights do not fit.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -39,6 +41,7 @@ def open_classifier(folder: str | Path, head: Head | None = None) -> tuple[nn.Mo
                 "Name the folder best or best_ema of a run."
             )
     config = read_config(folder)
+    check_weights(folder, config)
     if not config.get("architecture"):
         raise ValueError(
             f"Expected folder to hold a model of timm, but got {str(folder)!r} ({config.get('note', 'no architecture')}"
@@ -114,6 +117,12 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
         )
     if weights is not None or len(found) == 1:
         return run / (weights or next(iter(found)))
-    best, best_ema = (found[name].get("best", {}).get("value", float("nan")) for name in WEIGHTS)
+    best, best_ema = (_best_value(found[name]) for name in WEIGHTS)
     ema_is_better = best_ema > best if found["best"].get("greater_is_better", True) else best_ema < best
     return run / WEIGHTS[ema_is_better]
+
+
+def _best_value(config: dict[str, Any]) -> float:
+    best = config.get("best")
+    value = best.get("value") if isinstance(best, dict) else None
+    return value if isinstance(value, float) else float("nan")

@@ -11,12 +11,10 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_accel.atomic import atomic_write, remove_leftover
-from timm_accel.messages import one_line
 from timm_accel.models.heads import MlpHead, classifier_names
+from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, signed_config
 from timm_accel.models.trial import create_on_meta
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 PIXEL_RANGE = "pixel_range"  # in the config, and in the data config
 
 
@@ -32,7 +30,8 @@ def save_classifier(
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then gives the same logits. The config names another head
     than timm's under ``head``: then timm gives the same features with ``num_classes=0``, and `open_classifier` rebuilds
     the complete model. A note in the config tells when timm cannot rebuild the model at all. Each file is written
-    atomically.
+    atomically. The config has the size and SHA-256 of the weights and a SHA-256 of its content under ``integrity``,
+    which are checked when the folder is opened.
 
     Args:
         model: The unwrapped model.
@@ -49,27 +48,8 @@ def save_classifier(
         _write_classifier(model, config.parent, named)
         if data_config is not None:
             _write_data_config(config, data_config)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of ``config.json`` in a folder.
-
-    Raises:
-        ValueError: It is empty or broken.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of a byte that is not UTF-8
-        raise ValueError(
-            f"Expected {CONFIG_FILE} to be JSON, but got {str(path)!r} ({one_line(error)}). Copy or save it again."
-        ) from error
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"Expected {CONFIG_FILE} to hold names with values, but got {str(path)!r} with a "
-            f"{type(config).__name__}. Copy or save it again."
-        )
-    return config
+        signed = signed_config(config.parent, json.loads(config.read_text()))
+        config.write_text(json.dumps(signed, indent=2))
 
 
 def remove_unfinished(folder: Path) -> None:

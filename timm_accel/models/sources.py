@@ -9,7 +9,7 @@ import torch
 from timm.models import clean_state_dict, load_state_dict
 
 from timm_accel.messages import one_line
-from timm_accel.models.saving import CONFIG_FILE, WEIGHTS_FILE, read_config
+from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
@@ -78,6 +78,7 @@ def read_source(weights: str | Path) -> FoundWeights:
 def _read_folder(folder: Path) -> FoundWeights:
     if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         config = read_config(folder)
+        check_weights(folder, config)
         return FoundWeights(str(folder), _tensors(folder / WEIGHTS_FILE), config)
     for name in _BEST:
         if (folder / name / WEIGHTS_FILE).is_file():
@@ -92,6 +93,7 @@ def _read_folder(folder: Path) -> FoundWeights:
 
 def _read_state(path: Path) -> FoundWeights:
     state = open_state(path)
+    state.check()
     held = held_weights(state.load(COMMON))
     which = "its EMA weights" if held.name == EMA_MODEL else "its model"
     return FoundWeights(f"{state.folder} ({which})", held.tensors)

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from timm_accel.atomic import atomic_write
-from timm_accel.models import CONFIG_FILE
-from timm_accel.models.saving import read_config
+from timm_accel.models import CONFIG_FILE, read_config, signed_config
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.labeled import collect, open_labeled, open_reader
 
@@ -97,6 +96,6 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def _store(path: Path, temperature: float) -> None:
-    config = {**read_config(path.parent), "temperature": temperature}
+    config = signed_config(path.parent, {**read_config(path.parent), "temperature": temperature})
     with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(config, indent=2))

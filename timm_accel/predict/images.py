@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
+from timm_accel.data.image_files import list_images
 from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
@@ -183,13 +183,13 @@ def _content(item: Any) -> bytes | Unreadable:
 
 
 def _files(folder: Path) -> list[Path]:
-    found, _ = find_images_and_targets(str(folder))
+    found, counts = list_images(folder)
     if not found:
         raise FileNotFoundError(
-            f"Expected images to be a folder that holds images, but got {str(folder)!r}, which holds none. "
-            "Correct the path."
+            f"Expected images to be a folder that holds images, but got {str(folder)!r}, {counts.why_none()}"
         )
-    return [Path(path) for path, _ in found]
+    counts.log(repr(str(folder)))
+    return [folder / path for path in found]
 
 
 def _from_array(pixels: np.ndarray | Tensor) -> Image.Image | Unreadable:

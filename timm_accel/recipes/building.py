@@ -196,7 +196,11 @@ def _create_losses(recipe: Recipe, train_set: Any) -> tuple[nn.Module, nn.Module
 
 def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     state = SaveStateCallback(
-        recipe.save_every_n_epochs, recipe.save_every_n_updates, recipe.save_every_minutes, recipe.keep_states
+        recipe.save_every_n_epochs,
+        recipe.save_every_n_updates,
+        recipe.save_every_minutes,
+        recipe.keep_states,
+        keep_when_done=recipe.keep_states_when_done,
     )
     saving = [SaveBestCallback(watched), CsvHistoryCallback, state, TimeLimitCallback(recipe.max_minutes)]
     stopping = []

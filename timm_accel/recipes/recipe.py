@@ -54,7 +54,8 @@ _ARTICLE = TimmMixupTrainer.default_scheduler_args or {}
 _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or, with a warning, with other batches
     *("data_dir", "run_dir", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_workers", "resume"),
     "cache",
-    *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states", "max_minutes"),
+    *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states"),
+    *("keep_states_when_done", "max_minutes"),
     *("data_root", "download", "on_error", "patience", "min_delta", "evaluate_every_n_epochs", "train_accuracy"),
     *("mixed_precision", "torch_compile"),
 }
@@ -286,6 +287,8 @@ class Recipe:
     """Minutes between two states; None for none within an epoch."""
     keep_states: int = field(default=default_of(SaveStateCallback, "keep"), metadata=INTEGER_FROM_1)
     """The number of states to keep."""
+    keep_states_when_done: int = field(default=default_of(SaveStateCallback, "keep_when_done"), metadata=INTEGER_FROM_1)
+    """The number of states to keep when the run is finished."""
     max_minutes: float | None = field(default=None, metadata=POSITIVE)
     """Save a state and exit with code 75 after so many minutes; None for no limit."""
     patience: int | None = field(default=None, metadata=INTEGER_FROM_1)

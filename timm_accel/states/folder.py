@@ -1,8 +1,10 @@
 """State folders. A state is written under a temporary name, flushed and renamed, so a kill leaves no partial state.
 
 A state is ``state/SERIAL_epoch_E_batch_B/`` with ``common.pt``, one ``rank_R.pt`` for each process, and
-``manifest.json``, which names every file's size and SHA-256. Higher serials are newer; ``state/latest`` holds the name
-of the newest. The files hold only tensors and plain values, and load with ``weights_only=True``.
+``manifest.json``, which names every file's size and SHA-256, and has a SHA-256 itself. Higher serials are newer;
+``state/latest`` holds the name of the newest, as a hint for people. The files hold only tensors and plain values, and
+load with ``weights_only=True``. Files that never change once they are written are hard links to those of the state
+before. The name of a state that is never deleted ends with ``_milestone``.
 """
 
 import hashlib
@@ -10,24 +12,23 @@ import json
 import os
 import re
 import shutil
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-FORMAT = 1
+from timm_accel.states.manifest import FORMAT, read_manifest, signed
+
 STATES = "state"
 MANIFEST = "manifest.json"
 COMMON = "common.pt"
 LATEST = "latest"
 UNFINISHED = ".unfinished"
-_NAME = re.compile(r"(\d{6,})_epoch_\d+_batch_\d+")
-_PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
+MILESTONE = "_milestone"
+_NAME = re.compile(rf"(\d{{6,}})_epoch_\d+_batch_\d+({MILESTONE})?")
 
 
 class DamagedStateError(ValueError):
@@ -37,31 +38,6 @@ class DamagedStateError(ValueError):
 def rank_file(rank: int) -> str:
     """Return the name of the file with the part of a rank."""
     return f"rank_{rank}.pt"
-
-
-def plain(value: Any, where: str) -> Any:
-    """Return the value with numpy's numbers as python's numbers.
-
-    Raises:
-        TypeError: Something in it is neither a tensor nor a plain value, so that it would load only by running code.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) in _PLAIN or type(value) in (torch.Tensor, torch.nn.Parameter, Counter):
-        return value
-    if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        copied: Any = kind((plain(key, where), plain(item, f"{where}[{key!r}]")) for key, item in value.items())
-        if hasattr(value, "_metadata"):  # torch's versions of the format of each module
-            copied._metadata = value._metadata
-        return copied
-    if type(value) in (list, tuple, set):
-        return type(value)(plain(item, where) for item in value)
-    raise TypeError(
-        f"Expected {where} to hold tensors and plain values, since a state must load without running code, but got "
-        f"{type(value).__module__}.{type(value).__qualname__}. Turn it into numbers, text, lists or tensors in "
-        "state_dict()."
-    )
 
 
 @dataclass(frozen=True)
@@ -79,23 +55,41 @@ class SavedState:
         """Compare every file with the manifest.
 
         Raises:
-            DamagedStateError: A file is missing, truncated or changed; the message names it.
+            DamagedStateError: A file is missing, truncated, changed or superfluous; the message names it.
         """
+        if odd := sorted(name for name in os.listdir(self.folder) if not self._may_hold(name)):
+            raise _damaged(self.folder, odd[0], "is no file of it. Remove that file")
         for name, (size, digest) in self.manifest["files"].items():
             path = self.folder / name
             found = path.stat().st_size if path.is_file() else None
             if found != size:
-                raise self._damaged(name, "is missing" if found is None else f"has {found} bytes instead of {size}")
-            if _digest(path) != digest:
-                raise self._damaged(name, "has changed since it was written (its SHA-256 differs)")
+                how = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise _damaged(self.folder, name, how)
+            try:
+                is_same = _digest(path) == digest
+            except OSError as error:
+                raise _damaged(self.folder, name, f"cannot be read ({error.strerror})") from error
+            if not is_same:
+                raise _damaged(self.folder, name, "has changed since it was written (its SHA-256 differs)")
 
-    def _damaged(self, name: str, how: str) -> DamagedStateError:
-        return DamagedStateError(
-            f"Expected the state {str(self.folder)!r} to be complete, but {name!r} {how}. Use another state."
-        )
+    def _may_hold(self, name: str) -> bool:
+        return name == MANIFEST or name in self.manifest["files"] or name.startswith(".")  # of a file manager, or NFS
 
 
-def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[str, Any]) -> SavedState:
+def _damaged(folder: Path, name: str, how: str) -> DamagedStateError:
+    return DamagedStateError(
+        f"Expected the state {str(folder)!r} to be complete, but {name!r} {how}. Use another state."
+    )
+
+
+def write_state(
+    root: Path,
+    name: str,
+    files: Mapping[str, Any],
+    about: Mapping[str, Any],
+    constant: Mapping[str, Callable[[], Any]] | None = None,
+    before: SavedState | None = None,
+) -> SavedState:
     """Write a new state below `root`, and flush it to the disk.
 
     Removes what earlier writes left unfinished, and its partial folder if it fails.
@@ -105,24 +99,24 @@ def write_state(root: Path, name: str, files: Mapping[str, Any], about: Mapping[
         name: The part of the folder's name after the serial.
         files: The content of each file.
         about: Plain values for the manifest.
+        constant: What returns the content of each file that stays the same from one state to the next.
+        before: The state that holds the constant files already, so that they are linked.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written to.
     """
     _remove_unfinished(root)
     serial = 1 + max((int(folder.name.split("_")[0]) for folder in state_folders(root)), default=0)
-    folder = root / f"{serial:06d}_{name}"
+    folder = root / f"{serial:06d}_{name}{MILESTONE if about.get('milestone') else ''}"
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
         unfinished.mkdir(parents=True)
+        written = {}
+        for file_name, make in (constant or {}).items():
+            written[file_name] = _link(file_name, unfinished, before) or _write(unfinished / file_name, make())
         for file_name, content in files.items():
-            with open(unfinished / file_name, "wb") as file:
-                _save(content, file)
-                _flush(file)
-        written = {
-            file_name: [(unfinished / file_name).stat().st_size, _digest(unfinished / file_name)] for file_name in files
-        }
-        manifest = {"format": FORMAT, **about, "files": written}
+            written[file_name] = _write(unfinished / file_name, content)
+        manifest = signed({"format": FORMAT, **about, "files": written})
         with open(unfinished / MANIFEST, "w") as text:
             json.dump(manifest, text, indent=2)
             _flush(text)
@@ -147,13 +141,32 @@ def tidy_states(root: Path, newest: SavedState) -> None:
     _remove_unfinished(root)
     with suppress(OSError):  # a read-only folder can still be read
         latest = root / LATEST
-        if not latest.is_file() or latest.read_text().strip() != newest.folder.name:
+        if _named_by(latest) != newest.folder:
             _write_latest(root, newest.folder.name)
 
 
 def _remove_unfinished(root: Path) -> None:
     for left in root.glob(f"*{UNFINISHED}"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _link(name: str, folder: Path, before: SavedState | None) -> list[Any] | None:
+    """Link a file of the state before; return its size and SHA-256, or None where it has to be written."""
+    entry = before and before.manifest["files"].get(name)
+    if not entry or before is None:
+        return None
+    try:
+        os.link(before.folder / name, folder / name)
+    except OSError:  # that state was deleted, or the file system has no hard links
+        return None
+    return entry
+
+
+def _write(path: Path, content: Any) -> list[Any]:
+    with open(path, "wb") as file:
+        _save(content, file)
+        _flush(file)
+    return [path.stat().st_size, _digest(path)]
 
 
 def _save(content: Any, file: Any) -> None:
@@ -180,6 +193,8 @@ def _flush(file: Any) -> None:
 
 def flush_folder(folder: Path) -> None:
     """Put a folder's entries on the disk; without it a renamed file may be gone after a power cut."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -210,30 +225,42 @@ def open_state(path: str | Path) -> SavedState:
     """
     folder = Path(path)
     if folder.name == LATEST and folder.is_file():
-        folder = folder.parent / folder.read_text().strip()
+        folder = _named_by(folder) or next(iter(state_folders(folder.parent)), folder)
     if not (folder / MANIFEST).is_file():
-        if _NAME.fullmatch(folder.name) and folder.is_dir():
-            raise DamagedStateError(
-                f"Expected the state {str(folder)!r} to be complete, but {MANIFEST!r} is missing. Use another state."
-            )
+        if _NAME.fullmatch(folder.name) and os.path.lexists(folder):
+            raise _damaged(folder, MANIFEST, "is missing")
         raise ValueError(
             f"Expected a folder with a state, which holds {MANIFEST!r}, but got {str(path)!r}. "
             f"Name a folder in RUN_DIR/{STATES}, or pass 'auto'."
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedStateError(
-            f"Expected the state {str(folder)!r} to be complete, but {MANIFEST!r} cannot be read ({error}). "
-            "Use another state."
-        ) from error
-    if version > FORMAT:
+        manifest = read_manifest(folder / MANIFEST)
+    except ValueError as error:
+        raise _damaged(folder, MANIFEST, str(error)) from error
+    if manifest["format"] > FORMAT:
         raise ValueError(
-            f"Expected a state of format {FORMAT} or older, but {str(folder)!r} has format {version}, written by "
-            f"timm_accel {manifest.get('versions', {}).get('timm_accel')}. Upgrade timm_accel."
+            f"Expected a state of format {FORMAT} or older, but {str(folder)!r} has format {manifest['format']}, "
+            f"written by timm_accel {_writer_of(manifest)}. Upgrade timm_accel."
         )
+    ranks = [rank_file(rank) for rank in range(manifest["num_processes"])]
+    if missing := [name for name in (COMMON, *ranks) if name not in manifest["files"]]:
+        raise _damaged(folder, MANIFEST, f"does not name {missing[0]!r}")
     return SavedState(folder, manifest)
+
+
+def _named_by(latest: Path) -> Path | None:
+    """Return the state that ``latest`` names; None where it names none."""
+    try:
+        with open(latest, errors="replace") as file:
+            name = file.read(1000).strip()
+    except OSError:
+        return None
+    return latest.parent / name if _NAME.fullmatch(name) and (latest.parent / name).is_dir() else None
+
+
+def _writer_of(manifest: Mapping[str, Any]) -> Any:
+    versions = manifest.get("versions")
+    return versions.get("timm_accel") if isinstance(versions, dict) else "of an unknown version"
 
 
 def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None:
@@ -260,15 +287,13 @@ def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None
 
 def prune_states(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` states; milestones do not count and stay."""
-    ordinary = []
-    for folder in state_folders(root):
+    ordinary = [folder for folder in state_folders(root) if not folder.name.endswith(MILESTONE)]
+    for folder in ordinary[keep:]:
         try:
-            milestone = open_state(folder).manifest.get("milestone", False)
+            if open_state(folder).manifest["milestone"]:  # of format 1
+                continue
         except ValueError:
             continue  # damaged, or of another version: left for the user to look at
-        if not milestone:
-            ordinary.append(folder)
-    for folder in ordinary[keep:]:
         doomed = folder.with_name(folder.name + UNFINISHED)  # complete or gone, never a partial state
         with suppress(OSError):  # in use, or on a read-only disk: the new state matters more
             folder.rename(doomed)

@@ -4,6 +4,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -50,6 +51,7 @@ def lock_run_dir(folder: Path) -> FileLock:
 
     Raises:
         BlockingIOError: Another run holds it; the message names its process.
+        OSError: The file system has no locks.
     """
     path = folder / LOCK
     lock = FileLock(path, timeout=0)
@@ -57,15 +59,36 @@ def lock_run_dir(folder: Path) -> FileLock:
         lock.acquire()
     except (Timeout, RuntimeError) as error:  # RuntimeError: held by this very process
         raise BlockingIOError(
-            f"Expected one run at a time in {str(folder)!r}, but another uses it (process {_holder(path)}). "
-            "Wait for it or end it, or name another folder."
+            f"Expected one run at a time in {str(folder)!r}, but another uses it ({_holder(path)}"
         ) from error
-    path.write_text(f"{os.getpid()}\n{platform.node()}\n")  # as filelock does on a file system without locks
+    except OSError as error:  # such as ENOLCK of a network file system
+        raise type(error)(
+            error.errno,
+            f"Expected run_dir to be on a file system with locks, since one run at a time may write there, but got "
+            f"{str(folder)!r} ({error.strerror}). Name a folder on another disk, or mount it with locks",
+        ) from error
+    me = [str(os.getpid()), platform.node()]
+    if _lines(path)[:2] != me:  # on a file system without flock filelock has written them, and looks for its file
+        path.write_text("\n".join([*me, ""]))
     return lock
 
 
+def _lines(path: Path) -> list[str]:
+    with suppress(OSError), open(path, errors="replace") as file:
+        return file.read(1000).split("\n")
+    return []
+
+
 def _holder(path: Path) -> str:
-    return " on ".join(path.read_text().split()[:2])
+    """Return who holds the lock and what to do, as the end of a sentence that began with a parenthesis."""
+    match _lines(path):
+        case [process, host, *_] if process.isdecimal() and host.isprintable() and host:
+            remedy = "" if host == platform.node() else f" If it has ended with its machine, delete {str(path)!r}."
+            return f"process {process} on {host}). Wait for it or end it, or name another folder.{remedy}"
+    return (
+        f"{str(path)!r} does not tell which process). Wait for it or end it, or name another folder; if no run uses "
+        "the folder, delete that file."
+    )
 
 
 def unlock_run_dir(lock: FileLock) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
-    COMMON,
     STATES,
     SavedState,
     newest_state,
@@ -22,6 +21,7 @@ from timm_accel.states.folder import (
     tidy_states,
     write_state,
 )
+from timm_accel.states.growing import GrowingParts, load_common
 from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.training import snapshot
 from timm_accel.training.identity import (
@@ -67,6 +67,8 @@ class Checkpointer:
         self.trainer, self.resume_from, self.run_dir = trainer, resume_from, trainer.run_dir
         self.resumed: SavedState | None = None
         self.last_state: Path | None = None
+        self.growing = GrowingParts()
+        self._before: SavedState | None = None  # what a new state links files of
         self.identity: Mapping[str, Any] = {}
         self._lock: Any = None
 
@@ -188,7 +190,8 @@ class Checkpointer:
             "run": self.identity,
         }
         name = f"epoch_{run.progress.epoch}_batch_{run.progress.batch}"
-        state = write_state(self.run_dir / STATES, name, snapshot.take(run, ranks), about)
+        files, constant = snapshot.take(run, ranks, self.growing)
+        state = self._before = write_state(self.run_dir / STATES, name, files, about, constant, self._before)
         if self.trainer.keep_states is not None:
             prune_states(self.run_dir / STATES, self.trainer.keep_states)
         return state.folder
@@ -204,11 +207,13 @@ class Checkpointer:
             )
         same_length = all(saved[name] == current[name] for name in LENGTH)
         run.progress, run.num_updates = _resume_position(saved, current)
-        snapshot.restore_shared(self.trainer, state.load(COMMON), same_length)
+        snapshot.restore_shared(self.trainer, load_common(state, self.growing), same_length)
+        self._before = state
         loss = snapshot.restore_rank(run, state)
         run.resumed_loss = loss if run.progress.batch else None
         self.last_state = state.folder
         self._report(run, current, same_length)
+        run.notify("on_resumed", state=state.folder)
         if self.keeps_states and self.resume_from != "auto":
             self.save(run, stopped=saved["stopped"])  # "auto" now resumes from here
 

@@ -6,7 +6,7 @@ buffers, which DDP does not keep equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from timm_accel.callbacks.recorded_metrics import plain_value
-from timm_accel.states.folder import COMMON, SavedState, plain, rank_file
+from timm_accel.states.folder import COMMON, SavedState, rank_file
+from timm_accel.states.growing import Growing, GrowingParts, Key
+from timm_accel.states.plain import plain
 from timm_accel.states.running_mean import RunningMean
 
 if TYPE_CHECKING:
@@ -84,23 +86,57 @@ def load_components(trainer: LoopTrainer, saved: dict[str, Any]) -> dict[str, An
     return saved
 
 
-def take_shared(trainer: LoopTrainer) -> dict[str, Any]:
-    """Return the part that all processes share.
+def take_shared(trainer: LoopTrainer, parts: GrowingParts) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Return the part that all processes share, and what makes the content of each part of the lists that grow.
 
     Raises:
         TypeError: Something in it is neither a tensor nor a plain value.
     """
     scaler, scheduler = trainer._accelerator.scaler, trainer.scheduler
-    callbacks = stateful_callbacks(trainer)
-    return {
+    callbacks = {name: part.state_dict() for name, part in stateful_callbacks(trainer).items()}
+    constant, rest = parts.split(_growing_lists(trainer, callbacks), _take_value)
+    shared = {
         "model": plain(trainer.get_unwrapped_model().state_dict(), "the model's state"),
         "optimizer": plain(trainer.current_run().unwrapped_optimizer.state_dict(), "the optimizer's state"),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "history": _take_history(trainer.run_history),
+        "history": {"epoch": trainer.run_history.current_epoch, "metrics": {}},
         "scheduler": None if scheduler is None else plain(trainer.scheduler_state(), "the scheduler's state"),
-        "callbacks": {name: plain(part.state_dict(), name) for name, part in callbacks.items()},
+        "callbacks": {name: plain(_constant(state), name) for name, state in callbacks.items()},
         "components": take_components(trainer),
     }
+    _put(rest, shared)
+    return shared, constant
+
+
+def growing_lists(trainer: LoopTrainer) -> dict[Key, list[Any]]:
+    """Return the lists of a run that only get longer: the metrics of its history, and those of callbacks."""
+    return _growing_lists(trainer, {name: part.state_dict() for name, part in stateful_callbacks(trainer).items()})
+
+
+def _growing_lists(trainer: LoopTrainer, callbacks: Mapping[str, Mapping[str, Any]]) -> dict[Key, list[Any]]:
+    history = trainer.run_history
+    names = sorted(history.get_metric_names())
+    metrics: dict[Key, list[Any]] = {("history", "metrics", name): history.get_metric_values(name) for name in names}
+    return metrics | {
+        ("callbacks", callback, name): values
+        for callback, state in callbacks.items()
+        for name, values in _growing_of(state).items()
+    }
+
+
+def _growing_of(state: Any) -> dict[str, Growing]:
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {name: value for name, value in items if isinstance(value, Growing)}
+
+
+def _constant(state: Any) -> Any:
+    grows = _growing_of(state)
+    return {name: value for name, value in state.items() if name not in grows} if grows else state
+
+
+def _put(lists: Mapping[Key, list[Any]], shared: dict[str, Any]) -> None:
+    for (kind, owner, name), values in lists.items():
+        shared[kind][owner][name] = values
 
 
 def restore_shared(trainer: LoopTrainer, shared: Mapping[str, Any], same_length: bool) -> None:
@@ -108,7 +144,7 @@ def restore_shared(trainer: LoopTrainer, shared: Mapping[str, Any], same_length:
 
     Args:
         trainer: The trainer, with the run's scheduler.
-        shared: What `take_shared` returned.
+        shared: What `load_common` returned.
         same_length: Whether the run is as long as when it was saved.
 
     Raises:
@@ -159,20 +195,18 @@ def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
     return loss
 
 
-def take(run: TrainingRun, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the contents of a state's files.
+def take(
+    run: TrainingRun, ranks: list[dict[str, Any]], parts: GrowingParts
+) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Return the contents of a state's files, and what makes those that do not change from state to state.
 
     Args:
         run: The run.
         ranks: What `take_rank` returned on each process.
+        parts: The parts of the lists that grow.
     """
-    return {COMMON: take_shared(run.trainer)} | {rank_file(rank): part for rank, part in enumerate(ranks)}
-
-
-def _take_history(history: Any) -> dict[str, Any]:
-    names = sorted(history.get_metric_names())
-    metrics = {name: [_take_value(value) for value in history.get_metric_values(name)] for name in names}
-    return {"epoch": history.current_epoch, "metrics": metrics}
+    shared, constant = take_shared(run.trainer, parts)
+    return {COMMON: shared} | {rank_file(rank): part for rank, part in enumerate(ranks)}, constant
 
 
 def _take_value(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
 from copy import deepcopy
@@ -19,7 +18,7 @@ from timm_accel.training import snapshot
 from timm_accel.training.gradient_group import GradientGroup, multiply_gradients, with_last
 from timm_accel.training.loaders import count_batches, remaining, set_epoch
 from timm_accel.training.run import Run
-from timm_accel.training.signals import stop_signals
+from timm_accel.training.signals import EXIT_FOR_REQUEUE, stop_signals
 from timm_accel.training.snapshot import Progress
 from timm_accel.upstream import StopTrainingError
 
@@ -57,7 +56,7 @@ class TrainingRun(Run):
             checkpointer.begin()
             self.notify("on_training_run_start")
             if checkpointer.keeps_states:
-                snapshot.take_shared(trainer)  # raises now if something cannot be saved
+                snapshot.take_shared(trainer, checkpointer.growing)  # raises now if something cannot be saved
             if checkpointer.resumed is not None:
                 checkpointer.restore(self)
                 self._rebuilds_buckets = self.accelerator.num_processes > 2 and self.num_updates > 0
@@ -83,6 +82,8 @@ class TrainingRun(Run):
             self.notify("on_training_run_epoch_end")
             trainer.run_history._increment_epoch()
             self.progress = Progress(epoch + 1, learning_rate=self.learning_rate)
+            if self.checkpointer.keeps_states:
+                self.checkpointer.growing.end_epoch(epoch + 1, lambda: snapshot.growing_lists(trainer))
             self.sync()
             if self._reached_max_steps():
                 break
@@ -245,7 +246,7 @@ class TrainingRun(Run):
             self._saved = checkpointer.save(self, agreed.milestone, reason)
 
     def _handling_signals(self) -> AbstractContextManager[None]:
-        """If the run saves states, end it on SIGTERM and SIGINT at the next sync point, with a state."""
+        """If the run saves states, end it on a signal at the next sync point, with a state."""
         if not self.checkpointer.keeps_states:
             return nullcontext()
         return stop_signals(lambda name: self.request_stop(Stop.INTERRUPTED, f"Received {name}."))
@@ -261,4 +262,4 @@ class TrainingRun(Run):
             "resume_from='auto' (--resume auto on the command line) to resume."
         )
         self.accelerator.end_training()  # gloo aborts at exit otherwise
-        raise SystemExit(os.EX_TEMPFAIL)
+        raise SystemExit(EXIT_FOR_REQUEUE)

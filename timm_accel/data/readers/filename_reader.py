@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
-from timm.data.readers.reader_image_folder import ReaderImageFolder, find_images_and_targets
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 
 from timm_accel.data.classes import class_name
+from timm_accel.data.image_files import FileCounts, list_images
 from timm_accel.messages import nearest
 
 
 class FilenameReader(ReaderImageFolder):
     r"""Extend timm's reader of an image folder: labels come from the names of the files, not of their folders.
 
-    The reader searches `root` and every folder below it for timm's image extensions. Files and classes are in natural
-    order, ``2`` before ``10``, on every machine.
+    The reader searches `root` and every folder below it for images, as `FolderReader` does. Files and classes are in
+    natural order, ``2`` before ``10``, on every machine.
 
         dataset = ImageDataset("pets/images", reader=FilenameReader("pets/images", r"(.+)_\d+"))
 
@@ -29,6 +29,9 @@ class FilenameReader(ReaderImageFolder):
             named ``label`` where there are several: ``(.+)_\d+`` finds ``Abyssinian`` in ``Abyssinian_12.jpg``.
         class_to_idx: The number of each class, such as another reader's ``class_to_idx``; None to number the labels
             that occur.
+
+    Attributes:
+        files: How many files are used and left out.
 
     Raises:
         FileNotFoundError: `root` is missing or holds no images.
@@ -43,7 +46,7 @@ class FilenameReader(ReaderImageFolder):
         Reader.__init__(self)  # not that of ReaderImageFolder, which labels by folder
         expression = _compile(pattern)
         self.root = os.path.abspath(root)
-        paths = _find_images(root)
+        paths, self.files = _find_images(root)
         labels = [_label(expression, os.path.basename(path)) for path in paths]
         self._check_all_match(pattern, paths, labels)
         if class_to_idx is None:
@@ -129,19 +132,15 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return expression
 
 
-def _find_images(root: str | Path) -> list[str]:
+def _find_images(root: str | Path) -> tuple[list[str], FileCounts]:
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f"Expected root to be a folder of images, but got {str(root)!r}, which is not a folder. Correct the path."
         )
-    found, _ = find_images_and_targets(os.path.abspath(root), sort=False)
+    found, counts = list_images(root)
     if not found:
-        raise FileNotFoundError(
-            f"Expected root to be a folder of images, but got {str(root)!r}, which holds no file that ends in "
-            f"{', '.join(get_img_extensions())}. Correct the path, or make another ending known by "
-            "timm.data.readers.img_extensions.add_img_extensions."
-        )
-    return sorted((path for path, _ in found), key=_natural_order)
+        raise FileNotFoundError(f"Expected root to be a folder of images, but got {str(root)!r}, {counts.why_none()}")
+    return [os.path.join(os.path.abspath(root), path) for path in found], counts
 
 
 def _label(expression: re.Pattern[str], name: str) -> str:

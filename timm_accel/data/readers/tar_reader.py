@@ -1,40 +1,77 @@
-"""Read images in tars, correctly in every loader worker, and find their splits by the folders in them."""
+"""Read images in tars from an index, correctly in every loader worker, and find their splits by the folders in them."""
 
+import io
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.utils import natural_key
 
+from timm_accel.data.image_files import is_leftover
+from timm_accel.data.readers.indexed_reader import IndexedReader
+from timm_accel.data.readers.tar_index import open_tar_index
 from timm_accel.data.splitting import SPLITS, split_name
 
 
-class TarReader(ReaderImageInTar):
-    """Extend timm's reader of a tar or of a folder of tars: each process opens its files again.
+class TarReader(IndexedReader):
+    """Read the images of a tar, of a folder of tars, and of tars in tars, without unpacking.
 
-    timm's reader (1.0.31) keeps them open. If it reads before loader workers are forked, all of them share one file
-    position, and some images are wrong.
+    The classes are the names of the folders with images, or of tars with images outside folders. Order and labels are
+    those of timm's reader. Links within a tar are followed; of several members of one name the last counts. If there
+    are folders for training and evaluation, at any depth, images outside the folder with these are left out.
 
     Args:
         root: The tar, or the folder of tars.
+        cache_folder: The folder of the indices; None for the user's cache directory.
+
+    Raises:
+        FileNotFoundError: There is no tar, or it holds no images.
+        tarfile.TarError: A tar is incomplete or broken.
+        ValueError: There are splits at several places.
+
+    Source: ``timm.data.readers.reader_image_in_tar.ReaderImageInTar``.
     """
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.labels = np.asarray(self.targets)
-        self.class_to_idx = self.class_name_to_idx
-        self._process = os.getpid()
+    def __init__(self, root: str | Path, cache_folder: str | Path | None = None) -> None:
+        self.root = os.fspath(root)
+        self._tars, self._opened = _tars(self.root), dict[int, int]()
+        if not self._tars:
+            raise FileNotFoundError(f"Expected a tar or a folder of tars, but got {self.root!r}. Correct the path.")
+        index = open_tar_index(self.root, self._tars, cache_folder)
+        if not index.files.counts.used:
+            why = index.files.counts.why_none()
+            raise FileNotFoundError(f"Expected a tar with images, but got {self.root!r}, {why}")
+        below = [folder[len(index.place or "") :].lstrip("/") for folder in index.files.folders]
+        self._split_of = None if index.place is None else [split_name(folder.partition("/")[0]) for folder in below]
+        self._tar_of, self._offsets, self._sizes = index.tar_of, index.offsets, index.sizes
+        super().__init__(index.files, below if index.place is None else [each.partition("/")[2] for each in below])
 
-    def __getitem__(self, index: int) -> Any:
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            states = [self.tar_state] if self.root_is_tar else list(self.tar_state.values())
-            for state in states:
-                state.reset()
-        file, label = super().__getitem__(index)
-        return file, int(label)
+    def splits(self) -> dict[str, np.ndarray] | None:
+        """Return the indices of the images of each split; None for tars without splits."""
+        if self._split_of is None:
+            return None
+        split_of = np.array(self._split_of)[self._list.folder_of]
+        return {name: np.flatnonzero(split_of == name) for name in SPLITS if name in split_of}
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        number = range(len(self))[index]
+        tar, size = int(self._tar_of[number]), int(self._sizes[number])
+        if tar not in self._opened:
+            self._opened[tar] = os.open(self._tars[tar], os.O_RDONLY)
+        # without a position in the file, which forked loader workers would share
+        content = os.pread(self._opened[tar], size, int(self._offsets[number]))
+        if len(content) < size:
+            raise OSError(f"{self._tars[tar]!r} ends before the end of {self.filename(number)!r}")
+        return io.BytesIO(content), int(self.labels[number])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_opened", {}).values():
+            os.close(descriptor)
 
 
 def open_tar(path: Path) -> TarReader:
@@ -45,20 +82,26 @@ def open_tar(path: Path) -> TarReader:
 
     Raises:
         FileNotFoundError: It holds no images.
-        ValueError: The tar is incomplete or broken.
+        ValueError: A tar is incomplete or broken, or there are splits at several places.
     """
     try:
-        return TarReader(str(path))
+        return TarReader(path)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"Expected a complete tar, but got {str(path)!r} ({error}). Copy or make it again.") from error
-    except ValueError as error:
-        raise FileNotFoundError(f"Expected a tar with images, but got {str(path)!r}, which holds none.") from error
 
 
 def tar_splits(reader: Any) -> dict[str, np.ndarray] | None:
     """Return the indices of the images in each split's folder of a tar; None where it has no such folders."""
-    if not isinstance(reader, TarReader):
-        return None
-    tops = [split_name(Path(reader.filename(number)).parts[0]) for number in range(len(reader))]
-    found = {name: np.array([i for i, top in enumerate(tops) if top == name]) for name in SPLITS if name in tops}
-    return found if {"train", "val"} & found.keys() else None
+    return reader.splits() if isinstance(reader, TarReader) else None
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a path is a tar, and not what a system left behind."""
+    return path.suffix.lower() == ".tar" and not is_leftover(path.name) and path.is_file()
+
+
+def _tars(root: str) -> list[str]:
+    if os.path.isfile(root):
+        return [root]
+    found = [name for name in os.listdir(root) if is_tar(Path(root, name))] if os.path.isdir(root) else []
+    return [os.path.join(root, name) for name in sorted(found, key=lambda name: (natural_key(name), name))]

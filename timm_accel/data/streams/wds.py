@@ -12,11 +12,12 @@ from typing import Any
 
 from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
 
+from timm_accel.data.image_files import image_endings, is_leftover
 from timm_accel.data.splitting import SPLITS, split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 _INFO = ("_info.json", "info.json")  # timm's names
-_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+_FIRST_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")  # the image where a sample has several
 
 
 class WdsStream(StreamReader, ReaderWds):
@@ -34,17 +35,19 @@ class WdsStream(StreamReader, ReaderWds):
         import webdataset as wds
 
         urls = [os.path.join(self.root, name) for name in self.split_info.filenames]
-        options = {"handler": log_and_continue} if self.skips else {}
+        options: dict[str, Any] = {"handler": log_and_continue} if self.skips else {}
+        options["select_files"] = _is_data
         stages = [wds.SimpleShardList(urls), self._split_by_node_and_worker, wds.tarfile_to_samples(**options)]
         if self.is_training:
             stages.insert(1, detshuffle2(self.shard_shuffle_size, seed=self.common_seed, epoch=self.epoch_count))
             draws = random.Random(self.worker_seed)
             stages.append(wds.shuffle(self.sample_shuffle_size, initial=self.sample_initial_size, rng=draws))
+        self._endings = [*_FIRST_ENDINGS, *sorted(ending[1:] for ending in image_endings())]
         self.ds = wds.DataPipeline(*stages, wds.map(self._to_image))
 
     def _to_image(self, sample: dict[str, Any]) -> dict[str, Any]:
         path, key = f"{sample['__url__']}/{sample['__key__']}", self.split_info.alt_label
-        content = next((sample[end] for end in _IMAGE_EXTENSIONS if end in sample), b"")
+        content = next((sample[end] for end in self._endings if end in sample), b"")
         if ("json" if key else "cls") not in sample:
             raise ValueError(
                 f"Expected each sample to have a label, KEY.{'json' if key else 'cls'}, but got {path!r} with "
@@ -92,7 +95,8 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
 def _splits_by_name(root: Path) -> dict[str, dict[str, list[str]]]:
     """Return the shards of each split, as an ``_info.json`` would list them."""
     found: dict[str, dict[str, list[str]]] = {}
-    shards = sorted(str(path.relative_to(root)) for path in root.rglob("*.tar"))
+    found_tars = (str(path.relative_to(root)) for path in root.rglob("*.tar"))
+    shards = sorted(filter(_is_data, found_tars))
     for shard in shards:
         words = [split_name(word) for word in re.split(r"[^a-z]+", shard.lower())]
         for name in [word for word in words if word in SPLITS][:1]:
@@ -117,11 +121,18 @@ def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
     return {str(label): label for label in range(largest + 1)}
 
 
+def _is_data(name: str) -> bool:
+    """Return whether a member of a shard is none that a system left behind."""
+    return not any(is_leftover(part) for part in name.split("/") if part != ".")
+
+
 def _labels_of(shard: Path) -> list[int]:
     """Return the label of each sample of a local shard, from the members ``KEY.cls``."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            files = [tar.extractfile(member) for member in tar if member.name.endswith(".cls")]
+            files = [
+                tar.extractfile(member) for member in tar if member.name.endswith(".cls") and _is_data(member.name)
+            ]
             return [int(file.read()) for file in files if file is not None]
     except (tarfile.TarError, OSError, ValueError) as error:
         raise ValueError(
