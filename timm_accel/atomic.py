@@ -69,7 +69,7 @@ def why_unwritable(error: BaseException, folder: Path) -> str | None:
 
 
 def _refusal(path: Path, why: str | None) -> OSError:
-    free = "Free disk space, or choose" if why in map(os.strerror, _FULL) else "Choose"
+    free = "Free disk space, or choose" if why in [os.strerror(number) for number in _FULL] else "Choose"
     return OSError(
         f"Expected path to be where files can be written, but got {str(path)!r} ({why}). {free} another folder."
     )
