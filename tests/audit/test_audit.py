@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -495,3 +496,29 @@ def test_an_empty_dataset_is_refused() -> None:
 def test_the_import_is_cheap() -> None:
     code = "import sys, timm_accel.audit; print([name for name in ('torch', 'timm', 'tqdm') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["Café", "Ångström", "Šibenik"])
+def test_both_forms_of_a_letter_are_one_class_as_in_training(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {normalize("NFC", name): 12, name[0] + "zz": 11, "zoo": 11})
+    write_images(tmp_path / "val", {normalize("NFD", name): 10, name[0] + "zz": 10, "zoo": 10}, size=20)
+    found = look_at(tmp_path)
+    assert found.problems() == []
+    assert list(found.splits["train"].class_sizes) == list(found.splits["val"].class_sizes)
+    assert found.splits["val"].class_sizes[normalize("NFC", name)] == 10
+
+
+def test_two_splits_with_many_kinds_of_files_fit_into_80_columns(folder: Path) -> None:
+    for split in ("train", "val"):
+        for ending in ("txt", "heic", "cr2", "mp4", "pdf", "svg", "zip"):
+            (folder / split / "cat" / f"a.{ending}").touch()
+        (folder / split / "@eaDir").mkdir()
+        for number, mode in enumerate(("L", "P", "CMYK", "1", "LA", "RGBA")):
+            photo(seed=10 * len(split) + number).convert(mode).save(folder / split / "dog" / f"{mode}.tiff")
+    table = look_at(folder).table().split("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "of which .heic" in " ".join(table.split())
+    assert [line.split("  ")[0] for line in table.splitlines() if line[0] != " "] == [
+        "files", "by ending", "left out", "classes", "largest class", "smallest class", "width", "height", "modes",
+        "turned by EXIF", "mean", "std",
+    ]  # fmt: skip

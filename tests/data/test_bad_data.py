@@ -1,8 +1,10 @@
 """Bad input to the data, model and recipe builders and to the example: one sentence, and nothing written over."""
 
 import runpy
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +100,7 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], type[Exception], tuple[str, ...]
     (no_class, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),
     (stray_image, ValueError, (FOLDER, "got '{}/train/000.png'", "Move it into the folder of its class")),
     (other_classes, ValueError, ("same classes", "'{}/val'", "lacks ['dog']", "has ['owl']", "Move the folders")),
-    (fewer_classes, ValueError, ("same classes", "'{}/val'", "lacks ['owl']", "has []", "Move the folders")),
+    (fewer_classes, ValueError, ("same classes", "'{}/val'", "which lacks ['owl']. Move the folders")),
 ]
 
 
@@ -372,3 +374,46 @@ def test_digits_without_their_extra_name_the_command(
     message = exit_message(monkeypatch, "--run_dir", str(tmp_path / "run"))
     assert message.startswith("train.py: Expected the extra 'demo' to be installed")
     assert 'pip install "timm_accel[demo]"' in message
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.xlsx", "cat.jpg", "set.json", "set"])
+def test_a_file_of_another_kind_is_not_called_a_missing_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    path = str(tmp_path / name)
+    with refused(
+        FileNotFoundError,
+        FOLDER,
+        f"got {path!r}, a file and not a folder. Pass",
+        "a .tar",
+        ".csv",
+        "unpack other",
+    ):
+        create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=path)
+
+
+@pytest.mark.parametrize(("stray", "place"), [("train/000.png", "set"), ("val/a.png", "."), ("train/b.png", "a/b")])
+def test_an_image_beside_the_classes_of_a_tar_is_refused_as_in_a_folder(stray: str, place: str, tmp_path: Path) -> None:
+    write_splits(tmp_path / "data", train=CLASSES, val=CLASSES)
+    shutil.copy(tmp_path / "data" / "train" / "cat" / "000.png", tmp_path / "data" / stray)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(tmp_path / "data", place)
+    with refused(ValueError, FOLDER, f"{stray}' beside the folders", "Move it into the folder of its class"):
+        create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize(
+    ("splits", "remedy"),
+    [
+        (("train", "test"), "Pass eval_split='test', or name a source with that split"),
+        (("train", "validation"), None),
+        (("val", "test"), "Name a source with that split"),
+    ],
+)
+def test_another_split_to_evaluate_on_is_proposed(splits: tuple[str, str], remedy: str | None, tmp_path: Path) -> None:
+    write_splits(tmp_path, **dict.fromkeys(splits, CLASSES))
+    for data in (tmp_path, {name: tmp_path / name for name in splits}):
+        if remedy is None:
+            assert len(create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=data)[1]) == 8
+            continue
+        with refused(ValueError, "Expected a split", "alone. ", remedy):
+            create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=data)

@@ -1,5 +1,6 @@
 """The names of a dataset's classes stand at their labels, whatever the dataset calls them by."""
 
+import tarfile
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -253,3 +254,24 @@ def test_two_sources_with_the_same_classes_in_another_order_agree() -> None:
     assert val_set.class_names == train_set.class_names == ["cat", "dog", "owl"]
     assert val_set.labels.tolist() == [val_set[index][1] for index in range(4)] == [2, 2, 0, 1]
     assert val_set.class_sizes == {"cat": 1, "dog": 1, "owl": 2}
+
+
+def test_the_splits_of_a_tar_may_have_a_class_in_two_forms_as_folders_may(tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "train", {DECOMPOSED: 3, "Caff": 3, f"deep/{DECOMPOSED}er": 3})
+    write_images(tmp_path / "data" / "val", {COMPOSED: 2, "Caff": 2, f"deep/{COMPOSED}er": 2})
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(tmp_path / "data", "set")
+    for data in (tmp_path / "data", tmp_path / "set.tar"):
+        train_set, val_set = read(data)
+        assert set(train_set.class_names) == set(val_set.class_names) == {COMPOSED, "Caff", f"{COMPOSED}er"}
+        assert train_set.class_names == val_set.class_names
+        assert list(val_set.class_sizes.values()) == [2, 2, 2]
+
+
+def test_a_split_of_a_tar_with_a_class_in_both_forms_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "train", {COMPOSED: 2, DECOMPOSED: 2, "zoo": 2})
+    write_images(tmp_path / "data" / "val", {COMPOSED: 2, "zoo": 2})
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(tmp_path / "data", "set")
+    with refused(ValueError, "each class to have another name", repr(COMPOSED), "NFC and NFD", "Rename one"):
+        read(tmp_path / "set.tar")

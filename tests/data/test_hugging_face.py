@@ -174,3 +174,12 @@ def test_columns_that_are_missing_or_a_stream_in_memory_are_refused() -> None:
         read("hfds//nothing/here")
     with refused(ValueError, "a split 'val'", "the mapping", "['train'] alone"):
         read(datasets.DatasetDict(train=made(LABELS)))
+
+
+@pytest.mark.parametrize("empty", [0, 4, 8])
+def test_a_cell_without_an_image_is_an_unreadable_image(empty: int) -> None:
+    data = made(LABELS)
+    data = data.map(lambda row, number: {"image": None} if number == empty else row, with_indices=True)
+    train_set = read({"train": data, "val": made(LABELS)})[0]
+    assert [number for number in range(9) if train_set.why_unreadable(number) == "an empty cell"] == [empty]
+    assert [train_set[number][1] for number in range(9) if number != empty] == LABELS[:empty] + LABELS[empty + 1 :]

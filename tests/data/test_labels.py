@@ -19,6 +19,7 @@ from trained_runs import brightness
 from timm_accel import create_datasets, evaluate_classifier
 from timm_accel.data import FolderReader, LabeledImages
 from timm_accel.data.labels import check_label, check_labels, is_unlabeled
+from timm_accel.data.readers.dataset_reader import DatasetReader
 
 NAMES = ["red", "green", "blue"]
 HALF = (0.5,) * 3
@@ -249,3 +250,32 @@ def test_a_loss_may_ignore_minus_100_in_a_dataset_that_is_passed_to_the_trainer(
     assert fit(trainer, Ignored(), num_epochs=1).num_updates > 0
     with refused(ValueError, "-100 for 'Colored[2]'"):
         read(Colored(0, 1, -100, 2), Colored(*GOOD))
+
+
+@pytest.mark.parametrize("label", [-1, None, float("nan"), np.int64(-1), torch.tensor(-1)])
+def test_a_set_without_splits_and_labels_is_refused_before_it_is_split(label: Any) -> None:
+    data = [(Image.new("RGB", (8, 8)), label)] * 6
+    with refused(ValueError, "Expected images with labels", "6 images such as 'list[0]'", "Predict them"):
+        create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=data)
+
+
+def test_a_set_without_images_is_refused() -> None:
+    with refused(ValueError, "Expected data to hold images, but got none"):
+        create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=[])
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("uint16", 0, 513), ("int64", -2, 600), ("uint32", 7, 70000)])
+def test_arrays_of_other_integers_are_refused_with_their_values(kind: str, low: int, high: int) -> None:
+    pixels = np.full((8, 8, 3), low, kind)
+    pixels[1, 2, 0] = high
+    with refused(ValueError, "uint8, or float from 0 to 1", f"got {kind} from {low} to {high}. ", "scale them"):
+        DatasetReader([(pixels, 0), (pixels, 1)])[0]
+
+
+def test_an_array_that_cannot_be_written_to_is_read_without_a_warning() -> None:
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    pixels.flags.writeable = False
+    for view in (pixels, pixels[::-1], pixels[:, ::2]):
+        image, label = DatasetReader([(view, 0), (view, 1)])[1]
+        assert (np.asarray(image) == view).all()
+        assert label == 1

@@ -436,7 +436,7 @@ def test_missing_images_are_counted_and_three_are_named(folder: Path, manifest: 
         ManifestReader(manifest)
     (folder / "sub" / "c.png").unlink()
     (folder / "sub").rmdir()
-    with refused(FileNotFoundError, start, f"4 of 4 that do not: {', '.join(paths)}, …. Correct the paths in it"):
+    with refused(FileNotFoundError, start, f"4 of 4 that do not: {', '.join(paths)}, …. Correct its paths"):
         ManifestReader(manifest)
     (folder / "sub").touch()
     with refused(FileNotFoundError, start, "4 of 4"):
@@ -601,3 +601,13 @@ def test_workers_read_what_one_process_reads(reader: Any) -> None:
     dataset = ImageDataset("", reader=reader, transform=lambda image: torch.tensor(np.asarray(image)[0, 0, 0]))
     loader = DataLoader(dataset, batch_size=1, num_workers=2, multiprocessing_context="fork")
     assert [(image.item(), target.item()) for image, target in loader] == content(reader)
+
+
+@pytest.mark.skipif(os.sep != "/", reason="there \\ separates folders")
+@pytest.mark.parametrize("cell", ["cat\\000.png", "C:\\me\\cat\\000.png", "..\\data\\cat\\000.png"])
+def test_paths_of_windows_are_refused_with_their_remedy(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "cat" / "000.png")
+    (tmp_path / "set.csv").write_text(f"path,label\n{cell},cat\n")
+    with refused(FileNotFoundError, "1 of 1 that do not", "Write / for \\ in its paths, or pass the root"):
+        ManifestReader(tmp_path / "set.csv")

@@ -524,3 +524,50 @@ def test_a_tensorflow_set_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read(Source("tfds/nothing_of_this_name", root=tmp_path))
     with refused(FileNotFoundError, "tfds/mnist to be prepared", "download=True"):
         read(Source("tfds/mnist", root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ("{bad", ("JSON with 'splits' by name", "got {}")),
+        ("[]", ("JSON with 'splits' by name", "got []")),
+        ('{"splits": {}}', ("JSON with 'splits' by name", "got {'splits': {}}")),
+        ('{"splits": {"train": 3}}', ("'shard_lengths'], but got it without ['name', ")),
+        (
+            '{"splits": {"train": {"num_samples": 4, "filenames": [], "shard_lengths": []}}}',
+            ("wds' to have ['name', 'num_samples'", "but got it without ['name']. Add them"),
+        ),
+    ],
+)
+def test_an_info_without_what_timm_reads_is_refused(info: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    shards = wds(tmp_path)
+    (tmp_path / "wds" / "_info.json").write_text(info)
+    with refused(ValueError, "the _info.json of", *words, "the names of the shards"):
+        read(shards)
+
+
+@pytest.mark.parametrize("ending", ["txt", "json", "label"])
+def test_shards_without_numbers_of_classes_are_refused_by_what_they_lack(ending: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+            add(tar, "0.png", GOOD)
+            add(tar, f"0.{ending}", b"1")
+    with refused(ValueError, "KEY.jpg and KEY.cls", f"no KEY.cls in 'train-0.tar' of {str(tmp_path)!r}", "Write the"):
+        read(f"wds/{tmp_path}")
+
+
+@pytest.mark.parametrize("cell", [None, {"bytes": b"", "path": None}, {"bytes": b"none", "path": None}])
+def test_a_cell_without_an_image_is_an_unreadable_image_of_its_stream(cell: Any, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
+    rows = {"image": [{"bytes": GOOD, "path": None}] * 3, "label": [0, 1, 0]}
+    stored = Features(
+        {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": ClassLabel(names=["a", "b"])}
+    )
+    for split, images in (("train", rows["image"]), ("validation", [*rows["image"][:2], cell])):
+        data = Dataset.from_dict(rows | {"image": images}, features=stored).cast_column("image", Image())
+        data.to_parquet(tmp_path / f"{split}-0.parquet")
+    val_set = read(f"hfids/{tmp_path}")[1]
+    assert [label for _, label in val_set] == [0, 1]
+    reason = "no image of a kind that Pillow knows" if cell and cell["bytes"] else "an empty file"
+    assert val_set.unreadable == [(f"hfids/{tmp_path} validation", reason)]

@@ -10,8 +10,10 @@ from conftest import write_images
 from refusal import refused
 from tiny_runs import fit, make_trainer
 from torch import nn
+from trained_runs import brightness
 
 from timm_accel import TimmTrainer, create_datasets
+from timm_accel.audit import audit
 from timm_accel.callbacks import Callback, PrintMetricsCallback, SaveStateCallback, UnreadableImagesCallback
 from timm_accel.data import ImageFolderDataset
 
@@ -263,3 +265,32 @@ def test_the_first_is_logged_and_the_others_counted(folder, caplog: pytest.LogCa
 def test_bad_options_are_refused(options: dict[str, Any], words: tuple[str, ...], folder) -> None:
     with refused(ValueError, *words):
         read(folder[0], **options)
+
+
+def heif(brand: bytes) -> bytes:
+    return b"\0\0\0\x18ftyp" + brand + b"\0" * 40
+
+
+KINDS = {
+    b"": "an empty file",
+    b"<html>404</html>": "no image of a kind that Pillow knows",
+    b"%PDF-1.7": "no image of a kind that Pillow knows",
+    heif(b"isom"): "no image of a kind that Pillow knows",  # a video
+    heif(b"heic"): "a HEIF photo, which needs the package pillow-heif and its register_heif_opener()",
+    heif(b"mif1"): "a HEIF photo, which needs the package pillow-heif and its register_heif_opener()",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), KINDS.items())
+def test_training_prediction_and_audit_tell_what_a_file_is_in_the_same_words(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    write_images(tmp_path, {"cat": 2, "dog": 2})
+    bad = tmp_path / "cat" / "000.jpg"
+    bad.write_bytes(content)
+    dataset = ImageFolderDataset(tmp_path, on_error="skip")
+    (number,) = dataset.find_unreadable()
+    assert (dataset.filename(number, absolute=True), dataset.why_unreadable(number)) == (str(bad), reason)
+    assert [each.error for each in brightness().predict([bad, content])] == [reason, reason]
+    (unreadable,) = audit(tmp_path, num_workers=0, progress=False).unreadable
+    assert (unreadable.path, unreadable.error) == (str(bad), reason)

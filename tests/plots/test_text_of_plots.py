@@ -236,7 +236,7 @@ def test_what_is_no_transform_or_image_is_refused(tmp_path: Path) -> None:
     with refused(ValueError, "Expected count to be at least 1"):
         plot_transform(draw_image(0, 0), ColorJitter(), count=0)
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(OSError, match="no image of a kind that Pillow knows"):
         plot_transform(tmp_path / "a.png", ColorJitter())
     with pytest.raises(FileNotFoundError):
         plot_transform(tmp_path / "nope.png", ColorJitter())

@@ -308,7 +308,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     assert f"1 cannot be read: {bad}" in str(found)
     for path in tmp_path.rglob("1.png"):
         path.write_bytes(b"none")
-    with refused(ValueError, "Expected data to hold an image that can be read", "cannot identify", "Repair"):
+    with refused(ValueError, "Expected data to hold an image that can be read", "no image of a kind", "Repair"):
         evaluate_classifier(brightness(), tmp_path, eval_split=None)
 
 
@@ -531,3 +531,17 @@ def test_the_figure_shows_counts_and_names() -> None:
 
 def _named(count: int) -> list[Any]:
     return class_measures(torch.eye(count), torch.arange(count), [str(number) for number in range(count)])
+
+
+@pytest.mark.parametrize("place", [".", "deep", "a/b"])
+def test_all_splits_of_a_folder_are_evaluated_together_by_the_names_of_their_classes(
+    place: str, tmp_path: Path
+) -> None:
+    for split, count in (("train", 2), ("val", 1)):
+        for name in ("red", "green", "blue"):
+            (tmp_path / place / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = color(*(255 * (name == each) for each in ("red", "green", "blue")))
+                image.save(tmp_path / place / split / name / f"{number}.png")
+    found = evaluate_classifier(brightness(), tmp_path, eval_split=None)
+    assert (found.num_images, found.metrics["accuracy"]) == (9, 1.0)

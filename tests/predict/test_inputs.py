@@ -142,8 +142,8 @@ def closed(path: str) -> Any:
 
 
 BAD = {
-    "broken bytes": (lambda _: b"broken", None, "cannot identify image file <_io.BytesIO>"),
-    "no bytes": (lambda _: b"", None, "cannot identify image file <_io.BytesIO>"),
+    "broken bytes": (lambda _: b"broken", None, "no image of a kind that Pillow knows"),
+    "no bytes": (lambda _: b"", None, "an empty file"),
     "a closed file": (closed, None, "I/O operation on closed file"),
     "a missing file": (lambda _: "nope.png", "nope.png", "[Errno 2] No such file or directory: 'nope.png'"),
     "an empty path": (lambda _: "", "", "it is no path of a file"),

@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_continues(tmp_path: Path) -> 
         assert [each.error is None for each in found] == [name == "good.png" for name in names]
         assert found[1] == found[3]
         assert found[0].labels == found[0].scores == ()
-    assert "cannot identify" in str(found[0].error)
+    assert "no image of a kind that Pillow knows" in str(found[0].error)
     assert "No such file" in str(found[2].error)
     assert (exit_code(found), exit_code(found[1:2]), exit_code([])) == (1, 0, 0)
 

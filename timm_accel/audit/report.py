@@ -1,7 +1,9 @@
 """The result of an audit: numbers and names, a table, and the findings as sentences."""
 
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from timm_accel.audit.findings import findings
@@ -108,11 +110,9 @@ class Audit:
     def table(self) -> str:
         """Return the numbers of each split as a table, with the findings below."""
         columns = [["", *_ROWS], *([*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items())]
-        widths = [max(map(len, column)) for column in columns]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in zip(*columns, strict=True)
-        ]
+        lines = _aligned([[[cell] for cell in column] for column in columns])
+        if max(map(len, lines)) > _SCREEN:
+            lines = _aligned([[_wrapped(cell) for cell in column] for column in columns])
         problems = self.problems()
         lines += ["", *(f"{number}. {text}" for number, text in enumerate(problems, start=1))]
         return "\n".join(lines if problems else [*lines, "No problems found."])
@@ -130,6 +130,24 @@ class Audit:
 
     def __str__(self) -> str:
         return printable(self.table())
+
+
+_SCREEN = 80  # characters of a line
+
+
+def _aligned(columns: list[list[list[str]]]) -> list[str]:
+    """Return the lines of a table, from the lines of each cell of each column."""
+    widths = [max(len(line) for cell in column for line in cell) for column in columns]
+    return [
+        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+        for parts in zip_longest(*row, fillvalue="")
+    ]
+
+
+def _wrapped(cell: str) -> list[str]:
+    """Return the lines of a cell, so short that two splits fit on the screen; words are not divided."""
+    return wrap(cell, 30, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 _ROWS = [

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from timm_accel.messages import one_line
 
@@ -103,7 +103,7 @@ class _Files:
         except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
             if isinstance(error, OSError) and is_of_the_machine(error):
                 raise
-            return Scanned(path, classes, error=_reason(error))
+            return Scanned(path, classes, error=one_line(error, limit=None))
 
     def _classes(self, label: Any) -> tuple[str, ...]:
         labels = [] if label is None else label if isinstance(label, list | tuple) else [label]
@@ -174,9 +174,3 @@ def _strict_pillow() -> Iterator[None]:
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no image of a kind that Pillow knows"  # Pillow's message has a memory address
-    return one_line(error, limit=None)

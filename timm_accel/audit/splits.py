@@ -65,6 +65,7 @@ def _open_file(path: Path) -> dict[str, Any]:
 def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.labeled_images import LabeledImages
     from timm_accel.data.readers.indexed_reader import name_alike
+    from timm_accel.data.readers.reader_views import alike
     from timm_accel.data.split_folders import open_unsplit, split_folders
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
@@ -74,6 +75,8 @@ def _open_folder(root: Path) -> dict[str, Any]:
         }
         readers |= _further(next(iter(folders.values())).parent, readers)
         name_alike(readers.values())
+        first, *others = readers
+        readers |= {name: alike(readers[first], readers[name])[1] for name in others}  # as in training
     else:
         readers = {root.resolve().name: open_unsplit(root)}
     prepare = PrepareImage()  # without a pixel_range, which the audit proposes

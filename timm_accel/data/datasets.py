@@ -207,12 +207,13 @@ def _check_classes(train_dataset: Any, eval_dataset: Any, train_path: str | Path
     if len(train_names) < 2:
         raise ValueError(
             f"Expected at least two classes, but got {train_names} alone in {str(train_path)!r}. "
-            "Put the images of each class into a separate folder."
+            "Put the images of each class into a separate folder, or name their classes in a manifest."
         )
     if train_names != eval_names:
         missing = sorted(set(train_names) - set(eval_names))
         extra = sorted(set(eval_names) - set(train_names))
+        parts = [f"lacks {missing}"] * bool(missing) + [f"has {extra} besides"] * bool(extra)
         raise ValueError(
-            f"Expected the same classes in both splits, but got {str(val_path)!r}, which lacks {missing} and has "
-            f"{extra} besides. Move the folders so that they agree."
+            f"Expected the same classes in both splits, but got {str(val_path)!r}, which {' and '.join(parts)}. "
+            "Move the folders so that they agree."
         )

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.equal_files import equal_images, merged_groups
+from timm_accel.data.labels import require_labels
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
 from timm_accel.data.readers.manifest_folder import is_manifest, split_manifests
@@ -204,6 +205,9 @@ class Source:
         labels, names = labels_of(reader), in_label_order(reader.class_to_idx)
         if self.split_file is not None and Path(self.split_file).exists():
             return read_split(self.split_file, paths)
+        if not paths:
+            raise ValueError("Expected data to hold images, but got none. Pass a dataset that is not empty.")
+        require_labels(labels, reader.filename)
         groups = getattr(reader, "groups", None) if self.group is None else [_group(self.group, path) for path in paths]
         unit = "different image" if groups is None else "group"
         if (equal := equal_images(reader)) is not None and (groups is None or None not in groups):
@@ -229,9 +233,11 @@ def is_stream(data: Any) -> bool:
 
 
 def _missing(split: str, known: Sequence[str], where: str) -> ValueError:
+    others = " or ".join(repr(name) for name in known if name != "train")
+    remedy = f"Pass eval_split={others}, or name" if split != "train" and others else "Name"
     return ValueError(
-        f"Expected a split {split!r} in {where}, but got {list(known)} alone. Name a source with that split, or one "
-        "without splits, which val_fraction then splits."
+        f"Expected a split {split!r} in {where}, but got {list(known)} alone. {remedy} a source with that split, or "
+        "one without splits, which val_fraction then splits."
     )
 
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from timm_accel.data.nested_splits import find_splits
 from timm_accel.data.readers.folder_index import FolderReader, open_index
-from timm_accel.data.readers.indexed_reader import name_alike
+from timm_accel.data.readers.indexed_reader import check_stray_images, name_alike
 from timm_accel.data.readers.tar_reader import is_tar, open_tar
 from timm_accel.data.splitting import SPLITS, split_name
 
@@ -65,12 +63,7 @@ def open_class_folder(root: str | Path) -> FolderReader:
         ValueError: An image lies in it, next to the folders.
     """
     reader = FolderReader(root)
-    if "" in reader.class_to_idx:  # timm's class name for images in the root
-        stray = reader.path(int(np.flatnonzero(reader.labels == reader.class_to_idx[""])[0]))
-        raise ValueError(
-            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
-            "Move it into the folder of its class."
-        )
+    check_stray_images(reader)
     return reader
 
 

@@ -21,7 +21,6 @@ from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
 
 _URL = re.compile(r"(?:data:|file:/|[A-Za-z][A-Za-z0-9+.-]+:/)")  # Path("s3://a") has one slash
-_ADDRESS = re.compile(" object at 0x[0-9a-f]+")  # Pillow names bytes by it
 _TEXT = "USOT"  # numpy's kinds of arrays of paths
 
 
@@ -64,7 +63,7 @@ class ImageInputs(Dataset):
         except OSError as error:
             if is_of_the_machine(error):
                 raise
-            return None, _ADDRESS.sub("", one_line(error, limit=None))
+            return None, one_line(error, limit=None)
 
     def _read(self, item: Any) -> Image.Image:
         if isinstance(item, Unreadable):

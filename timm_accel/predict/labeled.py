@@ -1,5 +1,6 @@
 """Labeled images from any source, with the preprocessing and the order of classes of a classifier."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from timm_accel.data.classes import class_name, in_label_order, is_multi_label, 
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.labels import require_labels
 from timm_accel.data.loader_errors import loader_errors_explained
+from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.manifest_folder import is_manifest
 from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.sources import Source
+from timm_accel.data.split_folders import split_folders
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
 
@@ -110,7 +113,11 @@ def open_reader(data: Any, split: str | None) -> Any:
         return source.open(split)
     if is_manifest(source.data):
         return ManifestReader(source.data, root=source.root)
-    return Source({"val": source.data}).open("val")  # the parts of a mapping are never split
+    reader = Source({"val": source.data}).open("val")  # the parts of a mapping are never split
+    if isinstance(reader, FolderReader):
+        folders = split_folders(Path(reader.root)).values()
+        reader.name_below(os.path.relpath(folder, reader.root) for folder in folders)
+    return reader
 
 
 def model_numbers(classifier: Classifier, names: list[str]) -> list[int]:

@@ -117,7 +117,8 @@ def as_image(image: Any) -> Any:
 
 def _from_array(pixels: np.ndarray | torch.Tensor) -> Image.Image:
     is_array = isinstance(pixels, np.ndarray)
-    values = torch.as_tensor(np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels).detach().cpu()
+    # a copy, since torch warns about arrays that cannot be written to, such as those of PIL images
+    values = torch.as_tensor(np.array(pixels, order="C") if isinstance(pixels, np.ndarray) else pixels).detach().cpu()
     values = values[..., None] if is_array and values.ndim == 2 else values[None] if values.ndim == 2 else values
     if not (values.ndim == 3 and values.numel() and values.shape[2 if is_array else 0] in (1, 3, 4)):
         raise ValueError(
@@ -127,9 +128,10 @@ def _from_array(pixels: np.ndarray | torch.Tensor) -> Image.Image:
     if values.is_floating_point() and values.min() >= 0 and values.max() <= 1:
         values = (values * 255).round().to(torch.uint8)
     if values.dtype != torch.uint8:
+        low, high = values.double().aminmax()  # torch has no minimum of uint16
         raise ValueError(
             f"Expected the images of a dataset to be uint8, or float from 0 to 1, but got {pixels.dtype} from "
-            f"{values.min().item():g} to {values.max().item():g}. Leave out the normalization, or scale them."
+            f"{low.item():g} to {high.item():g}. Leave out the normalization, or scale them."
         )
     return to_pil_image(values.movedim(2, 0) if is_array else values)
 

@@ -57,6 +57,11 @@ class FolderReader(IndexedReader):
         self.root = os.fspath(root)
         wanted = "Expected a folder with one folder of images for each class, but got"
         if not os.path.isdir(self.root):
+            if os.path.exists(self.root):
+                raise FileNotFoundError(
+                    f"{wanted} {self.root!r}, a file and not a folder. Pass a folder, a .tar, or a manifest "
+                    "as .csv or .parquet; unpack other archives."
+                )
             raise FileNotFoundError(f"{wanted} {self.root!r}, which is not a folder. Correct the path.")
         files = open_index(self.root, cache_folder).files
         if not files.counts.used:

@@ -38,14 +38,16 @@ class HfReader(Reader):
         self.origins = np.arange(len(dataset))  # paths are only names here, and may repeat
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        label = self.labels[index]
-        return as_image(self.dataset[index][self.image_key]), label if isinstance(label, list) else int(label)
+        label, image = self.labels[index], self.dataset[index][self.image_key]
+        if image is None:
+            raise OSError("an empty cell")
+        return as_image(image), label if isinstance(label, list) else int(label)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return self.dataset[index][self.image_key]["path"] or f"{self.where}[{index}]"
+        return (self.dataset[index][self.image_key] or {}).get("path") or f"{self.where}[{index}]"
 
 
 def is_hf_dataset(data: Any) -> bool:

@@ -126,6 +126,16 @@ class IndexedReader(Reader):
         self.class_to_idx = {name: label for label, name in enumerate(sorted(sorted(used), key=natural_key))}
         self.labels = np.array([self.class_to_idx.get(name, -1) for name in classes])[self._list.folder_of]
 
+    def name_below(self, splits: Iterable[str]) -> None:
+        """Name the classes by their path below the folder of their split, so that all splits have the same.
+
+        Args:
+            splits: The path of the folder of each split.
+        """
+        for split in splits:
+            self._class_folders = [folder.removeprefix(split + os.sep) for folder in self._class_folders]
+        self.name_by_path(self.repeated_names)
+
     @property
     def class_sizes(self) -> dict[str, int]:
         """The number of images of each class, in the order of the labels."""
@@ -143,6 +153,16 @@ class IndexedReader(Reader):
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         folder, name = self._place(index)
         return name if basename else os.path.join(folder, name)
+
+
+def check_stray_images(reader: IndexedReader) -> None:
+    """Raise a `ValueError` for an image beside the folders of the classes, which timm puts into a class of no name."""
+    if (number := reader.class_to_idx.get("")) is not None:
+        stray = reader.filename(int(np.flatnonzero(reader.labels == number)[0]), absolute=True)
+        raise ValueError(
+            f"Expected a folder with one folder of images for each class, but got {stray!r} beside the folders. "
+            "Move it into the folder of its class."
+        )
 
 
 def name_alike(readers: Iterable[Any]) -> None:

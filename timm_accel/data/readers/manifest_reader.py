@@ -97,10 +97,10 @@ class ManifestReader(ReaderImageFolder):
         paths = [next(filter(exists, paths), paths[-1]) for paths in spelled]
         if missing := [path for path in paths if not exists(path)]:
             first = ", ".join(repr(path) for path in missing[:3])
+            remedy = "Write / for \\ in its paths" if os.sep not in "\\" and "\\" in missing[0] else "Correct its paths"
             raise FileNotFoundError(
                 f"Expected the images of the manifest to exist, but got {len(missing)} of {len(paths)} that do not: "
-                f"{first}{', …' if len(missing) > 3 else ''}. Correct the paths in it, or pass the root that they "
-                "start from."
+                f"{first}{', …' if len(missing) > 3 else ''}. {remedy}, or pass the root that they start from."
             )
         return paths
 

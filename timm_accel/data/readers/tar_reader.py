@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from timm.utils import natural_key
 
+from timm_accel.data.classes import class_name
 from timm_accel.data.image_files import is_leftover
-from timm_accel.data.readers.indexed_reader import IndexedReader
+from timm_accel.data.readers.indexed_reader import IndexedReader, check_stray_images
 from timm_accel.data.readers.tar_index import open_tar_index
 from timm_accel.data.splitting import SPLITS, split_name
 
@@ -45,8 +46,10 @@ class TarReader(IndexedReader):
             raise FileNotFoundError(f"Expected a tar with images, but got {self.root!r}, {why}")
         below = [folder[len(index.place or "") :].lstrip("/") for folder in index.files.folders]
         self._split_of = None if index.place is None else [split_name(folder.partition("/")[0]) for folder in below]
+        if self._split_of is not None:
+            below = _composed([each.partition("/")[2] for each in below], self._split_of)
         self._tar_of, self._offsets, self._sizes = index.tar_of, index.offsets, index.sizes
-        super().__init__(index.files, below if index.place is None else [each.partition("/")[2] for each in below])
+        super().__init__(index.files, below)
 
     def splits(self) -> dict[str, np.ndarray] | None:
         """Return the indices of the images of each split; None for tars without splits."""
@@ -74,6 +77,13 @@ class TarReader(IndexedReader):
             os.close(descriptor)
 
 
+def _composed(folders: list[str], split_of: list[str]) -> list[str]:
+    """Return the folders of the classes in Unicode's form NFC, unless one split has a class in both forms."""
+    composed = [class_name(folder) for folder in folders]
+    is_one_to_one = len(set(zip(split_of, composed, strict=True))) == len(set(zip(split_of, folders, strict=True)))
+    return composed if is_one_to_one else folders
+
+
 def open_tar(path: Path) -> TarReader:
     """Return the reader of a tar or of a folder of tars.
 
@@ -82,12 +92,15 @@ def open_tar(path: Path) -> TarReader:
 
     Raises:
         FileNotFoundError: It holds no images.
-        ValueError: A tar is incomplete or broken, or there are splits at several places.
+        ValueError: A tar is incomplete or broken, there are splits at several places, or an image lies next to the
+            folders of the classes.
     """
     try:
-        return TarReader(path)
+        reader = TarReader(path)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"Expected a complete tar, but got {str(path)!r} ({error}). Copy or make it again.") from error
+    check_stray_images(reader)
+    return reader
 
 
 def tar_splits(reader: Any) -> dict[str, np.ndarray] | None:

@@ -31,6 +31,7 @@ class HfidsStream(StreamReader, ReaderHfids):
         count = getattr(known, "num_examples", None) or _count(builder, name, split, label_key)
         keys = {"input_key": image_key, "target_key": label_key}
         super().__init__(name, root=root, split=split, download=download, num_samples=count, input_img_mode="", **keys)
+        self._where = f"hfids/{name} {split}"  # what an image without a path is called
         self.builder, self.needs_shards, self.num_shards = builder, not download, stream.n_shards
         self.class_to_idx = get_class_labels(builder.info, label_key)
         if class_map is not None:
@@ -44,6 +45,11 @@ class HfidsStream(StreamReader, ReaderHfids):
         """Return the number of all shards where they do not divide evenly: each rank then takes every n-th sample."""
         shared = self.num_shards % num_processes == 0 or not self.needs_shards
         return super().parts_per_process(num_processes) if shared else self.num_shards
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        for image, label in super().__iter__():
+            given = image or {"bytes": b""}  # None in an empty cell
+            yield given | {"path": given.get("path") or self._where}, label
 
     def _lazy_init(self) -> None:
         super()._lazy_init()

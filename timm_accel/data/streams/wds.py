@@ -17,6 +17,7 @@ from timm_accel.data.splitting import SPLITS, split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 _INFO = ("_info.json", "info.json")  # timm's names
+_SPLIT_KEYS = ("name", "num_samples", "filenames", "shard_lengths")  # that timm's reader needs of each split
 _FIRST_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")  # the image where a sample has several
 
 
@@ -73,7 +74,7 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     if "://" not in root and not os.path.isdir(root):
         raise FileNotFoundError(f"Expected wds/FOLDER with webdataset shards, but got {root!r}. Correct the path.")
     described = "://" in root or any(os.path.exists(os.path.join(root, name)) for name in _INFO)
-    splits = _load_info(root).get("splits", {}) if described else _splits_by_name(Path(root))
+    splits = _described_splits(root) if described else _splits_by_name(Path(root))
     named = {split_name(name): name for name in splits}
     if split not in named:
         raise missing_split(split, sorted(named), repr(root))
@@ -82,6 +83,11 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     else:
         shards = splits[split]["filenames"]
         count = sum(len(_labels_of(Path(root, shard))) for shard in shards)
+        if count == 0 and (unlabeled := next((shard for shard in shards if _holds_data(Path(root, shard))), None)):
+            raise ValueError(
+                f"Expected samples of an image and a number, KEY.jpg and KEY.cls, but got no KEY.cls in {unlabeled!r} "
+                f"of {root!r}. Write the shards so, or write an _info.json that names the label in KEY.json."
+            )
         timms = logging.getLogger(ReaderWds.__module__)  # it warns that there is no _info.json
         timms.disabled = True
         try:
@@ -90,6 +96,25 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
             timms.disabled = False
     reader.class_to_idx = _numbered(reader, splits) if class_map is None else read_class_map(class_map)
     return reader
+
+
+def _described_splits(root: str) -> Mapping[str, Any]:
+    """Return the splits of an ``_info.json``, with what timm reads of each."""
+    info = _load_info(root)  # {} where it is no JSON
+    splits = info.get("splits") if isinstance(info, Mapping) else None
+    if not (isinstance(splits, Mapping) and splits):
+        raise ValueError(
+            f"Expected the _info.json of {root!r} to be JSON with 'splits' by name, but got {str(info)[:100]}. Write "
+            "it so, or remove it and put the split into the names of the shards."
+        )
+    for name, split in splits.items():
+        known = split if isinstance(split, Mapping) else {}
+        if missing := [key for key in _SPLIT_KEYS if key not in known]:
+            raise ValueError(
+                f"Expected the split {name!r} in the _info.json of {root!r} to have {list(_SPLIT_KEYS)}, but got it "
+                f"without {missing}. Add them, or remove the file and put the split into the names of the shards."
+            )
+    return splits
 
 
 def _splits_by_name(root: Path) -> dict[str, dict[str, list[str]]]:
@@ -124,6 +149,11 @@ def _numbered(reader: WdsStream, splits: Mapping[str, Any]) -> dict[str, int]:
 def _is_data(name: str) -> bool:
     """Return whether a member of a shard is none that a system left behind."""
     return not any(is_leftover(part) for part in name.split("/") if part != ".")
+
+
+def _holds_data(shard: Path) -> bool:
+    with tarfile.open(shard, "r:") as tar:
+        return any(_is_data(member.name) for member in tar)
 
 
 def _labels_of(shard: Path) -> list[int]:

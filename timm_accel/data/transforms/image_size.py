@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import Resize
 from torchvision.transforms.v2 import Resize as ResizeV2
 
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of HEIF, at byte 8
 _FILTERS = Lock()  # those of warnings belong to all threads
 
 
@@ -26,13 +27,26 @@ def open_image(file: Any) -> Image.Image:
         file: An open binary file, or bytes.
 
     Raises:
-        OSError: It has more pixels than the bound.
+        OSError: It has more pixels than the bound, is empty, or is of no kind that Pillow knows.
         Exception: Pillow cannot open it.
     """
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return Image.open(opened)
     except Image.DecompressionBombError as error:
         raise _too_large("got more") from error
+    except UnidentifiedImageError as error:  # its message is the file object's, with a memory address
+        opened.seek(0)
+        raise UnidentifiedImageError(_kind_of(opened.read(12))) from error
+
+
+def _kind_of(start: bytes) -> str:
+    """Return what a file is that Pillow does not know, by its first 12 bytes."""
+    if not start:
+        return "an empty file"
+    if start[4:8] == b"ftyp" and start[8:] in _HEIF:  # phones write it, and some programs call it .jpg
+        return "a HEIF photo, which needs the package pillow-heif and its register_heif_opener()"
+    return "no image of a kind that Pillow knows"
 
 
 def ignoring_size_warnings(function: Callable[[], Any]) -> Any:
