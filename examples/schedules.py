@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-from timm_accel.plots import plot_schedule
+from timm_accel.plots import plot_schedule, save_figure
 from timm_accel.schedules import SimulatedSchedule, simulate_schedule
 
 NUM_EPOCHS, UPDATES_PER_EPOCH, LR = 300, 10, 0.05
@@ -78,7 +78,7 @@ def main(out: str | Path = "schedules.png") -> Path:
     figure = Figure(figsize=(4 * COLUMNS, 2.6 * rows), dpi=100, layout="constrained")
     for part, (name, each) in zip(figure.subfigures(rows, COLUMNS).ravel(), shown.items(), strict=False):
         plot_schedule(each, title=name, figure=part)
-    figure.savefig(out)
+    save_figure(figure, out)
     return Path(out)
 
 

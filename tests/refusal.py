@@ -9,10 +9,10 @@ import pytest
 
 
 @contextmanager
-def refused(kind: type[BaseException], *words: object) -> Iterator[None]:
+def refused(kind: type[BaseException], *words: object) -> Iterator[pytest.ExceptionInfo[BaseException]]:
     """Expect an error of `kind` in one line, with these words in this order."""
     with pytest.raises(kind, match=".*".join(re.escape(str(word)) for word in words)) as caught:
-        yield
+        yield caught
     assert "\n" not in str(caught.value)
 
 

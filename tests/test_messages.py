@@ -1,14 +1,16 @@
 """What error messages are made of."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_runs import make_trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import LoopTrainer
-from timm_accel.messages import missing_extra, nearest, one_line, own_sentence, root_cause
+from timm_accel.messages import missing_extra, nearest, one_line, own_sentence, printable, root_cause
 from timm_accel.training.batches import unpack
 
 
@@ -17,6 +19,43 @@ def test_another_librarys_error_is_one_line_of_at_most_200_characters() -> None:
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("a" * 300)) == "a" * 200
     assert one_line(ValueError("a" * 300), limit=None) == "a" * 300
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x1b[2Jb", "a\rb", "a\x07b", "a\u202eb", "a\x9bb", "a\u2066b", "a\x7fb", "a\udce9b"]
+)
+def test_a_control_character_reaches_no_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = f"a\\u{ord(text[1]):04x}{text[2:]}"
+    assert printable(f"{text}\n") == f"{code}\n"
+    if text[1] != "\r":  # a space, as all of them in one line
+        assert one_line(ValueError(text)) == code
+        assert root_cause(ValueError(text)) == f"ValueError: {code}"
+        error = raised(lambda: unpack(f"{text}"))
+        error.args = (text,)
+        assert own_sentence(error) == code
+    make_trainer().print(text, 3)
+    assert capsys.readouterr().out == f"{code} 3\n"
+
+
+def test_names_of_every_script_are_printed_as_they_are() -> None:
+    text = "Wörter 猫 😀 می\u200cخواهم क्\u200dष\xa0\u3000!"
+    assert printable(text) == text
+
+
+class Code:
+    """What a file must not hold."""
+
+
+@pytest.mark.parametrize("form", ["pickle", "script"])
+def test_a_quote_of_torch_advises_nobody_to_run_code(form: str, tmp_path: Path) -> None:
+    torch.save(Code(), tmp_path / "a.bin")
+    error = raised(lambda: torch.load(tmp_path / "a.bin", weights_only=True))
+    if form == "script":  # torch 2.14 warns of such a file too
+        error = RuntimeError("Cannot use ``weights_only=True`` with TorchScript archives. Pass ``weights_only=False``.")
+    assert "False" in str(error)
+    for quote in (one_line(error), one_line(error, None), root_cause(error)):
+        assert "False" not in quote
+        assert ("Unsupported global: GLOBAL test_messages.Code" if form == "pickle" else "TorchScript") in quote
 
 
 def test_a_root_cause_is_the_first_cause_by_class_and_first_line() -> None:

@@ -1,4 +1,4 @@
-"""Parts of error messages: similar names, another library's error in one line, the extra to install."""
+"""Parts of messages: similar names, another library's error in one line, the extra to install, text for a terminal."""
 
 import dis
 import re
@@ -7,9 +7,21 @@ from difflib import get_close_matches
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
+UNPRINTABLE = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Characters, as in a regular expression, that control a terminal, but newlines, and those that UTF-8 cannot hold."""
+_UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
 _RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and the error
     rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?:[ ~^]+\n)?[\w.]+: ((?:.|\n)*)$'
 )
+
+
+def printable(text: str) -> str:
+    r"""Return text for a terminal or a log: newlines stay, other control characters become ``\u001b``.
+
+    >>> printable("cat\x1b[2J.png")
+    'cat\\u001b[2J.png'
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
@@ -25,6 +37,8 @@ def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
 def one_line(error: BaseException, limit: int | None = 200) -> str:
     """Return the message of another library's error in one line, or its class when the message is empty.
 
+    torch's advice to load a file by running its code is left out.
+
     >>> one_line(ValueError("sizes differ:\\n  3 and 4")), one_line(KeyError())
     ('sizes differ: 3 and 4', 'KeyError')
 
@@ -32,7 +46,14 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
         error: The error.
         limit: The largest number of characters; None for all of them.
     """
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return _quoted(str(error), limit) or type(error).__name__
+
+
+def _quoted(text: str, limit: int | None) -> str:
+    text = printable(" ".join(text.split()))
+    if "weights_only" in text:  # torch 2.14: the cause, amid advice to pass weights_only=False
+        text = text.rpartition("WeightsUnpickler error: ")[2].partition(". ")[0]
+    return text[:limit]
 
 
 def own_sentence(error: BaseException) -> str | None:
@@ -52,14 +73,15 @@ def own_sentence(error: BaseException) -> str | None:
         sentence = worker[-1] if worker else None
     if sentence is None:
         return None
-    return " ".join([" ".join(sentence.split()), *getattr(error, "__notes__", [])])
+    return printable(" ".join([" ".join(sentence.split()), *getattr(error, "__notes__", [])]))
 
 
 def root_cause(error: BaseException) -> str:
     """Return the class of an error's root cause and the first line of its message: ``TypeError: sizes differ``."""
     while error.__cause__ is not None:
         error = error.__cause__
-    first = str(error).strip().partition("\n")[0][:200].strip().rstrip(".:")
+    text = str(error).strip()
+    first = _quoted(text if "weights_only" in text else text.partition("\n")[0], 200).strip().rstrip(".:")
     return f"{type(error).__name__}: {first or 'nothing said'}"
 
 

@@ -1,8 +1,9 @@
-"""CSV and JSON files with names of files, of which some may not be UTF-8.
+"""CSV and JSON files with names of files, of which some may not be UTF-8, or are made to harm.
 
 Python reads a byte that is not UTF-8 as a lone surrogate, ``os.fsdecode(b"caf\\xe9")`` as ``"caf\\udce9"``, which
-no UTF-8 file can hold. It is written as the six characters ``\\udce9``. JSON reads them back by itself; `unescaped`
-reads them back in CSV and parquet files. All other names are written as they are.
+no UTF-8 file can hold. It is written as the six characters ``\\udce9``. So are characters that control a terminal, and
+in a CSV the first character of a text that a spreadsheet would run as a formula. JSON reads them back by itself;
+`unescaped` reads them back in CSV and parquet files. All other names are written as they are.
 """
 
 import csv
@@ -13,22 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from timm_accel.atomic import atomic_write
+from timm_accel.messages import UNPRINTABLE
 
-_UNWRITABLE = re.compile(r"[\ud800-\udfff]|\\(?=u(?:005c|003b|d[89a-f][0-9a-f]{2}))")
-_ESCAPE = re.compile(r"\\u(005c|003b|d[89a-f][0-9a-f]{2})")
+_FORMULA = "=+@\n\uff1d\uff0b\uff0d\uff20-"  # the first characters of formulas, also in full width
+_CODES = "|".join(
+    ["00(?:[01][0-9a-f]|[89][0-9a-f]|7f|5c|3b)", "061c|200[ef]|202[89a-e]|206[6-9]", "d[89a-f][0-9a-f]{2}"]
+    + [f"{ord(letter):04x}" for letter in _FORMULA]
+)
+_UNWRITABLE = re.compile(rf"[{UNPRINTABLE}]|\\(?=u(?:{_CODES}))")
+_ESCAPE = re.compile(rf"\\u({_CODES})")
 
 
 def escaped(text: str) -> str:
-    r"""Return text that UTF-8 can hold: a lone surrogate as ``\udce9``, a backslash before such letters as ``\u005c``.
+    r"""Return text that UTF-8 can hold and a terminal can show.
+
+    A lone surrogate is written as ``\udce9``, a control character as ``\u001b``, and a backslash before such letters as
+    ``\u005c``.
 
     >>> escaped("caf\udce9.png"), escaped(r"C:\photos\café.png")
     ('caf\\udce9.png', 'C:\\photos\\café.png')
     """
-    return _UNWRITABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNWRITABLE.sub(_code, text)
+
+
+def _code(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def unescaped(text: str) -> str:
-    """Return the text that `escaped` was called with."""
+    """Return the text that `escaped` was called with, or a cell of a CSV was written from."""
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
@@ -59,19 +73,34 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], *, shared: bool =
         OSError: Nothing can be written there.
     """
     with atomic_write(path, shared=shared) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([_cell(cell) for cell in row] for row in rows)
+        csv.writer(file).writerows([cell_of(value) for value in row] for row in rows)
+
+
+def cell_of(value: Any) -> Any:
+    """Return a value as a cell of a CSV: a text is no formula for a spreadsheet; numbers stay, also those in a text."""
+    if not isinstance(value, str):
+        return value
+    return escaped(value) if _is_number(value) else re.sub(f"^[{_FORMULA}]", _code, escaped(value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Return the rows of a file from `write_csv`, by the names of the columns."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [{name: unescaped(cell or "") for name, cell in row.items() if name is not None} for row in rows]
+    return [{unescaped(name): unescaped(cell or "") for name, cell in row.items() if name is not None} for row in rows]
 
 
 def json_text(value: Any) -> str:
     """Return a value as JSON that UTF-8 can hold, and that ``json.loads`` reads back."""
-    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return re.sub(f"[{UNPRINTABLE}]", _code, json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from timm_accel.plots import plot_transform
+from timm_accel.plots import plot_transform, save_figure
 
 
 def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
@@ -33,7 +33,7 @@ def main(out: str | Path = "augmentation.png", seed: int = 27) -> Path:
     for row, (title, transform) in zip(rows, transforms.items(), strict=True):
         plot_transform(photo, transform, count=6, seed=seed, columns=7, figure=row)
         row.suptitle(title, fontsize=11, fontweight="bold")
-    figure.savefig(out)
+    save_figure(figure, out)
     return Path(out)
 
 

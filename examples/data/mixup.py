@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_images
 from timm.data import FastCollateMixup, Mixup
 
-from timm_accel.plots import plot_batch, plot_mixup
+from timm_accel.plots import plot_batch, plot_mixup, save_figure
 
 NAMES = ("china", "flower")
 MODES = {
@@ -38,7 +38,7 @@ def main(out: str | Path = "mixup.png", seed: int = 198) -> Path:
         mixup = kind(mixup_alpha=1.0, cutmix_alpha=1.0, label_smoothing=0.0, mode=mode, num_classes=len(NAMES))
         plot_mixup(images, labels, mixup, NAMES, seed=seed, columns=4, figure=row)
         row.suptitle(f"{mode}: {meaning}", fontsize=11, fontweight="bold")
-    figure.savefig(out)
+    save_figure(figure, out)
     return Path(out)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from timm_accel import create_classifier
 from timm_accel.models import stage_parameters
+from timm_accel.plots import save_figure
 
 
 def normalized(in_features: int, num_classes: int) -> nn.Module:
@@ -51,7 +52,7 @@ def main(out: str | Path = "customize.png", name: str = "test_resnet") -> Path:
     axes.set_xlabel(f"thousands of parameters of {name}, stage by stage (gray: frozen)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.15), ncols=6, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out)
+    save_figure(figure, out)
     return Path(out)
 
 

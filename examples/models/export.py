@@ -19,6 +19,7 @@ from torchvision.transforms.functional import resize
 
 from timm_accel import create_classifier
 from timm_accel.export import Exported, export_onnx, export_program, export_torchscript, open_exported
+from timm_accel.plots import save_figure
 
 COLOURS = ("#4d4d4d", "#0072b2", "#e69f00", "#009e73")  # colors for color-blind readers too
 
@@ -73,7 +74,7 @@ def main(out: str | Path = "export.png", num_epochs: int = 4) -> list[Exported]:
     figure.legend(*figure.axes[4].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     largest = max(each.max_difference for each in exported)
     figure.suptitle(f"Top-3 predictions of the model and its exported files (maximum difference {largest:.0e})")
-    figure.savefig(out)
+    save_figure(figure, out)
     return exported
 
 

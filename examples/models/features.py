@@ -19,7 +19,7 @@ from torch import nn
 from timm_accel import TimmTrainer, create_classifier, create_datasets
 from timm_accel.data import write_digits
 from timm_accel.features import describe_features, extract_embeddings, intermediate_features
-from timm_accel.plots import plot_feature_maps
+from timm_accel.plots import plot_feature_maps, save_figure
 
 
 def main(out: str | Path = "features.png", num_epochs: int = 3, model_name: str = "test_resnet") -> Path:
@@ -56,7 +56,7 @@ def main(out: str | Path = "features.png", num_epochs: int = 3, model_name: str 
     plot_feature_maps(named, image, channels=4, mean=config["mean"], std=config["std"], figure=left)
     left.suptitle("feature maps of one digit", fontsize=11, fontweight="bold")
     scatter(right, embeddings.features, embeddings.labels)
-    figure.savefig(out)
+    save_figure(figure, out)
     return Path(out)
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from timm_accel import create_classifier
 from timm_accel.features import node_features, node_names
-from timm_accel.plots import plot_feature_maps
+from timm_accel.plots import plot_feature_maps, save_figure
 
 NODES = {"act1": "into the block", "layer1.0.bn2": "branch", "layer1.0.add": "sum", "layer1.0.act2": "activation"}
 
@@ -32,7 +32,7 @@ def main(out: str | Path = "fx.png", model_name: str = "test_resnet", pretrained
     with torch.no_grad():
         values = node_features(model, list(NODES))(image)
     maps = {title: values[node] for node, title in NODES.items()}
-    plot_feature_maps(maps, image, channels=4, mean=config["mean"], std=config["std"]).savefig(out)
+    save_figure(plot_feature_maps(maps, image, channels=4, mean=config["mean"], std=config["std"]), out)
     return Path(out)
 
 

@@ -67,9 +67,46 @@ def test_a_name_comes_back_and_is_utf_8(name: str) -> None:
 
 
 def test_a_name_that_utf_8_can_hold_is_written_as_it_is() -> None:
-    assert [name for name in NAMES if escaped(name) != name] == [*NAMES[:4], *NAMES[-2:]]
+    assert [name for name in NAMES if escaped(name) != name] == [*NAMES[:4], NAMES[5], *NAMES[-2:]]
     assert escaped(ESCAPED) == r"caf\udce9.png"
     assert escaped(r"escape\udce9.png") == r"escape\u005cudce9.png"
+
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "-x.png", r"\u003d1", "=", "-"]
+NUMBERS = ["-0.5", "+3", "-inf", "-1e-05", "nan"]
+HARMLESS = ["a=1", "1-2", "'=1", "", "猫", "[-1]", "a\nb"]
+
+
+def test_a_cell_begins_no_formula_and_is_read_back(tmp_path: Path) -> None:
+    cells = [*FORMULAS, *NUMBERS, *HARMLESS, "a\x1b[2J", "a\u202eb"]
+    write_csv(tmp_path / "a.csv", [["=head", "cell"], *([number - 1, cell] for number, cell in enumerate(cells))])
+    assert [row["cell"] for row in read_csv(tmp_path / "a.csv")] == cells
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == [r"\u003dhead", "cell"]
+    assert list(read_csv(tmp_path / "a.csv")[0]) == ["=head", "cell"]
+    assert rows[0][0] == "-1"  # a number
+    found = dict(zip(cells, (cell for _, cell in rows), strict=True))
+    assert [each for each in FORMULAS if not found[each].startswith("\\u")] == []
+    assert {each: found[each] for each in [*NUMBERS, *HARMLESS]} == {each: each for each in [*NUMBERS, *HARMLESS]}
+    assert not set("\x1b\u202e\t\r") & set("".join(found.values()))
+
+
+def test_a_manifest_with_a_formula_for_a_name_is_read_back(tmp_path: Path) -> None:
+    names = ["=1+1.png", "-2.png", "@x.png", "a\x1bb.png"]
+    for name in names:
+        draw_image(0, 1).save(tmp_path / name)
+    write_csv(tmp_path / "set.csv", [["path", "label"], *([name, "-cat+dog"] for name in names)])
+    reader = ManifestReader(tmp_path / "set.csv")
+    assert [reader.filename(number) for number in range(4)] == names
+    assert reader.class_to_idx == {"-cat+dog": 0}
+
+
+def test_json_holds_no_control_character_and_is_read_back() -> None:
+    value = {"a\x1b": ["\u202e\x9b\x7f\\", "\\u202e"]}
+    text = json_text(value)
+    assert json.loads(text) == value
+    assert not set("\x1b\u202e\x9b\x7f") & set(text)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])

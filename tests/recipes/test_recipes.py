@@ -614,15 +614,22 @@ def test_unknown_names_suggest_the_nearest() -> None:
     ("content", "got"),
     [
         (b"", "an empty file"),
-        (b"\n# nothing\n", "# nothing"),
-        (b"[1, 2]", "[1, 2]"),
-        (b"word", "word"),
+        (b"\n# nothing\n", "an empty file"),
+        (b"[1, 2]", "a list"),
+        (b"word", "a text"),
         (b"\xff\xfe", "codec can't decode"),
+        (b"42", "a number"),
+        (b"root:x:0:secret\n", "a text"),
+        (b"root:x:0:secret:\n", "a name that is none of an option"),
+        (b"root:x: secret\nb: c: secret", "line 2, column 5"),
+        (b"[secret\n", "another file, by its line"),
     ],
 )
 def test_a_config_file_without_options_is_refused(
     content: bytes, got: str, tmp_path: Path, example: ModuleType
 ) -> None:
     (tmp_path / "mine.yaml").write_bytes(content)
-    with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help"):
+    with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help") as caught:
         example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__  # it has the content of the file, which may be any

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from timm_accel.audit.findings import findings
 from timm_accel.audit.wide_pixels import WidePixels
+from timm_accel.messages import printable
 from timm_accel.text_files import escaped, json_text, write_json
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Audit:
 
     def table(self) -> str:
         """Return the numbers of each split as a table, with the findings below."""
-        columns = [("", *_ROWS), *((name, *_cells(split)) for name, split in self.splits.items())]
+        columns = [["", *_ROWS], *([*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items())]
         lines = _aligned([[[cell] for cell in column] for column in columns])
         if max(map(len, lines)) > _SCREEN:
             lines = _aligned([[_wrapped(cell) for cell in column] for column in columns])
@@ -128,7 +129,7 @@ class Audit:
         return json_text(found)
 
     def __str__(self) -> str:
-        return escaped(self.table())
+        return printable(self.table())
 
 
 _SCREEN = 80  # characters of a line

@@ -12,6 +12,7 @@ from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import count_files, open_splits, unread_files
 from timm_accel.audit.wide_pixels import wide_pixels
+from timm_accel.data.loader_errors import loader_errors_explained
 
 Numbers = tuple[float, ...]
 
@@ -59,7 +60,8 @@ def audit(
     model_mean, model_std = _mean_and_std(model_config)
     datasets = open_splits(data)
     ranges = {name: _range_of(dataset, pixel_range) for name, dataset in datasets.items()}
-    scanned = {name: scan(name, dataset, num_workers, progress, ranges[name]) for name, dataset in datasets.items()}
+    with loader_errors_explained():
+        scanned = {name: scan(name, dataset, num_workers, progress, ranges[name]) for name, dataset in datasets.items()}
     readable = [(name, image) for name, images in scanned.items() for image in images if not image.error]
     images = [ReadableImage(name, ";".join(image.classes), image.path) for name, image in readable]
     equal = equal_groups([image.digest for _, image in readable])

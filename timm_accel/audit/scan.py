@@ -91,6 +91,8 @@ class _Files:
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Scanned:
+        from timm_accel.data.loader_errors import is_of_the_machine
+
         path: str = self.reader.filename(index, absolute=True)
         classes: tuple[str, ...] = ()
         try:
@@ -99,6 +101,8 @@ class _Files:
             with _strict_pillow():
                 return Scanned(path, classes, **look(file, self.pixel_range, path))
         except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
+            if isinstance(error, OSError) and is_of_the_machine(error):
+                raise
             return Scanned(path, classes, error=one_line(error, limit=None))
 
     def _classes(self, label: Any) -> tuple[str, ...]:

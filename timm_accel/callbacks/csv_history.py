@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_run_dir
-from timm_accel.text_files import escaped, unescaped, write_csv
+from timm_accel.text_files import cell_of, unescaped, write_csv
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -19,7 +20,7 @@ class CsvHistoryCallback(Callback):
     """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
 
     The field of a metric is empty in an epoch that did not record it. Tensors and arrays are written as numbers or
-    lists.
+    lists. Where the file cannot be written, this is reported, and the run continues; the rows are written later.
 
     Args:
         path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
@@ -35,6 +36,7 @@ class CsvHistoryCallback(Callback):
         self._columns: list[str] = []
         self._rows = Growing()  # of text
         self._size = 0  # of the file in bytes
+        self._optional = OptionalFile()
 
     def on_init_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._file = trainer.run_dir / "history.csv" if self.path is None and trainer.run_dir else self.path
@@ -75,13 +77,14 @@ class CsvHistoryCallback(Callback):
         new = [name for name in row if name not in self._columns]
         self._columns += new
         if self._writes and (new or not self._append(self._rows[-1])):
-            self._rewrite()
+            with self._optional.writing(trainer.print):
+                self._rewrite()
 
     def _append(self, row: dict[str, str]) -> bool:
         """Append a row to the file as it was written last; return whether that was possible."""
         assert self._file is not None
         line = StringIO(newline="")
-        csv.writer(line).writerow([escaped(row.get(name, "")) for name in self._columns])
+        csv.writer(line).writerow([cell_of(row.get(name, "")) for name in self._columns])
         added = line.getvalue().encode()
         self._size += len(added)
         try:
@@ -95,5 +98,6 @@ class CsvHistoryCallback(Callback):
     def _rewrite(self) -> None:
         assert self._file is not None
         rows = ([row.get(name, "") for name in self._columns] for row in self._rows)
+        self._size = -1  # where this write fails, the next one is whole too
         write_csv(self._file, [self._columns, *rows])
         self._size = self._file.stat().st_size

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
@@ -24,7 +25,8 @@ class SaveBestCallback(Callback):
     Each has its metric: with ``accuracy``, the metric of the EMA weights is ``ema_model_accuracy``. A tie keeps the
     earlier epoch; a value that is not finite is never the best, and an epoch without evaluation saves nothing.
     ``config.json`` holds the class names, the data config (that of the evaluation dataset, if it has one), and under
-    ``best`` the metric, its value and the epoch (from 1).
+    ``best`` the metric, its value and the epoch (from 1). Where they cannot be written, this is reported, the older
+    weights stay, and the run continues.
 
     Args:
         watch_metric: The metric to judge by.
@@ -52,6 +54,7 @@ class SaveBestCallback(Callback):
         self._root: Path | None = None
         self.best: dict[str, dict[str, Any]] = {}
         self._outdated: dict[str, dict[str, Any]] = {}  # of other evaluation images, until new weights are saved
+        self._files = {name: OptionalFile() for name in self.FOLDERS}
         self._lost: set[str] = set()
         self._saved: dict[str, dict[str, Any]] = {}  # the best metrics of the state
 
@@ -134,8 +137,8 @@ class SaveBestCallback(Callback):
         for name in sorted(self._lost & self._saved.keys() & models.keys()):
             best = self._saved[name]
             is_its_epoch = (progress.epoch, progress.batch, progress.stage) == (best["epoch"], 0, "train")
-            if is_its_epoch and best["metric"] == metric_prefix(name) + self.watch_metric:
-                self._save(trainer, name, best)
+            is_its_metric = best["metric"] == metric_prefix(name) + self.watch_metric
+            if is_its_epoch and is_its_metric and self._save(trainer, name, best):
                 trainer.print(f"Restored the weights in {str(self._folder(name))!r} from {str(state)!r}.")
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
@@ -153,9 +156,12 @@ class SaveBestCallback(Callback):
             epoch = trainer.run_history.current_epoch
             self._save(trainer, name, {"metric": metric, "value": value, "epoch": epoch})
 
-    def _save(self, trainer: "LoopTrainer", name: str, best: dict[str, Any]) -> None:
-        self.best[name] = best
-        if trainer.current_run().accelerator.is_main_process:
+    def _save(self, trainer: "LoopTrainer", name: str, best: dict[str, Any]) -> bool:
+        """Save weights as the best ones, and return False where they cannot be written."""
+        if not trainer.current_run().accelerator.is_main_process:
+            self.best[name] = best
+            return True
+        with self._files[name].writing(trainer.print):
             save_classifier(
                 trainer.evaluated_models()[name],
                 self._folder(name),
@@ -165,6 +171,8 @@ class SaveBestCallback(Callback):
                 greater_is_better=self.greater_is_better,
                 **({"multi_label": True} if is_multi_label(trainer.train_dataset) else {}),
             )
+            self.best[name] = best
+        return not self._files[name].failed
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         for name, best in sorted(self.best.items(), reverse=True):

@@ -5,6 +5,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from timm_accel.callbacks.base import Callback
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.text_files import write_csv
 
 FILE = "bad_images.csv"
@@ -26,7 +27,8 @@ class UnreadableImagesCallback(Callback):
     Works with datasets that count unreadable images, as ours do with ``on_error="skip"``: those that any loader worker
     of any rank met. The line of metrics tells how many images an evaluation counts. Above ``max_bad_fraction`` of the
     images, but at least 10, all ranks stop together with an error. An evaluation dataset with ``on_error="raise"`` is
-    decoded once before the first epoch, and an unreadable image is an error then.
+    decoded once before the first epoch, and an unreadable image is an error then. A file that cannot be written is
+    reported, and the run continues.
 
     Raises:
         OSError: At the start, if an image of such a dataset cannot be read.
@@ -34,6 +36,7 @@ class UnreadableImagesCallback(Callback):
 
     def __init__(self) -> None:
         self._errors: dict[str, str] = {}
+        self._file = OptionalFile()
 
     def on_training_run_start(self, trainer: Any, **kwargs: Any) -> None:
         self._errors = {}
@@ -87,8 +90,9 @@ class UnreadableImagesCallback(Callback):
         self._errors |= {path: dataset.why_unreadable(paths[path]) for path in new}
         where = ""
         if trainer.run_dir is not None:
-            write_csv(trainer.run_dir / FILE, [("path", "error"), *sorted(self._errors.items())])
-            where = f"; all are listed in {str(trainer.run_dir / FILE)!r}"
+            with self._file.writing(trainer.print):
+                write_csv(trainer.run_dir / FILE, [("path", "error"), *sorted(self._errors.items())])
+                where = f"; all are listed in {str(trainer.run_dir / FILE)!r}"
         trainer.print(f"{len(new)} images could not be read and were skipped, such as {new[0]!r}{where}.")
 
     def _stop_if_too_many(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, default_collate
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of, transformed, transformed_labels
 from timm_accel.data.labels import are_lists, check_label, require_labels
+from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+from timm_accel.messages import one_line
 
 _IMAGES_AT_A_TIME = 16  # when all are tried
 
@@ -179,6 +181,8 @@ class LabeledImages(ImageDataset):
         try:
             self._read(index)
         except OSError as error:
+            if is_of_the_machine(error):
+                raise
             return str(error)
         return ""
 
@@ -213,13 +217,17 @@ class LabeledImages(ImageDataset):
                 file.close()
 
     def _note(self, number: int, error: OSError) -> None:
+        if is_of_the_machine(error):
+            raise error
         path = self.filename(number, absolute=True)
         if self.on_error == "raise":
             raise OSError(
                 f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
             ) from error
         if not self._bad.any():
-            _logger.warning("%r cannot be read (%s) and is skipped; further ones are only counted.", path, error)
+            _logger.warning(
+                "%r cannot be read (%s) and is skipped; further ones are only counted.", path, one_line(error, None)
+            )
         self._bad[number] = 1
 
     def _transformed(self, image: Any, label: Any, number: int) -> tuple[Any, Any]:

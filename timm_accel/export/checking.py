@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from timm_accel.atomic import atomic_write
+from timm_accel.atomic import atomic_write, why_unwritable
 from timm_accel.export.formats import format_of, known_warnings_silenced
 from timm_accel.export.preparation import Prepared
 from timm_accel.export.runtime import open_exported
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
-    """The model cannot be exported that way, or the file's outputs differ; the cause is chained."""
+    """The model cannot be exported that way, the file's outputs differ, or the disk is full; the cause is chained."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +66,49 @@ def write_checked(
         other_sizes: Further sizes to compare at, (height, width), beside the model's.
 
     Raises:
-        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
+        ExportError: The model cannot be exported that way, the difference exceeds the tolerance, or the disk is full.
         OSError: Nothing can be written there.
         ValueError: An output of the model is NaN or infinite.
     """
     with torch.inference_mode():
         check_finite(prepared.eager(prepared.images(2)), f"the model, {prepared.metadata.architecture},")
     name, file_format = prepared.metadata.architecture, format_of(path)
-    with atomic_write(path) as unfinished:
-        try:
-            with known_warnings_silenced():
-                write(unfinished)
-            difference = max_difference(prepared, unfinished, other_sizes)
-        except Exception as error:
-            raise ExportError(
-                f"Expected {name} to export to {file_format} by {method}, but got {root_cause(error)}. "
-                "Try another method or format, or reparameterize=False."
-            ) from error
-        if not difference <= tolerance:
-            raise ExportError(
-                f"Expected {file_format} of {name} by {method} to differ from the model by at most {tolerance:.3g}, "
-                f"but got {difference:.3g}. Try another method or format, or raise tolerance."
-            )
-        size = sum(written.stat().st_size for written in unfinished.parent.iterdir())
+    unfinished = None
+    try:
+        with atomic_write(path) as unfinished:
+            difference = _write(unfinished, prepared, write, method, other_sizes)
+            if not difference <= tolerance:
+                raise ExportError(
+                    f"Expected {file_format} of {name} by {method} to differ from the model by at most "
+                    f"{tolerance:.3g}, but got {difference:.3g}. Try another method or format, or raise tolerance."
+                )
+            size = sum(written.stat().st_size for written in unfinished.parent.iterdir())
+    except OSError as error:
+        if unfinished is None:
+            raise  # nothing was begun
+        raise ExportError(str(error)) from error
     return Exported(path, file_format, method, size, opset, difference, tolerance)
+
+
+def _write(
+    path: Path,
+    prepared: Prepared,
+    write: Callable[[Path], None],
+    method: str,
+    other_sizes: Sequence[tuple[int, int]],
+) -> float:
+    """Write a file, and return how far it differs from the model."""
+    try:
+        with known_warnings_silenced():
+            write(path)
+        return max_difference(prepared, path, other_sizes)
+    except Exception as error:
+        if why_unwritable(error, path.parent) is not None:
+            raise  # `atomic_write` explains it
+        raise ExportError(
+            f"Expected {prepared.metadata.architecture} to export to {format_of(path)} by {method}, but got "
+            f"{root_cause(error)}. Try another method or format, or reparameterize=False."
+        ) from error
 
 
 def max_difference(prepared: Prepared, path: Path, other_sizes: Sequence[tuple[int, int]] = ()) -> float:

@@ -58,7 +58,7 @@ def export_onnx(
         tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: Both exporters fail, or the difference exceeds the tolerance.
+        ExportError: Both exporters fail, the difference exceeds the tolerance, or the disk is full.
         ModuleNotFoundError: The extra ``export`` is not installed.
         OSError: Nothing can be written there.
         TypeError: The model is not a module, or its output is not a tensor.
@@ -89,6 +89,8 @@ def export_onnx(
     try:
         exported = attempt("dynamo")
     except ExportError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # a full disk, for any method
         try:
             exported = attempt("torchscript")
         except ExportError as second:

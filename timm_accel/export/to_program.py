@@ -1,6 +1,7 @@
 """Export to a ``.pt2`` file with ``torch.export``, the successor of TorchScript."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def export_program(
         tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
+        ExportError: The model cannot be exported that way, the difference exceeds the tolerance, or the disk is full.
         OSError: Nothing can be written there.
         TypeError: The model is not a module, or its output is not a tensor.
         ValueError: The suffix is unknown, the model has no data config, the class names do not fit, the temperature is
@@ -64,6 +65,8 @@ def export_program(
     def write(unfinished: Path) -> None:
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(prepared.module, (prepared.images(2),), dynamic_shapes=(batch,), strict=False)
-        torch.export.save(program, unfinished, extra_files={EXTRA_FILE: prepared.metadata.to_json()})
+        content = BytesIO()  # torch 2.14 aborts the process where it writes to a full disk itself
+        torch.export.save(program, content, extra_files={EXTRA_FILE: prepared.metadata.to_json()})
+        unfinished.write_bytes(content.getbuffer())
 
     return write_checked(Path(path), prepared, write, method="export", tolerance=tolerance)

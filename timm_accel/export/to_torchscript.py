@@ -1,6 +1,7 @@
 """Export to TorchScript, a file that runs from Python and C++ without the model's source."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def export_torchscript(
         tolerance: The largest accepted difference, as `checking.max_difference` computes it.
 
     Raises:
-        ExportError: The model cannot be exported that way, or the difference exceeds the tolerance.
+        ExportError: The model cannot be exported that way, the difference exceeds the tolerance, or the disk is full.
         OSError: Nothing can be written there.
         TypeError: The model is not a module, or its output is not a tensor.
         ValueError: The method or suffix is unknown, the model has no data config, the class names do not fit, the
@@ -72,6 +73,8 @@ def export_torchscript(
             module = torch.jit.script(prepared.module)
         else:
             module = torch.jit.trace(prepared.module, prepared.images(2))  # a batch of 1 may take another branch
-        torch.jit.save(module, unfinished, _extra_files={EXTRA_FILE: prepared.metadata.to_json()})
+        content = BytesIO()  # torch 2.14 aborts the process where it writes to a full disk itself
+        torch.jit.save(module, content, _extra_files={EXTRA_FILE: prepared.metadata.to_json()})
+        unfinished.write_bytes(content.getbuffer())
 
     return write_checked(Path(path), prepared, write, method=method, tolerance=tolerance)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
+from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.data.resources import check_loader_options
 from timm_accel.features.modules import pooled_features
@@ -111,6 +112,7 @@ def _strict(data: Any) -> Any:
     return strict
 
 
+@loader_errors_explained()
 @torch.no_grad()
 def _compute(extractor: nn.Module, batches: Any, source: str) -> list[tuple[np.ndarray, ...]]:
     device = next((tensor.device for tensor in extractor.parameters()), torch.device("cpu"))

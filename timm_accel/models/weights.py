@@ -11,6 +11,7 @@ from timm.models import _builder
 from timm.models._input import get_model_traits
 from torch import nn
 
+from timm_accel.messages import printable
 from timm_accel.models.heads import classifier_names
 
 _LOGGER = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ def report(model: nn.Module, record: LoadRecord, source: str, head_loaded: bool)
         source, len(record.taken), tuple(record.missing), tuple(record.unexpected), tuple(record.resized), head
     )
     log: Callable[[str], None] = _LOGGER.warning if made.missing else _LOGGER.info
-    log(str(made))
+    log(printable(str(made)))
     return made
 
 

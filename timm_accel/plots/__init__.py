@@ -4,6 +4,7 @@ from timm_accel.plots.confusion import plot_confusion
 from timm_accel.plots.feature_maps import plot_feature_maps
 from timm_accel.plots.figures import plot_augmentations, plot_batch, plot_mixup, plot_transform
 from timm_accel.plots.learning_rates import plot_lr_finder, plot_schedule
+from timm_accel.plots.saving import save_figure
 
 __all__ = [
     "plot_augmentations",
@@ -14,4 +15,5 @@ __all__ = [
     "plot_mixup",
     "plot_schedule",
     "plot_transform",
+    "save_figure",
 ]

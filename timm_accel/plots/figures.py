@@ -1,9 +1,9 @@
 """Figures of the data: a batch as the model sees it, the draws of one image's transform, and mixed images.
 
 Each function returns a new matplotlib figure outside pyplot, so it needs no display and need not be closed:
-``plot_batch(images, labels).savefig("batch.png")``. With ``figure`` it draws into the caller's figure or a part of one
-(``figure.subfigures(…)``, ``layout="constrained"``), so figures can be shown next to each other. The extra ``plots``
-installs matplotlib.
+``save_figure(plot_batch(images, labels), "batch.png")``. With ``figure`` it draws into the caller's figure or a part of
+one (``figure.subfigures(…)``, ``layout="constrained"``), so figures can be shown next to each other. The extra
+``plots`` installs matplotlib.
 """
 
 import random

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.resources import check_loader_options
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.models.finite import check_finite
@@ -100,6 +101,7 @@ class Classifier:
         logits = [self.logits(view) / self.temperature for view in views_of(images, tta, self.input_size[1:])]
         return torch.stack([each.sigmoid() if self.multi_label else each.softmax(dim=1) for each in logits]).mean(dim=0)
 
+    @loader_errors_explained()
     def predict(
         self,
         images: Any,

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from timm_accel.data.image_files import list_images
+from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import one_line
 
@@ -60,6 +61,8 @@ class ImageInputs(Dataset):
         try:
             return self.transform(self._read(self.items[index])), None
         except OSError as error:
+            if is_of_the_machine(error):
+                raise
             return None, one_line(error, limit=None)
 
     def _read(self, item: Any) -> Image.Image:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from timm_accel.data.classes import class_name, in_label_order, is_multi_label, labels_of
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.labels import require_labels
+from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.manifest_folder import is_manifest
 from timm_accel.data.readers.manifest_reader import ManifestReader
@@ -148,6 +149,7 @@ def _some(names: list[str], max_names: int = 10) -> str:
     return f"{names[:max_names]}{more}" if names else "none"
 
 
+@loader_errors_explained()
 def collect(
     compute: Callable[[Tensor], Tensor],
     dataset: LabeledImages | StreamedImages,

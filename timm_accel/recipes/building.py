@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torch import nn
 
+from timm_accel.atomic import atomic_write
 from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
     CsvHistoryCallback,
@@ -18,6 +19,7 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
 )
+from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.data import (
     RepeatedSampler,
     Source,
@@ -58,7 +60,8 @@ class Run:
         path = Path(self.recipe.run_dir) / "recipe.yaml"
         begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
         if self.trainer.accelerator.is_main_process and not begun:
-            path.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
+            with OptionalFile().writing(self.trainer.print), atomic_write(path) as unfinished:
+                unfinished.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
         self.trainer.train(**self.train_arguments)
         return self.trainer
 

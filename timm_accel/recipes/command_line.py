@@ -3,25 +3,44 @@
 import re
 from typing import NoReturn
 
-from timm_accel.messages import nearest
+import yaml
+
+from timm_accel.messages import nearest, printable
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
 
+_KINDS = {type(None): "an empty file", str: "a text", list: "a list", dict: "a name that is none of an option"}
+
 
 def refuse_arguments(error: Exception) -> NoReturn:
-    """Raise a `ValueError` for what jsonargparse says of the arguments, with the nearest name for an unknown option."""
-    raise ValueError(_explain(str(error))) from error
+    """Raise a `ValueError` for what jsonargparse says of the arguments, with the nearest name for an unknown option.
+
+    Nothing of a file that holds no options is repeated, since --config may name any file.
+    """
+    raise ValueError(printable(_explain(str(error)))) from None
 
 
 def _explain(message: str) -> str:
     if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
         name = unknown[1] or unknown[2]
         return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"
-    if found := re.search(r"Unexpected config:? ?(.*)|(.*codec can't decode.*)", message, re.DOTALL):
-        got = " ".join((found[1] or found[2] or "").split())[:200] or "an empty file"
+    if got := _not_options(message):
         return f"Expected the file of --config to be YAML of name: value, but got {got}. --help lists all options."
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
     if wrong and wrong[1] in Recipe.__annotations__:
         kind = in_words(Recipe.__annotations__[wrong[1]])
         return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
     return f"Expected arguments as --help lists them, but got {' '.join(message.split())!r}. Correct them."
+
+
+def _not_options(message: str) -> str | None:
+    """Return what the file of --config holds instead of options; None where the message is about something else."""
+    if undecodable := re.search(r".*codec can't decode.*", message):
+        return undecodable[0]
+    if "Problems parsing config" in message:
+        place = re.search(r"line \d+, column \d+", message)
+        return f"another file, by its {place[0]}" if place else "another file"
+    if re.search(r"Option '.*' is not accepted", message, re.DOTALL):
+        return "a name that is none of an option"
+    found = re.search(r"Unexpected config:? ?(.*)", message, re.DOTALL)
+    return _KINDS.get(type(yaml.safe_load(found[1])), "a number") if found else None

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.callbacks.recorded_metrics import RepeatedMetrics
+from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.seeding import seed_prefetch
 from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
@@ -289,7 +290,8 @@ class Run:
         """Let processes request to stop and to save; at the end, all exit as they agreed."""
         self._consensus = Consensus(self.accelerator.num_processes)
         try:
-            yield
+            with loader_errors_explained():
+                yield
         finally:
             self._consensus = self.epoch = self.batch_index = None
         if self.agreed.stop == Stop.FAILED:

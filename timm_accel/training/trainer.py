@@ -19,6 +19,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.losses.softmax import refuse_integer_labels
+from timm_accel.messages import printable
 from timm_accel.states.consensus import Stop
 from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
@@ -134,6 +135,9 @@ class LoopTrainer(Trainer):
     def current_run(self) -> Run:
         """Return the current run; outside a run, one that has not started."""
         return self._current_run or Run(self, self._num_updates)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        super().print(*(printable(str(each)) for each in args), **kwargs)
 
     # What a mixin or a subclass overrides, beside upstream's own hooks
 

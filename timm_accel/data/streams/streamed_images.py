@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from timm_accel.data.classes import in_label_order
 from timm_accel.data.labeled_images import LabeledImages, check_error_options, default_prepare
 from timm_accel.data.labels import check_label
+from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.streams.stream_reader import StreamReader
 from timm_accel.data.streams.unreadable_log import UnreadableLog
 from timm_accel.data.transforms.pixel_range import PixelRange
 from timm_accel.data.transforms.prepare_image import read_image
+from timm_accel.messages import one_line
 
 _logger = logging.getLogger(__name__)
 
@@ -208,13 +210,17 @@ class StreamedImages(IterableDataset):
                 )
 
     def _note(self, path: str, error: OSError, bad: int) -> None:
+        if is_of_the_machine(error):
+            raise error
         if self.on_error == "raise":
             raise OSError(
                 f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
             ) from error
         self._log.add(path, str(error))
         if bad == 1:
-            _logger.warning("%r cannot be read (%s) and is skipped; further ones are only counted.", path, error)
+            _logger.warning(
+                "%r cannot be read (%s) and is skipped; further ones are only counted.", path, one_line(error, None)
+            )
         if bad > self.max_unreadable:
             raise OSError(
                 f"Expected at most {self.max_unreadable} unreadable images in an epoch "
@@ -243,4 +249,6 @@ class _Unreadable(IterableDataset):
             try:
                 self.dataset._decode(file)
             except OSError as error:
+                if is_of_the_machine(error):
+                    raise
                 yield file["path"], str(error)
