@@ -46,21 +46,6 @@ def unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
-def joined(names: Iterable[str]) -> str:
-    r"""Return names as one text with ``;`` between them; a ``;`` in a name is written as ``\\u003b``.
-
-    The text is escaped already; `write_csv` joins the names of a cell that is a list so.
-
-    >>> joined(["cat", "a;b"])
-    'cat;a\\u003bb'
-    """
-    return ";".join(escaped(name).replace(";", "\\u003b") for name in names)
-
-
-def _cell(cell: Any) -> Any:
-    return escaped(cell) if isinstance(cell, str) else joined(cell) if isinstance(cell, list) else cell
-
-
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], *, shared: bool = False) -> None:
     """Write a CSV file in UTF-8, atomically.
 
@@ -77,7 +62,15 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], *, shared: bool =
 
 
 def cell_of(value: Any) -> Any:
-    """Return a value as a cell of a CSV: a text is no formula for a spreadsheet; numbers stay, also those in a text."""
+    r"""Return a value as a cell of a CSV: a text is no formula for a spreadsheet; numbers stay, also those in a text.
+
+    A list of names is one text with ``;`` between them, and a ``;`` in a name is ``\\u003b``.
+
+    >>> cell_of(["cat", "a;b"])
+    'cat;a\\u003bb'
+    """
+    if isinstance(value, list):
+        return ";".join(cell_of(name).replace(";", "\\u003b") for name in value)
     if not isinstance(value, str):
         return value
     return escaped(value) if _is_number(value) else re.sub(f"^[{_FORMULA}]", _code, escaped(value))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
-from timm_accel.data.regular_files import check_regular
+from timm_accel.data.readers.regular_files import check_regular
 from timm_accel.messages import one_line
 from timm_accel.text_files import read_csv, write_csv
 

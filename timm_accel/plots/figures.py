@@ -20,7 +20,7 @@ from timm.data import FastCollateMixup, Mixup
 from torch.utils.data import Dataset
 
 from timm_accel.data.classes import class_names as names_of
-from timm_accel.data.regular_files import open_regular
+from timm_accel.data.readers.regular_files import open_regular
 from timm_accel.data.seeding import SampleKey, seed_step, seeded
 from timm_accel.data.transforms.create import create_policy
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 from timm_accel.data.classes import class_names, labels_of, numbered_names, transformed_labels
 from timm_accel.data.labels import are_lists, check_labels, label_number
 from timm_accel.data.readers.filename_reader import number_classes
-from timm_accel.data.regular_files import open_regular
+from timm_accel.data.readers.regular_files import open_regular
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "targets")

@@ -12,7 +12,7 @@ from timm.utils.misc import natural_key
 
 from timm_accel.data.classes import class_name
 from timm_accel.data.image_files import FileCounts, list_images
-from timm_accel.data.regular_files import check_regular
+from timm_accel.data.readers.regular_files import check_regular
 from timm_accel.messages import nearest
 
 

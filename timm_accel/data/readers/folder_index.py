@@ -18,7 +18,7 @@ from timm.utils import natural_key
 from timm_accel.data.image_files import FileCounts, empty_folders, ending_of, image_endings, walk_images
 from timm_accel.data.readers.cached_arrays import cache_file, read_arrays, write_arrays
 from timm_accel.data.readers.indexed_reader import FileList, IndexedReader
-from timm_accel.data.regular_files import open_regular
+from timm_accel.data.readers.regular_files import open_regular
 
 _FORMAT = 2
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, of two seconds
