@@ -12,7 +12,6 @@ from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import count_files, open_splits, unread_files
 from timm_accel.audit.wide_pixels import wide_pixels
-from timm_accel.data.loader_errors import loader_errors_explained
 
 Numbers = tuple[float, ...]
 
@@ -57,6 +56,8 @@ def audit(
             f"Expected num_workers to be a number of processes of at least 0, but got {num_workers!r}. "
             "None is one for each CPU."
         )
+    from timm_accel.data.loader_errors import loader_errors_explained  # imports torch
+
     model_mean, model_std = _mean_and_std(model_config)
     datasets = open_splits(data)
     ranges = {name: _range_of(dataset, pixel_range) for name, dataset in datasets.items()}
