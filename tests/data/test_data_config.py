@@ -66,25 +66,26 @@ def test_an_audit_refuses_them(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "value", "words"),
     [
-        ("mean", [124, 116, 104], "Expected mean of {} to have a number from 0 to 1"),
-        ("std", [0, 0, 0], "Expected std of {} to have a number above 0 to 1"),
-        ("std", [0.2, -0.2, 0.2], "Expected std of {} to have a number above 0 to 1"),
-        ("crop_pct", -1, "Expected crop_pct of {} to be a share from 0.1 to 2, but got -1"),
-        ("crop_pct", 87.5, "Expected crop_pct of {} to be a share from 0.1 to 2, but got 87.5"),
+        ("mean", [124, 116, 104], "Expected mean in {!r} to have a number from 0 to 1"),
+        ("std", [0, 0, 0], "Expected std in {!r} to have a number above 0 to 1"),
+        ("std", [0.2, -0.2, 0.2], "Expected std in {!r} to have a number above 0 to 1"),
+        ("crop_pct", -1, "Expected crop_pct in {!r} to be a share from 0.1 to 2, but got -1"),
+        ("crop_pct", 87.5, "Expected crop_pct in {!r} to be a share from 0.1 to 2, but got 87.5"),
         (
             "crop_mode",
             "centr",
-            "Expected crop_mode of {} to be one of timm's, but got 'centr'. Did you mean",
+            "Expected crop_mode in {!r} to be one of timm's, but got 'centr'. Did you mean",
         ),
-        ("interpolation", "cubic", "Expected interpolation of {} to be one of timm's, but got 'cubic'. Did you mean"),
+        ("interpolation", "cubic", "Expected interpolation in {!r} to be one of timm's, but got 'cubic'. Did you mean"),
     ],
 )
 def test_saved_weights_with_such_a_config_are_refused(entry: str, value: Any, words: str, tmp_path: Path) -> None:
     save_classifier(timm.create_model("test_resnet", num_classes=3), tmp_path, ["cat", "dog", "owl"])
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"][entry] = value
+    del config["integrity"]  # changed on purpose
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with refused(ValueError, words.format(tmp_path / "model.safetensors")):
+    with refused(ValueError, words.format(str(tmp_path / "config.json"))):
         load_classifier(tmp_path)
 
 

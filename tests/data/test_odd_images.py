@@ -188,6 +188,7 @@ def test_an_image_without_pixels_is_refused(size: tuple[int, int]) -> None:
         read_image(Image.new("RGB", size), PrepareImage())
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # of a random crop
 def test_the_others_are_trained_evaluated_predicted_and_audited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,7 +185,7 @@ def test_a_resumed_run_evaluates_the_same_images(folder, on_error: str, tmp_path
     def run(run_dir: Path, **options: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-        callbacks = [UnreadableImagesCallback, SaveStateCallback(every_n_updates=7, keep=99)]
+        callbacks = [UnreadableImagesCallback, SaveStateCallback(every_n_updates=7, keep=99, keep_when_done=99)]
         trainer = make_trainer(TimmTrainer, model, num_classes=3, run_dir=run_dir, callbacks=callbacks)
         data = read(folder[0], auto_augment="rand-m7-mstd0.5-inc1", on_error=on_error)
         return fit(trainer, *data, **options)

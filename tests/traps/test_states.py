@@ -79,7 +79,7 @@ def test_upstream_trains_more_epochs_than_were_left(tmp_path: Path) -> None:
     assert len(rest.order) > 2 * 16  # more than the two epochs that were left
 
     whole, rest = Order(), Order()
-    kept = SaveStateCallback(keep=9)
+    kept = SaveStateCallback(keep=9, keep_when_done=9)
     fit(make_trainer(run_dir=tmp_path / "whole", callbacks=[kept]), whole, num_epochs=3)
     resumed_dir = cut(tmp_path / "whole", 0, tmp_path / "cut")
     resumed = fit(
@@ -100,7 +100,7 @@ def test_upstream_saves_a_step_before_its_update(tmp_path: Path) -> None:
     assert not torch.equal(saved["5.weight"], trainer.model.state_dict()["5.weight"])  # an update is missing
     assert not torch.equal(saved["5.weight"], first["5.weight"])
 
-    ours = make_trainer(run_dir=tmp_path / "ours", callbacks=[SaveStateCallback(every_n_updates=2)])
+    ours = make_trainer(run_dir=tmp_path / "ours", callbacks=[SaveStateCallback(every_n_updates=2, keep_when_done=9)])
     fit(ours, num_epochs=1, max_num_train_steps=2)
     state = open_state(states(tmp_path / "ours")[0])
     assert state.folder.name.endswith("epoch_0_batch_2")
