@@ -1,6 +1,8 @@
 """Kill a run many times with SIGKILL, resume it each time, and compare it bit by bit with an uninterrupted run.
 
-    python benchmarks/kill_test.py [--kills 100] [--processes 1] [--seed 0] [--folder DIR]
+    python benchmarks/kill_test.py [--kills 100] [--processes 1] [--seed 0] [--part none] [--folder DIR]
+
+--part adds freezing, distillation, resolution, cache or balanced; `all` shares the kills among runs with each of them.
 
 Needs the extra test. Prints a line for each kill and a summary, and exits with 1 if a bit differs. Of ten kills, four
 come at a random time after one to three updates, two while a state is written, one after a row of the history, one
@@ -19,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in (
 
 from kill_comparison import contents  # noqa: E402
 from kill_harness import UPDATES_PER_EPOCH, Kill, Run, kill_and_resume, write_data  # noqa: E402
+from kill_worker import PARTS  # noqa: E402
 from tiny_runs import differences  # noqa: E402
 
 UPDATES_PER_KILL = 5  # the usual maximum
@@ -46,6 +49,25 @@ def kill_and_compare(whole: Run, killed: Run, num_kills: int, seed: int) -> tupl
     return kills, places if whole.rows() == killed.rows() == expected else [*places, "the rows of the history"]
 
 
+def compare(options: argparse.Namespace, part: str, num_kills: int, folder: Path) -> bool:
+    """Compare one killed run with one that is not, and print the result."""
+    started = time.monotonic()
+    extra = 2 if part == "resolution" else 1  # without accumulation an epoch has twice the updates
+    epochs = 1 + num_kills * UPDATES_PER_KILL // (extra * UPDATES_PER_EPOCH)
+    data = write_data(folder / "data")
+    whole = Run(folder / "whole", data, options.processes, epochs, every_n_updates=1, part=part)
+    kills, places = kill_and_compare(whole, replace(whole, folder=folder / "killed"), num_kills, options.seed)
+    for place in places[:20]:
+        print(f"differs: {place}")
+    print(
+        f"{part}: {len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} "
+        f"during a write, {len(kills)} restarts, {epochs} epochs, bit-equal: {'no' if places else 'yes'}, "
+        f"{time.monotonic() - started:.0f} s",
+        flush=True,
+    )
+    return not places and len(kills) >= num_kills
+
+
 def main() -> bool:
     """Print the kills and the result, and return whether every bit is equal."""
     parser = argparse.ArgumentParser()
@@ -53,21 +75,13 @@ def main() -> bool:
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="a new folder to keep; the default is a temporary one")
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="none")
     options = parser.parse_args()
-    started = time.monotonic()
-    epochs = 1 + options.kills * UPDATES_PER_KILL // UPDATES_PER_EPOCH
+    parts = [part for part in PARTS if part != "none"] if options.part == "all" else [options.part]
     with tempfile.TemporaryDirectory() as unkept:
         folder = options.folder or Path(unkept)
-        whole = Run(folder / "whole", write_data(folder / "data"), options.processes, epochs, every_n_updates=1)
-        kills, places = kill_and_compare(whole, replace(whole, folder=folder / "killed"), options.kills, options.seed)
-    for place in places[:20]:
-        print(f"differs: {place}")
-    print(
-        f"{len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} during a "
-        f"write, {len(kills)} restarts, {epochs} epochs, bit-equal: {'no' if places else 'yes'}, "
-        f"{time.monotonic() - started:.0f} s"
-    )
-    return not places and len(kills) >= options.kills
+        results = [compare(options, part, options.kills // len(parts), folder / part) for part in parts]
+    return all(results)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Run:
         every_n_updates: Updates between two states.
         seed: The trainer's.
         on_cpu: Whether it trains on the CPU where there is a GPU too.
+        part: A further part with its own draws or state, one of ``kill_worker.PARTS``.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Run:
     every_n_updates: int = 2
     seed: int = 0
     on_cpu: bool = True
+    part: str = "none"
 
     @property
     def run_dir(self) -> Path:
@@ -70,6 +72,7 @@ class Run:
             "every_n_updates": self.every_n_updates,
             "batch_size": BATCH_SIZE // self.num_processes,
             "seed": self.seed,
+            "part": self.part,
         }
         return [
             *(sys.executable, *(torchrun if self.num_processes > 1 else []), WORKER),

@@ -1,6 +1,7 @@
 """One small run with everything that has a state; `kill_harness.py` starts it, kills it and starts it again.
 
 python kill_worker.py RUN_DIR DATA UPDATES [--resume] [--epochs 6] [--every_n_updates 2] [--batch_size 4] [--seed 0]
+    [--part none]
 """
 
 import argparse
@@ -22,8 +23,10 @@ from timm_accel.callbacks import (
     SaveBestCallback,
     SaveStateCallback,
 )
+from timm_accel.data import class_balanced_sampler
 
 SIZE = 32
+PARTS = ("none", "freezing", "distillation", "resolution", "cache", "balanced")
 WORKERS = {"num_workers": 2, "persistent_workers": True}
 
 
@@ -44,8 +47,15 @@ def train(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     model, config = create_classifier("test_resnet", 3, image_size=SIZE, drop_rate=0.1, drop_path_rate=0.1)
     train_set, val_set = create_datasets(
-        SIZE, config["mean"], config["std"], options.data / "train", options.data / "val", scale=(0.3, 1.0)
+        SIZE,
+        config["mean"],
+        config["std"],
+        options.data / "train",
+        options.data / "val",
+        scale=(0.3, 1.0),
+        cache="memory" if options.part == "cache" else None,
     )
+    sampler = {"sampler": class_balanced_sampler(train_set.labels)} if options.part == "balanced" else {}
     trainer = TimmMixupTrainer(
         model=model,
         optimizer=create_optimizer_v2(model, "lookahead_adamw", lr=1e-2, weight_decay=0.05),
@@ -66,17 +76,28 @@ def train(options: argparse.Namespace) -> None:
         ],
         run_dir=options.run_dir,
         seed=options.seed,
+        **_options_of_part(options),
     )
     trainer.train(
         train_set,
         options.epochs,
         val_set,
         per_device_batch_size=options.batch_size,
-        gradient_accumulation_steps=2,
-        train_dataloader_kwargs=WORKERS,
+        gradient_accumulation_steps=1 if options.part == "resolution" else 2,
+        train_dataloader_kwargs=WORKERS | sampler,
         eval_dataloader_kwargs=WORKERS,
         resume_from="auto" if options.resume else None,
     )
+
+
+def _options_of_part(options: argparse.Namespace) -> dict[str, Any]:
+    if options.part == "freezing":  # thawed stage by stage over the run
+        half = max(1, options.epochs // 2)
+        return {"freeze_schedule": {0: -1, half: 1, half + 1: 0}}
+    if options.part == "distillation":
+        teacher, _ = create_classifier("test_efficientnet", 3, image_size=SIZE)
+        return {"distill_teacher": teacher, "distill_kind": "feature"}
+    return {"resolutions": [24, SIZE]} if options.part == "resolution" else {}
 
 
 if __name__ == "__main__":
@@ -86,6 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--resume", action="store_true")
     for name, default in {"epochs": 6, "every_n_updates": 2, "batch_size": 4, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--part", choices=PARTS, default="none")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(Accelerator().device.type == "cuda")  # it joins the group of processes
     train(parser.parse_args())
