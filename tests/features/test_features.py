@@ -293,7 +293,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WORKER = """
-import sys
+import os, sys
 import numpy as np, torch
 from accelerate import PartialState
 sys.path[:0] = {tests!r}
@@ -308,6 +308,7 @@ made = extract_embeddings(model, data(), {out!r} + "/e.npz", batch_size=2)
 np.savez({out!r} + f"/rank{{state.process_index}}.npz", features=made.features, labels=made.labels)
 assert state.num_processes == 2
 state.destroy_process_group()
+os._exit(0)  # torch 2.14 under load: gloo may abort at the exit of a process that has destroyed its group
 """
 
 
