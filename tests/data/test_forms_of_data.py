@@ -5,13 +5,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import write_images
 from refusal import contents, refused
 from stream_sources import WITHOUT_TENSORFLOW, hfids_images, hfids_parquet, tfds, wds
-from test_sources import folder, folders_of_tars, idx, manifest, one_tar, tar_of_each_split, undivided, undivided_tar
+from test_sources import folder, folders_of_tars, manifest, mnist, one_tar, tar_of_each_split, undivided, undivided_tar
 from tiny_runs import load_example
 from torch.utils.data import WeightedRandomSampler
 
@@ -34,12 +33,7 @@ def parquet_manifest(root: Path) -> Any:
 
 
 def torch_set(root: Path) -> Any:
-    draws = np.random.default_rng(0)
-    for part, count in (("train", 24), ("t10k", 10)):
-        raw = root / "MNIST" / "raw"
-        idx(raw / f"{part}-images-idx3-ubyte", draws.integers(0, 255, (count, 28, 28), dtype=np.uint8))
-        idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
-    return Source("torch/mnist", root=root)
+    return mnist(root, 24)
 
 
 def hfds(root: Path) -> Any:

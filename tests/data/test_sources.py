@@ -187,13 +187,18 @@ def idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(kind.to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes())
 
 
-def test_torchvisions_sets_are_read_from_their_files(tmp_path: Path) -> None:
+def mnist(root: Path, train: int) -> Any:
+    """Files of torchvision's MNIST with so many training images and 10 others."""
     draws = np.random.default_rng(0)
-    for part, count in (("train", 20), ("t10k", 10)):
-        raw = tmp_path / "MNIST" / "raw"
+    for part, count in (("train", train), ("t10k", 10)):
+        raw = root / "MNIST" / "raw"
         idx(raw / f"{part}-images-idx3-ubyte", draws.integers(0, 255, (count, 28, 28), dtype=np.uint8))
         idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
-    train_set, val_set = read(Source("torch/mnist", root=tmp_path))
+    return Source("torch/mnist", root=root)
+
+
+def test_torchvisions_sets_are_read_from_their_files(tmp_path: Path) -> None:
+    train_set, val_set = read(mnist(tmp_path, 20))
     assert (len(train_set), len(val_set)) == (20, 10)
     assert train_set.class_names[3] == "3 - three"
     assert train_set[3][0].shape == (3, 8, 8)  # gray images become what the model expects
