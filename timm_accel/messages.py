@@ -56,6 +56,11 @@ def _quoted(text: str, limit: int | None) -> str:
     return text[:limit]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: ``"1 file"``, ``"2,000 classes"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def own_sentence(error: BaseException) -> str | None:
     """Return the sentence of an error that a ``raise`` of this package raised, for a user; None for any other error.
 

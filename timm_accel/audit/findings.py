@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from timm_accel.messages import counted
+
 if TYPE_CHECKING:
     from timm_accel.audit.report import Audit, Group, Split
 
@@ -70,7 +72,7 @@ def _unreadable(audit: "Audit") -> Iterator[str]:
     for name, split in audit.splits.items():
         if files := [file for file in audit.unreadable if file.split == name]:
             yield (
-                f"{name}: {len(files)} of {_count(split.num_files, 'file')} cannot be read, such as "
+                f"{name}: {len(files)} of {counted(split.num_files, 'file')} cannot be read, such as "
                 f"{files[0].path!r} ({files[0].error}): repair or remove."
             )
 
@@ -95,7 +97,7 @@ def _groups(groups: "list[Group]", kind: str, what: str) -> Iterator[str]:
         other = next((one for one in first if one.split != first[0].split), None)
         other = other or next((one for one in first if one.label != first[0].label), first[1])
         yield (
-            f"{sum(map(len, groups)):,} {kind} in {_count(len(groups), 'group')} {what}"
+            f"{sum(map(len, groups)):,} {kind} in {counted(len(groups), 'group')} {what}"
             f"{f', {contrary:,} of the groups with different labels' if contrary else ''}, such as "
             f"{first[0].path!r} and {other.path!r}."
         )
@@ -114,7 +116,7 @@ def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
         wide = {mode: count for mode, count in split.modes.items() if mode in WIDE_MODES}
         if wide and not split.is_prepared:
             yield (
-                f"{name}: {_count(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this dataset "
+                f"{name}: {counted(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this dataset "
                 "clips all above 255: give it PrepareImage."
             )
 
@@ -132,7 +134,7 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
             count = sum(split.unread_files.values())
             yield (
-                f"{name}: {_count(count, 'file')} {'is' if count == 1 else 'are'} ignored for their extension "
+                f"{name}: {counted(count, 'file')} {'is' if count == 1 else 'are'} ignored for their extension "
                 f"({endings}): convert them to PNG or JPEG."
             )
 
@@ -141,14 +143,14 @@ def _tiny_classes(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         tiny = [f"{one} {size}" for one, size in split.class_sizes.items() if 0 < size < _TINY_CLASS]
         if tiny:
-            yield f"{name}: {_count(len(tiny), 'class')} of fewer than {_TINY_CLASS} images: {_list(tiny)}."
+            yield f"{name}: {counted(len(tiny), 'class')} of fewer than {_TINY_CLASS} images: {_list(tiny)}."
 
 
 def _turned(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         if split.num_turned and not split.is_prepared:
             yield (
-                f"{name}: {_count(split.num_turned, 'image')} lie on their side, since this dataset ignores EXIF: "
+                f"{name}: {counted(split.num_turned, 'image')} lie on their side, since this dataset ignores EXIF: "
                 "give it PrepareImage."
             )
 
@@ -174,10 +176,6 @@ def _colors(audit: "Audit") -> Iterator[str]:
             f"{_numbers(audit.model_mean)} and {_numbers(audit.model_std)}, which go with "
             "pretrained weights: without them, take those of the data."
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _list(names: "list[str] | dict[str, int]") -> str:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from PIL import Image, ImageFile
 from timm.utils.misc import natural_key
 
+from timm_accel.messages import counted
+
 _logger = logging.getLogger(__name__)
 _NO_RASTER = ("EPS", "MPEG")  # Pillow draws the first by a program, Ghostscript, and only knows the size of the second
 _LEFTOVERS = {  # in lower case; names that begin with a dot are leftovers too
@@ -106,10 +108,10 @@ class FileCounts:
 
     def rest(self) -> str:
         """Return what was left out in words, with the remedy for photos that Pillow cannot read alone; or ""."""
-        files = f"{_number(sum(self.left_out.values()), 'file')} ({_by_ending(self.left_out)})"
+        files = f"{counted(sum(self.left_out.values()), 'file')} ({_by_ending(self.left_out)})"
         if heif := [ending for ending in _HEIF if ending in self.left_out]:
             files += f" of which {heif[0]} needs the package pillow-heif and its register_heif_opener()"
-        leftovers = _number(self.leftovers, "system leftover")
+        leftovers = counted(self.leftovers, "system leftover")
         return ", ".join([files] * bool(self.left_out) + [leftovers] * bool(self.leftovers))
 
     def why_none(self) -> str:
@@ -131,17 +133,13 @@ class FileCounts:
 
     def __str__(self) -> str:
         count = sum(self.used.values())
-        text = _number(count, "image") + (f" ({self.used_by_ending()})" if count else "")
+        text = counted(count, "image") + (f" ({self.used_by_ending()})" if count else "")
         if rest := self.rest():
             text += f"; left out: {rest}"
         if self.empty_folders:
             shown = [repr(name) for name in self.empty_folders[:_SHOWN]] + ["…"] * (len(self.empty_folders) > _SHOWN)
             text += f"; no image in {', '.join(shown)}"
         return text
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _by_ending(counts: dict[str, int]) -> str:

@@ -4,7 +4,6 @@ Folders without the entry ``integrity``, such as timm's, are not compared. The e
 so is the metadata of exported files, before anything is computed with them.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from math import isfinite
@@ -14,7 +13,7 @@ from typing import Any
 from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.pixel_range import check_pixel_range
 from timm_accel.messages import one_line
-from timm_accel.states.manifest import digest_of
+from timm_accel.states.manifest import digest_of, digest_of_file
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -25,7 +24,7 @@ _ON_PURPOSE = f"Use a copy of the folder, or, after a change on purpose, remove 
 def signed_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a ``config.json`` for the weights in a folder, with their size and SHA-256 and its own."""
     weights = folder / WEIGHTS_FILE
-    entry = {"size": weights.stat().st_size, "sha256": _digest(weights)}
+    entry = {"size": weights.stat().st_size, "sha256": digest_of_file(weights)}
     config = {**config, INTEGRITY: entry}
     return {**config, INTEGRITY: {**entry, "config_sha256": _config_digest(config)}}
 
@@ -75,7 +74,7 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
         wrong = f"to be complete, but {str(path)!r} is missing"
     elif found != size:
         wrong = f"to be complete, but got {str(path)!r} of {found} bytes instead of {size}"
-    elif _digest(path) != _saved(config, "sha256"):
+    elif digest_of_file(path) != _saved(config, "sha256"):
         wrong = f"to be as it was saved, but got {str(path)!r}, which has changed since (its SHA-256 differs)"
     else:
         return
@@ -90,11 +89,6 @@ def _config_digest(config: Mapping[str, Any]) -> str:
     entry = config[INTEGRITY] if isinstance(config[INTEGRITY], dict) else {}
     entry = {name: value for name, value in entry.items() if name != "config_sha256"}
     return digest_of({**config, INTEGRITY: entry})
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 MAX_SIDE = 16_384

@@ -7,7 +7,6 @@ load with ``weights_only=True``. Files that never change once they are written a
 before. The name of a state that is never deleted ends with ``_milestone``.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from timm_accel.states.manifest import FORMAT, read_manifest, signed
+from timm_accel.states.manifest import FORMAT, digest_of_file, read_manifest, signed
 
 STATES = "state"
 MANIFEST = "manifest.json"
@@ -66,7 +65,7 @@ class SavedState:
                 how = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise _damaged(self.folder, name, how)
             try:
-                is_same = _digest(path) == digest
+                is_same = digest_of_file(path) == digest
             except OSError as error:
                 raise _damaged(self.folder, name, f"cannot be read ({error.strerror})") from error
             if not is_same:
@@ -166,7 +165,7 @@ def _write(path: Path, content: Any) -> list[Any]:
     with open(path, "wb") as file:
         _save(content, file)
         _flush(file)
-    return [path.stat().st_size, _digest(path)]
+    return [path.stat().st_size, digest_of_file(path)]
 
 
 def _save(content: Any, file: Any) -> None:
@@ -200,11 +199,6 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_folders(root: Path) -> list[Path]:
