@@ -23,7 +23,7 @@ def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variab
     command = [sys.executable, __file__, ",".join(map(str, counts)), str(worker), str(folder), *more]
     env = {name: value for name, value in os.environ.items() if name not in ON_CPU}
     env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | variables
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180 * len(counts), check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     return folder
 
