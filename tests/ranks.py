@@ -1,7 +1,7 @@
 """Ranks of one launch, forked from a process that has imported the libraries once for all of them.
 
-A worker is a file with a function `main`, which finds its arguments in ``sys.argv``. This file is run in a process of
-its own, since one that runs tests should not be forked.
+A worker is a file with a function `main`, which finds its arguments in ``sys.argv``. This file is run in a separate
+process, since one that runs tests should not be forked.
 """
 
 import gc
