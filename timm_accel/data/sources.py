@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
 from timm_accel.data.cross_validation import check_fold, split_by_fold
 from timm_accel.data.equal_files import equal_images, merged_groups
+from timm_accel.data.excluded_images import without_excluded
 from timm_accel.data.labels import require_labels
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
@@ -52,6 +53,8 @@ class Source:
         split_file: The manifest where that split is written, and read from when it exists.
         class_map: The class names of a stream that has none, such as webdataset: a map from name to label, or a file
             with one name a line. None names them '0', '1', ….
+        exclude: A CSV whose column ``path`` names images to leave out, such as one from `write_suspects`; the split and
+            the folds are the same as with them.
         folds: The number of parts into which the training images are divided for cross-validation; None divides none.
             The other splits of the source are then not used. `split_seed` is the seed of that division too.
         fold: The part, from 1, that is for evaluation; the others are for training.
@@ -65,6 +68,7 @@ class Source:
     group: str | None = None
     split_file: str | Path | None = None
     class_map: str | Path | Mapping[str, int] | None = None
+    exclude: str | Path | None = None
     folds: int | None = None
     fold: int | None = None
     _divided: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -87,7 +91,8 @@ class Source:
                 f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
                 "Leave it out: the data have class names."
             )
-        return self._open(split) if self.folds is None else self._open_fold(split)
+        reader = self._open(split) if self.folds is None else self._open_fold(split)
+        return reader if self.exclude is None else without_excluded(reader, self.exclude, split)
 
     def _open_fold(self, split: str) -> Any:
         """Return a split of the training images, which are all images of a source without splits."""

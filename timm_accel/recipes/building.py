@@ -94,6 +94,7 @@ def build_run(recipe: Recipe) -> Run:
         group=recipe.group,
         split_file=None if is_stream(data) else run_dir / "split.csv",
         class_map=recipe.class_map,
+        exclude=recipe.exclude,
         folds=recipe.folds,
         fold=recipe.fold,
     )
