@@ -1,6 +1,7 @@
 """Text for a terminal: its width, the width of text in it, and text that is made to fit."""
 
 import shutil
+import sys
 from collections.abc import Sequence
 from math import ceil
 from unicodedata import category, east_asian_width, normalize
@@ -12,6 +13,11 @@ _NO_WIDTH = ("Mn", "Me", "Cf")  # combining marks and joiners
 def screen_width() -> int:
     """Return the columns of the terminal; 80 where there is none."""
     return shutil.get_terminal_size().columns
+
+
+def shows_bars() -> bool:
+    """Return whether progress bars go to a terminal, and not into a log."""
+    return sys.stderr.isatty()
 
 
 def text_width(text: str) -> int:
