@@ -47,7 +47,7 @@ def nearest_path(path: str | os.PathLike[str], otherwise: str) -> str:
     while not os.path.lexists(missing.parent):
         missing = missing.parent
     try:
-        beside = [] if os.path.lexists(missing) else os.listdir(missing.parent)
+        beside = [] if os.path.lexists(missing) else os.listdir(missing.parent)[:10_000]
     except (OSError, ValueError):
         return otherwise
     rest = Path(path).relative_to(missing)

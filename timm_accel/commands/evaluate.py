@@ -1,5 +1,7 @@
 """The command ``evaluate``: measure a trained model on labeled images."""
 
+from typing import Any
+
 from timm_accel.commands.columns import Row, print_facts, print_rows, print_text
 from timm_accel.commands.files import check_out, say_in_progress
 from timm_accel.data.splitting import split_name
@@ -46,7 +48,7 @@ def evaluate(
     _check_splits(eval_split, fit_temperature)
     say_in_progress(model)
     classifier = load_classifier(model, device=device)
-    loading = {"batch_size": batch_size, "num_workers": num_workers, "progress": shows_bars()}
+    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": shows_bars()}
     if fit_temperature is not None:
         fit_temperature_of(classifier, data, eval_split=fit_temperature, **loading)
         _print_temperature(classifier, fit_temperature)

@@ -1,6 +1,6 @@
 """The command ``export``: write a trained model as an ONNX, TorchScript or .pt2 file."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from timm_accel.commands.columns import print_facts
 from timm_accel.commands.files import check_out, say_in_progress
@@ -48,7 +48,7 @@ def export(
     """
     check_out(out, SUFFIXES)
     say_in_progress(source)
-    given = {
+    given: dict[str, Any] = {
         "class_names": class_names,
         "temperature": temperature,
         "multi_label": multi_label,

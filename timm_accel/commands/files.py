@@ -36,24 +36,26 @@ def check_out(out: str | None, suffixes: Collection[str]) -> None:
         pass
 
 
-def check_figure(out: str | None) -> None:
+def check_figure(out: str | None, *others: str) -> None:
     """Raise before the work if a figure cannot be drawn or written.
 
     Args:
         out: The file; None for none.
+        *others: Endings of files that are no figures, in lower case.
 
     Raises:
         ModuleNotFoundError: The extra ``plots`` is not installed.
         OSError: Nothing can be written there.
         ValueError: The ending is no format of figures.
     """
-    if out is None:
+    if out is None or out.lower().endswith(others):
+        check_out(out, others)
         return
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ModuleNotFoundError as error:
         raise missing_extra("plots", "figures", error.name) from error
-    check_out(out, [f".{suffix}" for suffix in FigureCanvasBase.get_supported_filetypes()])
+    check_out(out, [*others, *(f".{suffix}" for suffix in FigureCanvasBase.get_supported_filetypes())])
 
 
 def say_in_progress(path: str) -> None:

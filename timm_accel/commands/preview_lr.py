@@ -1,9 +1,10 @@
 """The command ``preview-lr``: the learning rates of a recipe, without training."""
 
 from math import ceil, floor
+from typing import Any
 
 from timm_accel.commands.columns import Row, print_facts, print_rows
-from timm_accel.commands.files import check_figure, check_out
+from timm_accel.commands.files import check_figure
 from timm_accel.data import Source, write_digits
 from timm_accel.data.sources import is_stream
 from timm_accel.messages import counted
@@ -33,17 +34,14 @@ def preview_lr(
         out: Also write this file: .csv has the learning rate of each update, other files, such as .png, have the figure
             and need the extra plots.
     """
-    is_table = out is not None and out.lower().endswith(".csv")
-    if is_table:
-        check_out(out, [".csv"])
-    else:
-        check_figure(out)
+    check_figure(out, ".csv")
     if updates_per_epoch is None:
-        updates_per_epoch = _updates_per_epoch(recipe, num_processes)
-    found = simulate_schedule(recipe, updates_per_epoch=updates_per_epoch, num_processes=num_processes)
+        updates_per_epoch = _updates_per_epoch(recipe, max(1, num_processes))  # the simulation refuses 0
+    described: Any = recipe  # mypy: its fields are frozen, those of `DescribesSchedule` are not
+    found = simulate_schedule(described, updates_per_epoch=updates_per_epoch, num_processes=num_processes)
     _print(found, recipe, updates_per_epoch)
     if out is not None:
-        _write(found, out, is_table)
+        _write(found, out)
 
 
 def _updates_per_epoch(recipe: Recipe, num_processes: int) -> int:
@@ -86,8 +84,8 @@ def _print(found: SimulatedSchedule, recipe: Recipe, updates_per_epoch: int) -> 
     print_rows([Row("epoch", ["lr at its start"]), *rows], right=True)
 
 
-def _write(found: SimulatedSchedule, out: str, is_table: bool) -> None:
-    if is_table:
+def _write(found: SimulatedSchedule, out: str) -> None:
+    if out.lower().endswith(".csv"):
         groups = range(found.learning_rates.shape[1])
         titles = ["update", "epoch", *("lr" if number == 0 else f"lr_{number}" for number in groups)]
         columns = zip(found.updates.tolist(), found.epochs.tolist(), found.learning_rates.tolist(), strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from timm.models import clean_state_dict, load_state_dict
 
-from timm_accel.messages import one_line
+from timm_accel.messages import nearest_path, one_line
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
 from timm_accel.states.run_dir import why_no_weights
@@ -67,7 +67,7 @@ def read_source(weights: str | Path) -> FoundWeights:
     if not path.is_file():
         raise FileNotFoundError(
             f"Expected weights to be a file, a folder, a run or a name of timm, but got {str(weights)!r}, which does "
-            "not exist. Look for a spelling mistake."
+            f"not exist. {nearest_path(path, 'Look for a spelling mistake.')}"
         )
     if path.suffix not in FILE_TYPES:
         raise ValueError(

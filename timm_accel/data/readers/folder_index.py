@@ -64,9 +64,8 @@ class FolderReader(IndexedReader):
                     f"{wanted} {self.root!r}, a file and not a folder. Pass a folder, a .tar, or a manifest "
                     "as .csv or .parquet; unpack other archives."
                 )
-            raise FileNotFoundError(
-                f"{wanted} {self.root!r}, which is not a folder. {nearest_path(self.root, 'Correct the path.')}"
-            )
+            remedy = nearest_path(self.root, "Correct the path.")
+            raise FileNotFoundError(f"{wanted} {self.root!r}, which is not a folder. {remedy}")
         files = open_index(self.root, cache_folder).files
         if not files.counts.used:
             raise FileNotFoundError(f"{wanted} {self.root!r}, {files.counts.why_none()}")
