@@ -30,7 +30,7 @@ def test_the_numbers_are_those_of_the_function(screen: Screen, tmp_path: Path) -
 
 def test_a_csv_has_a_row_for_each_class_and_narrow_terminals_all_numbers(screen: Screen, tmp_path: Path) -> None:
     run, data = str(trained_run().run), str(trained_run().data)
-    lines = screen.run(evaluate, run, data, columns=40, tta="hflip", out=str(tmp_path / "out.csv"))
+    lines = screen.run(evaluate, run, data, columns=40, tta=["hflip"], out=str(tmp_path / "out.csv"))
     expected = evaluate_classifier(run, data, tta=("hflip",))
     assert f"{expected.metrics['accuracy']:.4f}" in "\n".join(lines)
     assert [(row["class"], float(row["f1"])) for row in read_csv(tmp_path / "out.csv")] == [

@@ -38,7 +38,7 @@ def test_a_line_and_a_row_of_the_file_for_each_image(photos: Path, screen: Scree
 
 def test_options_reach_the_classifier(photos: Path, screen: Screen) -> None:
     run = str(trained_run().run)
-    for tta in ("hflip", ["hflip", "vflip"]):
+    for tta in (["hflip"], ["hflip", "vflip"]):
         out = photos.parent / "out.json"
         screen.run(predict, run, [str(photos / "a.png")], top_k=1, tta=tta, out=str(out), batch_size=1, device="cpu")
         (expected,) = load_classifier(run).predict([photos / "a.png"], top_k=1, tta=tta)
@@ -78,7 +78,7 @@ def test_the_exit_code_tells_that_an_image_could_not_be_read(photos: Path, scree
         (ValueError, {"out": "out.txt"}, ["out to end in .csv, .json, .parquet", "out.txt"]),
         (OSError, {"out": "photos/a.png/out.csv"}, ["path to be where files can be written"]),
         (IsADirectoryError, {"out": "folder.csv"}, ["got the folder"]),
-        (ValueError, {"tta": "hflop"}, ["tta", "Did you mean 'hflip'"]),
+        (ValueError, {"tta": ["hflop"]}, ["tta", "Did you mean 'hflip'"]),
         (ValueError, {"top_k": 0}, ["top_k to be at least 1"]),
         (ValueError, {"device": "gpu"}, ["device to be one that this machine has"]),
     ],

@@ -17,7 +17,7 @@ def evaluate(
     *,
     eval_split: str | None = "val",
     fit_temperature: str | None = None,
-    tta: str | list[str] | None = None,
+    tta: list[str] | None = None,
     batch_size: int = 64,
     num_workers: int = 0,
     device: str | None = None,

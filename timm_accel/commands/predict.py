@@ -14,7 +14,7 @@ def predict(
     *,
     top_k: int = 3,
     out: str | None = None,
-    tta: str | list[str] | None = None,
+    tta: list[str] | None = None,
     threshold: float = 0.5,
     batch_size: int = 64,
     num_workers: int = 0,
