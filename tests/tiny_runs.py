@@ -110,6 +110,4 @@ def load_example(path: Path) -> ModuleType:
 
 def parse_recipe(words: list[str]) -> Recipe:
     """The recipe of a command line, from the words after ``timm-accel train``."""
-    command = options_of_command("train")
-    assert command is not None
-    return typed_arguments(train, split_words(words, command.options))["recipe"]
+    return typed_arguments(train, split_words(words, options_of_command("train").options))["recipe"]

@@ -125,3 +125,10 @@ def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Pat
     result = run(sys.executable, *TRAIN, "--config", str(config), "--lr", "0.2", "--print_config", cwd=tmp_path)
     printed = yaml.safe_load(result.stdout)
     assert (printed["lr"], printed["model"], printed["num_epochs"]) == (0.2, "resnet18", 40)
+
+
+def test_two_processes_refuse_with_one_sentence(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = run(sys.executable, *torchrun, *TRAIN, "--ema_decy", "1", cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count("Expected an option, but got 'ema_decy'.") == 1

@@ -23,8 +23,7 @@ def _parser_of_all() -> ArgumentParser:
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     group = parser.add_subparsers()
     for name in COMMANDS:
-        if (command := options_of_command(name)) is None:
-            continue
+        command = options_of_command(name)
         plain = plain_parser(name, command)
         options = {option.name: option for option in command.options}
         for action in plain._actions:

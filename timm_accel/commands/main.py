@@ -28,7 +28,7 @@ COMMANDS = (
     "init",
     "completion",
 )
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 """How long a rank other than the first waits before it reports an error."""
 
 
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    known = {name: options for name in COMMANDS if (options := options_of_command(name)) is not None}
+    known = {name: options_of_command(name) for name in COMMANDS}
     if not words:
         print(overview(known), file=sys.stderr)
         return 2

@@ -74,5 +74,7 @@ def overview(commands: Mapping[str, CommandOptions]) -> str:
     ]
     for name, command in commands.items():
         start = f"  {name}".ljust(column)
-        lines += wrap(command.about, width, initial_indent=start, subsequent_indent=" " * column)
+        lines += wrap(
+            command.about, width, initial_indent=start, subsequent_indent=" " * column, break_on_hyphens=False
+        )
     return "\n".join([*lines, "", *wrap("timm-accel COMMAND --help lists the options of a command.", width)])

@@ -56,13 +56,12 @@ def _record() -> dict[str, Any]:
     return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
-def options_of_command(name: str) -> CommandOptions | None:
-    """Return what is recorded of a command; None for an unknown one.
+def options_of_command(name: str) -> CommandOptions:
+    """Return what is recorded of a command.
 
     Args:
         name: Its name on the command line.
     """
-    if (found := _record().get(name)) is None:
-        return None
+    found = _record()[name]
     options = [Option(**{**option, "choices": tuple(option.get("choices", ()))}) for option in found["options"]]
     return CommandOptions(found["about"], tuple(options))

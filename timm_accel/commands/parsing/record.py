@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, fields
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ def record() -> str:
     found: dict[str, Any] = {}
     for name in COMMANDS:
         module = name.replace("-", "_")
-        if find_spec(f"timm_accel.commands.{module}") is None:
-            continue
         command = recorded(getattr(import_module(f"timm_accel.commands.{module}"), module))
         options = [
             {key: value for key, value in asdict(option).items() if value != _DEFAULTS[key]}
