@@ -7,7 +7,7 @@ from timm_accel.terminal import padded, screen_width, shortened, text_width, wra
 from timm_accel.text_files import escaped
 
 _GAP = "  "
-_MIN_NAME = 16  # columns of a shortened name; with less room the name has a line of its own
+_MIN_NAME = 16  # columns of a shortened name; with less room the cells are below the name
 
 
 class Row(NamedTuple):

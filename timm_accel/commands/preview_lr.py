@@ -70,7 +70,7 @@ def _print(found: SimulatedSchedule, recipe: Recipe, updates_per_epoch: int) -> 
     print_facts(
         {
             "schedule": recipe.sched,
-            "updates": f"{len(lrs)}: {counted(recipe.num_epochs, 'epoch')} of {updates_per_epoch}",
+            "updates": f"{len(lrs):,}: {counted(recipe.num_epochs, 'epoch')} of {updates_per_epoch}",
             "lr": f"{lrs[0]:.3g} at first, {lrs.max():.3g} from epoch {int(found.epochs[lrs.argmax()]) + 1}, "
             f"{lrs[-1]:.3g} at last",
         }
