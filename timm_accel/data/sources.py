@@ -62,9 +62,10 @@ class Source:
     split_file: str | Path | None = None
     class_map: str | Path | Mapping[str, int] | None = None
     _divided: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _opened: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, split: str) -> Any:
-        """Return the reader of a split.
+        """Return the reader of a split, which is opened once.
 
         Args:
             split: ``train``, ``val``, ``test`` or a synonym.
@@ -74,6 +75,11 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if split not in self._opened:
+            self._opened[split] = self._open(split)
+        return self._opened[split]
+
+    def _open(self, split: str) -> Any:
         if self.group is not None:
             check_group(self.group)
         if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
