@@ -1,16 +1,14 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torch import nn
 
-from timm_accel.atomic import atomic_write
 from timm_accel.batch_size_search import find_batch_size
 from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
@@ -21,7 +19,6 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
 )
-from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.data import (
     RepeatedSampler,
     Source,
@@ -36,74 +33,13 @@ from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
-from timm_accel.recipes.dry_run import train_for_estimate
 from timm_accel.recipes.recipe import Recipe
+from timm_accel.recipes.run import Run, plain_options
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.processes import local_main_process_first, process_state
-from timm_accel.states.run_dir import RECIPE, RUN_CONTENTS, SPLIT, UnstartedRun, check_run_dir
+from timm_accel.states.run_dir import RUN_CONTENTS, SPLIT, UnstartedRun, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
-
-
-@dataclass
-class Run:
-    """A run that is ready to start.
-
-    Args:
-        recipe: The recipe that it was built from, with the warm-up and the batch size of its run.
-        trainer: The trainer.
-        train_arguments: The arguments of its ``train``.
-        unstarted: Removes what a refused start leaves in the run folder.
-    """
-
-    recipe: Recipe
-    trainer: TimmMixupTrainer
-    train_arguments: dict[str, Any]
-    unstarted: UnstartedRun
-    _is_used: bool = False
-
-    def train(self) -> TimmMixupTrainer:
-        """Write the resolved recipe into the run folder, train, and return the trainer.
-
-        An error before the first update leaves the run folder as it was found.
-        """
-        self._use()
-        path = Path(self.recipe.run_dir) / RECIPE
-        begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
-        if self.trainer.accelerator.is_main_process and not begun:
-            with OptionalFile().writing(self.trainer.print), atomic_write(path) as unfinished:
-                unfinished.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
-        try:
-            self.trainer.train(**self.train_arguments)
-        except Exception:
-            if self.trainer.num_updates == 0:
-                self._undo()
-            raise
-        self._is_used = False
-        return self.trainer
-
-    def dry_run(self) -> None:
-        """Print the screen before training, train for some seconds, print the estimate, and leave nothing behind.
-
-        What training refuses is refused. The model has then been trained: build another run to train.
-        """
-        self._use()
-        try:
-            train_for_estimate(self.trainer, **self.train_arguments)
-        finally:
-            self._undo()
-
-    def _use(self) -> None:
-        if self._is_used:
-            raise RuntimeError(
-                "Expected a new run, since this one has been trained for its estimate or has failed, but got it again. "
-                "Call build_run() again."
-            )
-        self._is_used = True
-
-    def _undo(self) -> None:
-        if self.trainer.accelerator.is_main_process:
-            self.unstarted.undo()
 
 
 def build_run(recipe: Recipe) -> Run:
@@ -199,7 +135,7 @@ def _create_trainer(recipe: Recipe, state: Any, model: nn.Module, train_set: Any
         callbacks=_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
         run_dir=recipe.run_dir,
         seed=recipe.seed,
-        recipe=_plain(recipe.resume_key()),
+        recipe=plain_options(recipe.resume_key()),
         **_mixin_options(recipe),
     )
 
@@ -353,8 +289,3 @@ def _refuse_samplers(recipe: Recipe) -> None:
                 f"Expected no {name} beside {recipe.data_dir!r}, since a stream has its own order, but got {value!r}. "
                 "Leave it out, or use a source that is no stream."
             )
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with lists for tuples, since YAML and JSON have no tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -29,7 +29,22 @@ class _AsksOnly(Callback):
 
 
 class _StopAfterEstimate(PrintSetupCallback):
-    """End the run once the estimate is known, and not later than the first training epoch."""
+    """End the run once the estimate is known, and not later than the first training epoch.
+
+    Args:
+        keep_states: The states that the run would keep.
+        callbacks: The callbacks that it would have.
+    """
+
+    def __init__(self, keep_states: int | None, callbacks: Any) -> None:
+        super().__init__()
+        self.keep_states, self.callbacks = keep_states, callbacks
+
+    def on_training_run_start(self, trainer: Any, **kwargs: Any) -> None:
+        own = trainer.callback_handler
+        trainer.keep_states, trainer.callback_handler = self.keep_states, self.callbacks  # the screen is of the run
+        super().on_training_run_start(trainer, **kwargs)
+        trainer.keep_states, trainer.callback_handler = None, own
 
     def _estimate(self, trainer: Any, pace: Any) -> None:
         super()._estimate(trainer, pace)
@@ -45,6 +60,7 @@ def train_for_estimate(trainer: Any, **train_arguments: Any) -> None:
     """
     kept = [each for each in trainer.callback_handler if isinstance(each, _KEPT)]
     asked = _AsksOnly([each for each in trainer.callback_handler if isinstance(each, _ASKED)])
-    trainer.callback_handler = type(trainer.callback_handler)([*kept, asked, _StopAfterEstimate])
+    stop = _StopAfterEstimate(trainer.keep_states, trainer.callback_handler)
+    trainer.callback_handler = type(trainer.callback_handler)([*kept, asked, stop])
     trainer.keep_states = None
     trainer.train(**train_arguments)

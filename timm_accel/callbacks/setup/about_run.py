@@ -61,11 +61,9 @@ def about_batches(trainer: "LoopTrainer") -> Facts:
     run, config = trainer.current_run(), trainer.run_config
     batch, steps = config.train_per_device_batch_size, config.gradient_accumulation_steps
     processes = run.accelerator.num_processes
-    yield (
-        "batch",
-        f"{batch:,} images × {steps} accumulated × {processes} process{'es' if processes > 1 else ''} = "
-        f"{batch * steps * processes:,} an update",
-    )
+    factors = [f"{batch:,} images", *[f"{steps} steps"] * (steps > 1), *[f"{processes} processes"] * (processes > 1)]
+    total = f" = {batch * steps * processes:,}" if len(factors) > 1 else ""
+    yield "batch", f"{' × '.join(factors)}{total} an update"
     yield (
         "updates",
         f"{run.updates_per_epoch:,} in each of {config.num_epochs:,} epochs, {config.max_num_train_steps:,} in all",
@@ -80,12 +78,13 @@ def about_schedule(trainer: "LoopTrainer") -> Facts:
         return
     arguments = _schedule_of(trainer)
     name = arguments.get("sched") if isinstance(arguments, Mapping) else None
-    lrs = None if arguments is None or "plateau" in str(name) else _simulated(trainer, arguments)
+    name = name or type(scheduler).__name__
+    lrs = None if arguments is None or "plateau" in name.lower() else _simulated(trainer, arguments)
     if lrs is None:
-        yield "schedule", f"{name or type(scheduler).__name__}, learning rate {lr:.3g} at first"
+        yield "schedule", f"{name}, learning rate {lr:.3g} at first"
         return
     yield "schedule", sparkline(lrs.tolist(), min(80, screen_width()) * 3 // 4)
-    yield "", f"{name or type(scheduler).__name__}, learning rate {lrs.min():.3g} to {lrs.max():.3g}"
+    yield "", f"{name}, learning rate {lrs.min():.3g} to {lrs.max():.3g}"
 
 
 def _schedule_of(trainer: Any) -> Mapping[str, Any] | Callable[..., Any] | None:

@@ -1,7 +1,8 @@
 """How many bytes the states and the best weights of a run will take, from its tensors before the first update."""
 
+from collections import defaultdict
 from collections.abc import Mapping
-from copy import deepcopy
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,17 +37,37 @@ def bytes_of_state(trainer: "LoopTrainer") -> int | None:
 
 def _state_of_trial(optimizer: Any) -> Any:
     """Return the state that the optimizer will have, without values: that of a copy on the meta device."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    copies = {id(each): torch.nn.Parameter(torch.empty_like(each, device="meta")) for each in parameters}
-    trial = deepcopy(optimizer, dict(copies))
-    for each in parameters:
-        copies[id(each)].grad = torch.empty_like(each, device="meta") if each.requires_grad else None
+    trial = _trial_of(optimizer)
     for group in trial.param_groups:
-        group.update({name: False for name in ("fused", "capturable") if name in group})
+        for each in group["params"]:
+            each.grad = torch.empty_like(each) if each.requires_grad else None
     with torch.random.fork_rng(devices=()):
-        for _ in range(getattr(optimizer, "param_groups", [{}])[0].get("lookahead_k", 1)):
+        for _ in range(trial.param_groups[0].get("lookahead_k", 1)):
             trial.step()
     return trial.state_dict()["state"]
+
+
+def _trial_of(optimizer: Any) -> Any:
+    """Return a copy of an optimizer over parameters on the meta device, without state; torch's deepcopy loses parts."""
+    if any(isinstance(value, torch.Generator | Random) for value in vars(optimizer).values()):
+        raise TypeError("The trial would draw the random numbers of the run.")
+    trial = object.__new__(type(optimizer))
+    vars(trial).update({name: value for name, value in vars(optimizer).items() if name != "step"})  # a scheduler's
+    if (base := getattr(optimizer, "_base_optimizer", None)) is not None:  # timm's Lookahead
+        trial._base_optimizer = _trial_of(base)
+        trial.param_groups = trial._base_optimizer.param_groups
+        return trial
+    off = {"fused": False, "capturable": False}
+    trial.state = defaultdict(dict)
+    trial.param_groups = [
+        {**group, **{name: value for name, value in off.items() if name in group}, "params": _on_meta(group["params"])}
+        for group in optimizer.param_groups
+    ]
+    return trial
+
+
+def _on_meta(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.nn.Parameter(torch.empty_like(each, device="meta"), each.requires_grad) for each in parameters]
 
 
 def _bytes(value: Any, of_entry: int, seen: set[int] | None = None) -> int:
