@@ -59,8 +59,8 @@ def test_the_table_lists_every_mixin_and_option() -> None:
 
 
 def test_the_two_commands_are_there_and_the_readme_is_short() -> None:
-    launch = "accelerate launch --config_file accelerate_config.yaml examples/train.py"
-    assert f'pip install -e ".[demo]" && {launch}\n' in README
+    assert "pip install -e . && timm-accel train\n" in README
+    assert "accelerate launch --config_file accelerate_config.yaml -m timm_accel train --data_dir" in README
     assert '`pip install -e ".[test]" && pytest`' in README
     assert len(README.splitlines()) <= 150
 
