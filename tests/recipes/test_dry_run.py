@@ -14,6 +14,7 @@ from refusal import refused
 from tiny_runs import differences
 
 from timm_accel import Recipe
+from timm_accel.commands.train import train
 from timm_accel.recipes import Run, build_run, building
 
 WORKER = Path(__file__).parent / "auto_batch_worker.py"
@@ -151,6 +152,18 @@ def test_a_resume_takes_the_batch_size_of_the_run(
 def test_another_batch_size_is_refused(size: Any) -> None:
     with refused(ValueError, "Expected batch_size to be auto or an integer of at least 1", repr(size)):
         Recipe(batch_size=size)
+
+
+def test_the_command_has_both_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(
+        model="test_resnet", image_size=32, batch_size="auto", num_epochs=1, num_workers=0,
+        data_dir=str(folder / "data"), run_dir=str(folder / "run"),
+    )  # fmt: skip
+    train(recipe, dry_run=True)
+    assert not (folder / "run").exists()
+    assert "batch_size is 18 per process" in capsys.readouterr().out
+    train(recipe)
+    assert yaml.safe_load((folder / "run" / "recipe.yaml").read_text())["batch_size"] == 18
 
 
 def test_two_processes_agree_on_the_smaller_batch_size(folder: Path) -> None:
