@@ -45,7 +45,7 @@ def test_a_dry_run_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[st
     assert "estimate" in shown
     assert run.trainer.num_updates == 4  # one epoch of 18 images
     assert not (folder / "runs").exists()
-    with refused(RuntimeError, "Expected a new run", "Call build_run() again"):
+    with refused(RuntimeError, "Expected a run that has not been trained", "Call build_run() again"):
         run.train()
 
 

@@ -37,7 +37,10 @@ class Run:
 
         An error before the first update leaves the run folder as it was found.
         """
-        self._use()
+        if self._is_used:
+            raise RuntimeError(
+                "Expected a run that has not been trained, but got one after dry_run(). Call build_run() again."
+            )
         path = Path(self.recipe.run_dir) / RECIPE
         begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
         if self.trainer.accelerator.is_main_process and not begun:
@@ -49,7 +52,6 @@ class Run:
             if self.trainer.num_updates == 0:
                 self._undo()
             raise
-        self._is_used = False
         return self.trainer
 
     def dry_run(self) -> None:
@@ -57,19 +59,11 @@ class Run:
 
         What training refuses is refused. The model has then been trained: build another run to train.
         """
-        self._use()
+        self._is_used = True
         try:
             train_for_estimate(self.trainer, **self.train_arguments)
         finally:
             self._undo()
-
-    def _use(self) -> None:
-        if self._is_used:
-            raise RuntimeError(
-                "Expected a new run, since this one has been trained for its estimate or has failed, but got it again. "
-                "Call build_run() again."
-            )
-        self._is_used = True
 
     def _undo(self) -> None:
         if self.trainer.accelerator.is_main_process:
