@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
     seconds = round(seconds)
     units = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)]
     first = next(number for number, (_, size) in enumerate(units) if seconds >= size)
-    parts = []
+    parts: list[str] = []
     for name, size in units[first : first + 2]:
         count, seconds = divmod(seconds, size)
         parts += [f"{count} {name}"] * bool(count or not parts)
