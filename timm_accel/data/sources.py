@@ -72,9 +72,10 @@ class Source:
     folds: int | None = None
     fold: int | None = None
     _divided: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _opened: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, split: str) -> Any:
-        """Return the reader of a split.
+        """Return the reader of a split, which is opened once.
 
         Args:
             split: ``train``, ``val``, ``test`` or a synonym.
@@ -84,6 +85,11 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if split not in self._opened:
+            self._opened[split] = self._checked(split)
+        return self._opened[split]
+
+    def _checked(self, split: str) -> Any:
         if self.group is not None:
             check_group(self.group)
         if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
@@ -100,8 +106,8 @@ class Source:
             check_fold(self.folds, self.fold)
             if is_stream(self.data):
                 raise ValueError(
-                    f"Expected no folds beside {self.data!r}, since a stream is read from front to back and not "
-                    f"divided, but got {self.folds}. Leave it out, or use a source that is no stream."
+                    f"Expected no folds beside {self.data!r}, since a stream is not divided, but got {self.folds}. "
+                    "Leave it out, or use a source that is no stream."
                 )
             reader = replace(self, folds=None, fold=None)._open(None)
             self._keep(reader, **dict(zip(("train", "val"), self._drawn(reader), strict=True)))

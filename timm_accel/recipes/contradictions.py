@@ -17,7 +17,7 @@ _WEIGHTED = {"class_weights": ("ce", "bce", "asl"), "pos_weights": ("bce", "asl"
 
 
 def _odd_batches(recipe: "Recipe") -> Iterator[str]:
-    if recipe.mixes and recipe.batch_size % 2:
+    if recipe.mixes and recipe.batch_size != "auto" and recipe.batch_size % 2:
         yield (
             f"Expected batch_size to be even, since Mixup mixes pairs of images, but got {recipe.batch_size}. "
             f"The default is {type(recipe).batch_size}."

@@ -31,6 +31,7 @@ from timm_accel.recipes.faults import check_recipe
 from timm_accel.recipes.options import (
     ABOVE_0_UP_TO_1,
     AT_LEAST_0,
+    AUTO_OR_INTEGER_FROM_1,
     BETWEEN_0_AND_1,
     CLASS_WEIGHTS,
     FROM_0_BELOW_1,
@@ -118,8 +119,9 @@ class Recipe:
     """The same in evaluation; None for the same size."""
     num_epochs: int = field(default=40, metadata=INTEGER_FROM_1)
     """Passes over the training images."""
-    batch_size: int = field(default=32, metadata=INTEGER_FROM_1)
-    """Images per process and step; even while Mixup is on."""
+    batch_size: int | Literal["auto"] = field(default=32, metadata=AUTO_OR_INTEGER_FROM_1)
+    """Images per process and step; even while Mixup is on. auto finds the largest that fits into memory, up to 1024 and
+    the training images of a process."""
     gradient_accumulation_steps: int = field(default=1, metadata=INTEGER_FROM_1)
     """Steps whose gradients make one optimizer update."""
     opt: str = field(

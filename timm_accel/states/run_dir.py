@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,10 +11,13 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from timm_accel.states.folder import STATES
+from timm_accel.states.folder import STATES, state_folders
 
 RUN_CONTENTS = ("history.csv", STATES, "best", "best_ema")
 LOCK = "lock"
+SPLIT = "split.csv"
+RECIPE = "recipe.yaml"
+_OF_A_START = (RECIPE, SPLIT, STATES)
 
 
 def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
@@ -45,6 +49,38 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
             "Name another folder."
         ) from error
     return folder
+
+
+class UnstartedRun:
+    """Removes what the start of a run leaves in its folder where it is refused: the folder is as it was found.
+
+    Args:
+        run_dir: The run folder, before anything is written to it.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.folder = Path(run_dir)
+        self._found = {name for name in _OF_A_START if (self.folder / name).exists()}
+        self._missing = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
+
+    def undo(self) -> None:
+        """Remove it, unless another run uses the folder or has saved a state there."""
+        try:
+            lock = lock_run_dir(self.folder) if self.folder.is_dir() else None
+        except OSError:
+            return
+        if not any(state_folders(self.folder / STATES)):
+            for name in _OF_A_START:
+                path = self.folder / name
+                if name not in self._found and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif name not in self._found:
+                    path.unlink(missing_ok=True)
+        if lock is not None:
+            unlock_run_dir(lock)
+        for folder in self._missing:
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
 
 
 def lock_run_dir(folder: Path) -> FileLock:
