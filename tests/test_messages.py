@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import LoopTrainer
-from timm_accel.messages import missing_extra, nearest, one_line, own_sentence, printable, root_cause
+from timm_accel.messages import missing_extra, nearest, one_line, one_sentence, own_sentence, printable, root_cause
 from timm_accel.training.batches import unpack
 
 
@@ -121,6 +121,13 @@ def test_a_sentence_that_this_package_raises_is_known_by_its_origin() -> None:
 )
 def test_a_sentence_of_anybody_else_is_not(call: Any) -> None:
     assert own_sentence(raised(call)) is None
+
+
+def test_a_program_ends_with_such_a_sentence_and_raises_any_other_error() -> None:
+    with pytest.raises(SystemExit, match=r"^mine\.py: Expected a batch to be"), one_sentence("mine.py"):
+        unpack("no batch")
+    with pytest.raises(ZeroDivisionError), one_sentence("mine.py"):
+        1 / 0  # noqa: B018
 
 
 @pytest.mark.parametrize("ours", [True, False])

@@ -2,7 +2,9 @@
 
 import dis
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -79,6 +81,23 @@ def own_sentence(error: BaseException) -> str | None:
     if sentence is None:
         return None
     return printable(" ".join([" ".join(sentence.split()), *getattr(error, "__notes__", [])]))
+
+
+@contextmanager
+def one_sentence(program: str) -> Iterator[None]:
+    """End the program with the sentence of an error that this package raised, without a traceback, and exit code 1.
+
+    Any other error is raised as it is.
+
+    Args:
+        program: The name of the program, which stands before the sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (sentence := own_sentence(error)) is None:
+            raise
+        sys.exit(f"{program}: {sentence}")
 
 
 def root_cause(error: BaseException) -> str:
