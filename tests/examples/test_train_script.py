@@ -25,11 +25,12 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "train.py"
 SMALL: dict[str, Any] = {"model": "test_resnet", "image_size": 32, "num_epochs": 2, "batch_size": 4, "num_workers": 0}
 OTHER: dict[str, Any] = {
+    "model": "test_efficientnet",
     "lr": 2e-3,
     "warmup_epochs": 0,
     "mixup": 0.3,
     "cutmix": 0.0,
-    "smoothing": 0.0,
+    "smoothing": 0.7,
     "ema_decay": 0.5,
     "seed": 7,
     "save_every_n_updates": 2,
@@ -72,7 +73,9 @@ def with_splits(folder: Path) -> Path:
     [
         pytest.param(with_splits, SMALL, id="folders"),
         pytest.param(without_splits, SMALL | OTHER, id="others"),
-        pytest.param(with_splits, SMALL | {"mixup": 0.0, "cutmix": 0.0, "num_epochs": 1}, id="unmixed"),
+        pytest.param(
+            with_splits, SMALL | {"mixup": 0.0, "cutmix": 0.0, "num_epochs": 1, "smoothing": 0.7}, id="unmixed"
+        ),
     ],
 )
 def test_the_recipe_with_the_scripts_options_ends_in_the_same_bits(
