@@ -17,6 +17,10 @@ _RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and
 )
 
 
+class UsageError(ValueError):
+    """A command line that cannot be read; the exit code is 2."""
+
+
 def printable(text: str) -> str:
     r"""Return text for a terminal or a log: newlines stay, other control characters become ``\u001b``.
 

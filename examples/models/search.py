@@ -3,7 +3,7 @@
     python examples/models/search.py --name resnet --tag in1k --max_parameters 12e6
 
 Each line shows a model, its parameters in millions, its image size, and the tags of its weights. `NAME.TAG`, such as
-resnet18.a1_in1k, is what create_classifier(..., pretrained=True) and examples/train.py --pretrained take.
+resnet18.a1_in1k, is what create_classifier(..., pretrained=True) and timm-accel train --pretrained take.
 """
 
 from jsonargparse import auto_cli

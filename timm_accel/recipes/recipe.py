@@ -69,7 +69,7 @@ def _optimizer_names() -> list[str]:
 class Recipe:
     """The options of a run; the defaults are those of the article's last script.
 
-    The sentence on each option follows its field; ``examples/train.py --help`` lists them all.
+    The sentence on each option follows its field; ``timm-accel train --help`` lists them all.
 
     Raises:
         ValueError: Values are unknown, of the wrong type, out of range or contradict each other; all of them are named.
