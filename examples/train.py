@@ -10,10 +10,10 @@ handwritten digits. If it stops, run the same command with --resume auto.
 """
 
 from accelerate.utils import set_seed
-from jsonargparse import ArgumentParser
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback, SaveStateCallback
+from timm_accel.commands.script import read_options
 from timm_accel.data import Source, write_digits
 from timm_accel.losses import create_loss
 from timm_accel.messages import one_sentence
@@ -125,9 +125,6 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description="Train an image classifier.", allow_abbrev=False)
-    parser.add_function_arguments(main)
-    if parser.parse_args().data_dir is None:
-        parser.set_defaults(DIGITS)
     with one_sentence("train.py"):
-        main(**parser.parse_args()).accelerator.end_training()
+        options = read_options(main)
+        main(**options if "data_dir" in options else DIGITS | options).accelerator.end_training()

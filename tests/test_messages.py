@@ -1,5 +1,6 @@
 """What error messages are made of."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import LoopTrainer
+from timm_accel.commands.parsing import split_words
 from timm_accel.messages import missing_extra, nearest, one_line, one_sentence, own_sentence, printable, root_cause
 from timm_accel.training.batches import unpack
 
@@ -123,9 +125,15 @@ def test_a_sentence_of_anybody_else_is_not(call: Any) -> None:
     assert own_sentence(raised(call)) is None
 
 
-def test_a_program_ends_with_such_a_sentence_and_raises_any_other_error() -> None:
-    with pytest.raises(SystemExit, match=r"^mine\.py: Expected a batch to be"), one_sentence("mine.py"):
-        unpack("no batch")
+@pytest.mark.parametrize(("call", "code"), [(lambda: unpack("no batch"), 1), (lambda: split_words(["--no"], []), 2)])
+def test_a_program_ends_with_such_a_sentence(call: Any, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_sentence("mine.py"):
+        call()
+    assert ended.value.code == code
+    assert re.fullmatch(r"mine\.py: Expected [^\n]+\n", capsys.readouterr().err)
+
+
+def test_a_program_raises_any_other_error() -> None:
     with pytest.raises(ZeroDivisionError), one_sentence("mine.py"):
         1 / 0  # noqa: B018
 

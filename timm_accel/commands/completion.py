@@ -25,7 +25,7 @@ def _parser_of_all() -> ArgumentParser:
     for name in COMMANDS:
         if (command := options_of_command(name)) is None:
             continue
-        plain = plain_parser(name, command)
+        plain = plain_parser(f"timm-accel {name}", command)
         options = {option.name: option for option in command.options}
         for action in plain._actions:
             if (option := options.get(action.dest)) is None:
