@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from timm_accel.commands.parsing import plain_parser, split_words
@@ -26,6 +27,6 @@ def read_options(function: Callable[..., Any], words: Sequence[str] | None = Non
     command = recorded(function)
     command = replace(command, options=tuple(replace(option, positional=False) for option in command.options))
     if {"-h", "--help"} & set(words):
-        plain_parser(sys.argv[0], command).print_help()
+        plain_parser(Path(sys.argv[0]).name, command).print_help()
         sys.exit()
     return typed_arguments(function, split_words(words, command.options))
