@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
@@ -42,6 +43,25 @@ def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
         return f"Did you mean {' or '.join(repr(match) for match in close)}?"
     shown = ", ".join(repr(option) for option in known[:10])
     return f"Known names: {shown}{', …' if len(known) > 10 else ''}."
+
+
+def nearest_path(path: str | os.PathLike[str], otherwise: str) -> str:
+    """Return ``"Did you mean 'runs/first'?"`` with the similar names beside a path that does not exist.
+
+    Args:
+        path: A path; the first folder of it that does not exist is compared with what is there instead.
+        otherwise: The remedy if no name is similar, or if the path exists.
+    """
+    missing = Path(path)
+    while not os.path.lexists(missing.parent):
+        missing = missing.parent
+    try:
+        beside = [] if os.path.lexists(missing) else os.listdir(missing.parent)[:10_000]
+    except (OSError, ValueError):
+        return otherwise
+    rest = Path(path).relative_to(missing)
+    close = [missing.parent / name / rest for name in get_close_matches(missing.name, sorted(beside), cutoff=0.6)]
+    return f"Did you mean {' or '.join(repr(str(each)) for each in close)}?" if close else otherwise
 
 
 def one_line(error: BaseException, limit: int | None = 200) -> str:

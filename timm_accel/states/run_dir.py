@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from timm_accel.states.folder import STATES
@@ -95,3 +96,40 @@ def unlock_run_dir(lock: FileLock) -> None:
     """Remove the lock file and release the lock."""
     Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that opened it meanwhile checks again
     lock.release()
+
+
+def holder_of_run(folder: Path) -> str | None:
+    """Return which process trains in a folder, as ``process 123 on HOST``; None if none does.
+
+    The lock file of a killed run stays, so a process of this machine counts only if it began before the file.
+
+    Args:
+        folder: The folder of a run.
+    """
+    path = folder / LOCK
+    match _lines(path):
+        case [process, host, *_] if process.isdecimal() and host.isprintable() and host:
+            if host == platform.node():
+                try:
+                    if psutil.Process(int(process)).create_time() > path.stat().st_mtime + 1:
+                        return None
+                except (psutil.Error, OSError):
+                    return None
+            return f"process {process} on {host}"
+    return None
+
+
+def why_no_weights(run: Path) -> str | None:
+    """Return why the folder of a run has no best weights yet, and what to do, in words; None if it is no run.
+
+    Args:
+        run: A folder without best weights.
+    """
+    if (holder := holder_of_run(run)) is not None:
+        return f"a run in progress ({holder}) before its first evaluation. Wait for that: it saves the weights."
+    if any((run / name).exists() for name in ("recipe.yaml", "history.csv", STATES)):
+        return (
+            "a run that ended before its first evaluation or saves no best weights. Resume it with --resume auto, or "
+            "train with SaveBestCallback."
+        )
+    return None
