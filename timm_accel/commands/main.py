@@ -49,9 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if (code := report_error(error, name)) is None:
+        if (refused := report_error(error, name)) is None:
             raise  # not a user error
-        return code
+        return refused
 
 
 def _run(words: list[str]) -> int:
