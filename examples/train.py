@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback, SaveStateCallback
-from timm_accel.commands.script import read_options
+from timm_accel.commands.parsing.script import read_options
 from timm_accel.data import Source, write_digits
 from timm_accel.losses import create_loss
 from timm_accel.messages import one_sentence

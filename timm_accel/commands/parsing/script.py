@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timm_accel.commands.parsing import plain_parser, split_words
+from timm_accel.commands.parsing.help import plain_parser
 from timm_accel.commands.parsing.signatures import recorded, typed_arguments
+from timm_accel.commands.parsing.words import split_words
 
 
 def read_options(function: Callable[..., Any], words: Sequence[str] | None = None) -> dict[str, Any]:
