@@ -15,8 +15,7 @@ import pytest
 import yaml
 from tiny_runs import parse_recipe
 
-from timm_accel import Recipe, TimmMixupTrainer
-from timm_accel.commands import main as main_module
+from timm_accel import Recipe, TimmMixupTrainer, messages
 from timm_accel.commands.main import COMMANDS, main
 from timm_accel.commands.parsing import options_of_command
 from timm_accel.commands.parsing.options import RECORD
@@ -225,12 +224,12 @@ def test_a_command_that_is_interrupted_ends_without_a_traceback(
 
 def test_a_later_rank_waits_for_the_first_before_it_reports(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(main_module.time, "sleep", waited.append)
+    monkeypatch.setattr(messages.time, "sleep", waited.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert main(["trian"]) == 2
         assert capsys.readouterr().err.count("Did you mean 'train'") == 1  # it is never hidden
-    assert waited == [main_module.GRACE_SECONDS]
+    assert waited == [messages.GRACE_SECONDS]
 
 
 # Commands

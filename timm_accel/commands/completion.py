@@ -24,7 +24,7 @@ def _parser_of_all() -> ArgumentParser:
     group = parser.add_subparsers()
     for name in COMMANDS:
         command = options_of_command(name)
-        plain = plain_parser(name, command)
+        plain = plain_parser(f"timm-accel {name}", command)
         options = {option.name: option for option in command.options}
         for action in plain._actions:
             if (option := options.get(action.dest)) is None:

@@ -6,13 +6,12 @@ trainer.
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from importlib import import_module
 
 import timm_accel
 from timm_accel.commands.parsing import help_of, options_of_command, overview, split_words
-from timm_accel.messages import UsageError, nearest, own_sentence
+from timm_accel.messages import UsageError, nearest, report_error
 
 COMMANDS = (
     "train",
@@ -28,8 +27,6 @@ COMMANDS = (
     "init",
     "completion",
 )
-GRACE_SECONDS = 30.0
-"""How long a rank other than the first waits before it reports an error."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -52,10 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if (sentence := own_sentence(error)) is None:
+        if (refused := report_error(error, name)) is None:
             raise  # not a user error
-        _report(f"{name}: {sentence}")
-        return 2 if isinstance(error, UsageError) else 1
+        return refused
 
 
 def _run(words: list[str]) -> int:
@@ -81,14 +77,3 @@ def _run(words: list[str]) -> int:
     from timm_accel.commands.parsing.signatures import typed_arguments
 
     return function(**typed_arguments(function, values)) or 0
-
-
-def _report(sentence: str) -> None:
-    """Print a sentence. A rank that is not the first of its machine waits.
-
-    If all ranks fail alike, the launcher ends the others as soon as the first has ended, so that the sentence comes
-    once. If only another rank fails, the first does not end, and the sentence comes after the wait.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(GRACE_SECONDS)
-    print(sentence, file=sys.stderr, flush=True)

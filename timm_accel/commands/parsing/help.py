@@ -9,17 +9,17 @@ from textwrap import wrap
 from timm_accel.commands.parsing.options import CommandOptions, Option
 
 
-def plain_parser(name: str, command: CommandOptions) -> ArgumentParser:
+def plain_parser(program: str, command: CommandOptions) -> ArgumentParser:
     """Return a parser that shows help and completes words. It reads no values.
 
     Args:
-        name: The name of the command.
+        program: What is typed before its options.
         command: What is recorded of it.
     """
     positional = " ".join(_usage(option) for option in command.options if option.positional)
-    parts = [part for part in (f"timm-accel {name}", positional, "[OPTIONS]") if part]
+    parts = [part for part in (program, positional, "[OPTIONS]") if part]
     usage = "\n".join(wrap(" ".join(parts), get_terminal_size().columns - len("usage: ")))
-    parser = ArgumentParser(prog=f"timm-accel {name}", usage=usage, description=command.about)
+    parser = ArgumentParser(prog=program, usage=usage, description=command.about)
     for option in command.options:
         about = f"{option.help} (type: {option.kind}{_default(option)})".replace("%", "%%")
         flags = [option.name if option.positional else f"--{option.name}"]
@@ -55,7 +55,7 @@ def help_of(name: str, command: CommandOptions) -> str:
         name: Its name.
         command: What is recorded of it.
     """
-    return plain_parser(name, command).format_help()
+    return plain_parser(f"timm-accel {name}", command).format_help()
 
 
 def overview(commands: Mapping[str, CommandOptions]) -> str:
