@@ -18,6 +18,7 @@ from timm_accel.callbacks import (
     SaveBestCallback,
     SaveStateCallback,
     TimeLimitCallback,
+    TrackerCallback,
 )
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.data import (
@@ -77,6 +78,7 @@ def build_run(recipe: Recipe) -> Run:
         FileNotFoundError: There is no such dataset, or no such weights.
         ValueError: The model, the data and the options do not fit each other.
     """
+    tracking = _create_trackers(recipe)  # a missing package is reported before the data are read
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     state = process_state()
     with local_main_process_first(state):
@@ -113,7 +115,7 @@ def build_run(recipe: Recipe) -> Run:
         loss_func=loss_fn,
         eval_loss_fn=eval_loss_fn,
         num_class=len(train_set.class_names),
-        callbacks=_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
+        callbacks=[*_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"), *tracking],
         run_dir=run_dir,
         seed=recipe.seed,
         recipe=_plain(recipe.resume_key()),
@@ -208,6 +210,10 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     if recipe.patience is not None:
         stopping = [EarlyStoppingCallback(watched, True, patience=recipe.patience, min_delta=recipe.min_delta)]
     return [*DEFAULT_CALLBACKS, *stopping, *saving]
+
+
+def _create_trackers(recipe: Recipe) -> list[TrackerCallback]:
+    return [TrackerCallback(recipe.trackers, config=_plain(asdict(recipe.resolved())))] if recipe.trackers else []
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:
