@@ -1,7 +1,8 @@
 """Runs with trackers that are killed by SIGKILL and resumed; prints as JSON what the trackers hold at the end.
 
-python tracker_worker.py FOLDER KILL... with the environment variable TRACKIO_DIR. A kill is METHOD:NUMBER:WHERE: the
-process is killed before or after the call with that number of a method of the journal or of a tracker.
+python tracker_worker.py FOLDER [--launched] [KILL...] with the environment variable TRACKIO_DIR. A kill is
+METHOD:NUMBER:WHERE: the process is killed before or after the call with that number of a method of the journal, of a
+tracker or of the callback.
 """
 
 import json
@@ -117,6 +118,14 @@ def held(run_dir: Path) -> dict[str, Any]:
     return {"tensorboard": sorted(board), "trackio": sorted(trackio), "options": options, "number": about["number"]}
 
 
+def launched(folder: Path) -> None:
+    """Train on all processes that were launched."""
+    train(folder / "whole")
+    if int(os.environ["RANK"]) == 0:
+        print(json.dumps({"whole": held(folder / "whole"), "trackio_runs": SQLiteStorage.get_runs("timm_accel")}))
+    torch.distributed.destroy_process_group()
+
+
 def main(folder: Path, kills: list[str]) -> None:
     """Train a run without kills, and one with them."""
     assert in_a_child(lambda: train(folder / "whole")) == 0
@@ -133,4 +142,7 @@ def main(folder: Path, kills: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[2:] == ["--launched"]:
+        launched(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

@@ -188,7 +188,7 @@ def _learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     seen: list[tuple[Any, Any]] = []
     rates = {}
     for number, group in enumerate(groups):
-        kind = (group.get("initial_lr"), group.get("lr_scale"))
+        kind = (group.get("initial_lr", group["lr"]), group.get("lr_scale"))
         if kind not in seen and group["lr"] is not None:
             rates["lr" if number == 0 else f"lr_group_{number}"] = float(group["lr"])
             seen.append(kind)
