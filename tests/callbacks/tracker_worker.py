@@ -19,12 +19,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
-from trackio.sqlite_storage import SQLiteStorage
 
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import SaveBestCallback, SaveStateCallback, TrackerCallback
 from timm_accel.callbacks.tracking.journal import Journal
 from timm_accel.callbacks.tracking.services import Service
+
+try:
+    from trackio.sqlite_storage import SQLiteStorage
+except ModuleNotFoundError:
+    SQLiteStorage = None
 
 METHODS = {"add": Journal, "log": Service, "state": TrackerCallback}
 
@@ -32,7 +36,7 @@ METHODS = {"add": Journal, "log": Service, "state": TrackerCallback}
 def train(run_dir: Path) -> None:
     """Train, or resume what was begun: 4 epochs of 5 updates, a point at every second."""
     model = tiny_model()
-    quiet = {"trackio": {"auto_log_cpu": False, "auto_log_gpu": False}}
+    quiet = {"tensorboard": {}} | ({} if SQLiteStorage is None else {"trackio": {"auto_log_cpu": False}})
     trainer = make_trainer(
         TimmMixupTrainer,
         model,
@@ -45,7 +49,7 @@ def train(run_dir: Path) -> None:
         callbacks=[
             SaveBestCallback("accuracy"),
             SaveStateCallback(every_n_updates=3),
-            TrackerCallback(["tensorboard", "trackio"], init_kwargs=quiet),
+            TrackerCallback([*quiet], init_kwargs=quiet),
         ],
         run_dir=run_dir,
         sync_every_n_updates=2,
@@ -85,7 +89,7 @@ def tear(journal: Journal) -> None:
 
 
 def in_a_child(work: Callable[[], None]) -> int:
-    """Run in a process of its own, and return the signal that ended it, or 0."""
+    """Run in a new process, and return the signal that ended it, or 0."""
     sys.stdout.flush()
     if (child := os.fork()) == 0:
         code = 1
@@ -107,6 +111,9 @@ def held(run_dir: Path) -> dict[str, Any]:
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     board = [(tag, each.step, each.value) for tag in events.Tags()["scalars"] for each in events.Scalars(tag)]
     about = json.loads((run_dir / "trackers.jsonl").read_text().split("\n")[0])["run"]
+    found = {"tensorboard": sorted(board), "texts": len(events.Tags()["tensors"]), "number": about["number"]}
+    if SQLiteStorage is None:
+        return found
     rows = SQLiteStorage.get_logs("timm_accel", about["name"])
     trackio = [
         (name, row["step"], value)
@@ -114,15 +121,20 @@ def held(run_dir: Path) -> dict[str, Any]:
         for name, value in row.items()
         if name not in ("step", "timestamp") and not name.startswith("_")
     ]
-    options = len(events.Tags()["tensors"]), SQLiteStorage.get_run_config("timm_accel", about["name"])["num_epochs"]
-    return {"tensorboard": sorted(board), "trackio": sorted(trackio), "options": options, "number": about["number"]}
+    options = SQLiteStorage.get_run_config("timm_accel", about["name"])
+    return found | {"trackio": sorted(trackio), "num_epochs": options["num_epochs"]}
+
+
+def runs_of_trackio() -> list[str]:
+    """Return the names of all runs in trackio."""
+    return [] if SQLiteStorage is None else SQLiteStorage.get_runs("timm_accel")
 
 
 def launched(folder: Path) -> None:
     """Train on all processes that were launched."""
     train(folder / "whole")
     if int(os.environ["RANK"]) == 0:
-        print(json.dumps({"whole": held(folder / "whole"), "trackio_runs": SQLiteStorage.get_runs("timm_accel")}))
+        print(json.dumps({"whole": held(folder / "whole"), "trackio_runs": runs_of_trackio()}))
     torch.distributed.destroy_process_group()
 
 
@@ -138,7 +150,7 @@ def main(folder: Path, kills: list[str]) -> None:
         assert in_a_child(work) == signal.SIGKILL, spec
     assert in_a_child(lambda: train(folder / "killed")) == 0
     runs = {name: held(folder / name) for name in ("whole", "killed")}
-    print(json.dumps(runs | {"trackio_runs": SQLiteStorage.get_runs("timm_accel")}))
+    print(json.dumps(runs | {"trackio_runs": runs_of_trackio()}))
 
 
 if __name__ == "__main__":

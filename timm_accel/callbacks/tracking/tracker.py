@@ -162,7 +162,7 @@ class TrackerCallback(Callback):
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.current_run().agreed.stop in (Stop.INTERRUPTED, Stop.FAILED):
             return
-        values = {}
+        values: dict[str, float] = {}
         for callback in trainer.callback_handler:
             for best in callback.best.values() if isinstance(callback, SaveBestCallback) else ():
                 values |= {f"best_{best['metric']}": best["value"], f"best_{best['metric']}_epoch": best["epoch"]}
