@@ -14,6 +14,7 @@ from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.save_state import SaveStateCallback
 from timm_accel.callbacks.setup import PrintSetupCallback
 from timm_accel.callbacks.time_limit import TimeLimitCallback
+from timm_accel.callbacks.tracking import TrackerCallback, check_trackers
 from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
 
 __all__ = [
@@ -29,5 +30,7 @@ __all__ = [
     "SaveStateCallback",
     "StopOnNonFiniteLossCallback",
     "TimeLimitCallback",
+    "TrackerCallback",
     "UnreadableImagesCallback",
+    "check_trackers",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -50,6 +50,7 @@ class Run:
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self.training_means: dict[str, RunningMean] = {}  # metrics of the training epoch, beside its loss
+        self.at_exit = ExitStack()  # closed when the run is left, also by an error
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
         self._repeated = RepeatedMetrics()

@@ -393,6 +393,7 @@ class LoopTrainer(Trainer):
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
+            run.at_exit.close()
             self.create_scheduler_fn = None  # often a bound method: the cycle would keep loaders alive
             run.loader_workers.end()
 
