@@ -14,6 +14,7 @@ from timm_accel.callbacks.output import progress_bar
 from timm_accel.callbacks.output.progress_bar import progress_line
 from timm_accel.callbacks.output.time_left import TimeLeft
 from timm_accel.states import speed
+from timm_accel.states.running_mean import RunningMean
 
 PARTS = {"loss": "loss 0.5324", "lr": "lr 0.00482", "speed": "812 images/s", "left": "1:12:34 left"}
 
@@ -181,6 +182,25 @@ def test_the_screen_changes_no_weights(clock: Clock, monkeypatch: pytest.MonkeyP
     plain = trained()
     open_terminal(monkeypatch, 80)
     assert same_weights(plain, trained(Ticking(clock, 1.0), ProgressBarCallback, PrintMetricsCallback))
+
+
+@pytest.mark.parametrize("kind", ["plain", "weighted", "sum", "empty"])
+def test_the_check_of_the_loss_reads_its_mean_back(kind: str) -> None:
+    mean = RunningMean(torch.device("cpu"))
+    if kind != "empty":
+        weight = torch.tensor(0.5) if kind == "weighted" else None
+        mean.update(torch.tensor(1.0), 3, weight, kind == "sum")
+        mean.update(torch.tensor(4.0), 1, weight, kind == "sum")
+    assert mean.last_average is None
+    assert mean.finite()
+    assert mean.last_average == {"plain": 1.75, "weighted": 2.5, "sum": 5.0, "empty": None}[kind]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_check_of_the_loss_finds_what_is_not_finite(value: float) -> None:
+    mean = RunningMean(torch.device("cpu"))
+    mean.update(torch.tensor(value), 3)
+    assert not mean.finite()
 
 
 def test_time_left_ends_with_the_updates_and_waits_for_a_measure() -> None:

@@ -69,7 +69,7 @@ class Speed:
         """The most memory since the start of the epoch in GB (10⁹ bytes): tensors on this rank's GPU, or else the
         memory of this process since it began.
         """
-        module = None if self._device is None else torch.get_device_module(self._device)
+        module: Any = None if self._device is None else torch.get_device_module(self._device)
         if hasattr(module, "max_memory_allocated"):
             return module.max_memory_allocated(self._device) / 1e9
         return _peak_of_process() / 1e9

@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
-from tqdm.std import Bar
+from tqdm.std import Bar  # type: ignore[attr-defined]
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.output.terminal import clipped, in_notebook, is_terminal, rate, width_of
