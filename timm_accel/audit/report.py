@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from timm_accel.audit.findings import findings
+from timm_accel.audit.suspects import Suspect
 from timm_accel.audit.wide_pixels import WidePixels
 from timm_accel.messages import printable
 from timm_accel.text_files import escaped, json_text, write_json
@@ -94,6 +95,7 @@ class Audit:
         near_duplicates: Groups of images that look the same but are not all equal.
         model_mean: The mean that the model expects; None if it is unknown.
         model_std: The standard deviation that the model expects; None if it is unknown.
+        suspects: The images whose labels are likely wrong, that fit no class, or that lie between two classes.
     """
 
     splits: dict[str, Split]
@@ -102,6 +104,7 @@ class Audit:
     near_duplicates: tuple[Group, ...]
     model_mean: tuple[float, ...] | None = None
     model_std: tuple[float, ...] | None = None
+    suspects: tuple[Suspect, ...] = ()
 
     def problems(self) -> list[str]:
         """Return a sentence for each finding, the worst first; the list is empty if there are none."""

@@ -2,7 +2,18 @@
 
 from timm_accel.recipes.building import Run, build_run
 from timm_accel.recipes.command_line import refuse_arguments
+from timm_accel.recipes.cross_validation import CrossValidation, cross_validate
 from timm_accel.recipes.named import NamedRecipe, named_recipe, recipe_names
 from timm_accel.recipes.recipe import Recipe
 
-__all__ = ["NamedRecipe", "Recipe", "Run", "build_run", "named_recipe", "recipe_names", "refuse_arguments"]
+__all__ = [
+    "CrossValidation",
+    "NamedRecipe",
+    "Recipe",
+    "Run",
+    "build_run",
+    "cross_validate",
+    "named_recipe",
+    "recipe_names",
+    "refuse_arguments",
+]

@@ -78,6 +78,11 @@ def build_run(recipe: Recipe) -> Run:
         FileNotFoundError: There is no such dataset, or no such weights.
         ValueError: The model, the data and the options do not fit each other.
     """
+    if recipe.folds is not None and recipe.fold is None:
+        raise ValueError(
+            f"Expected fold to be from 1 to {recipe.folds} for one run, but got None. Choose one, or train on all "
+            "of them with cross_validate(recipe)."
+        )
     run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     state = process_state()
     with local_main_process_first(state):
@@ -90,6 +95,9 @@ def build_run(recipe: Recipe) -> Run:
         group=recipe.group,
         split_file=None if is_stream(data) else run_dir / "split.csv",
         class_map=recipe.class_map,
+        exclude=recipe.exclude,
+        folds=recipe.folds,
+        fold=recipe.fold,
     )
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)

@@ -90,6 +90,12 @@ class Recipe:
     group: str | None = field(default=None, metadata=must_pass(check_group, "a regular expression with one group"))
     """A regular expression that finds in an image's path what must not be on both sides of that split; None uses the
     column group of a manifest."""
+    exclude: str | None = None
+    """A CSV whose column path names images to leave out; None leaves out none."""
+    folds: int | None = field(default=None, metadata=must_be("an integer of at least 2", lambda number: number >= 2))
+    """The number of folds of a cross-validation over the training images; None for a single run."""
+    fold: int | None = field(default=None, metadata=INTEGER_FROM_1)
+    """The fold, from 1, that this run evaluates on; None for all folds, one after the other."""
     class_map: str | dict[str, int] | None = field(default=None, metadata=must_be("a file, or labels by name", bool))
     """The class names of a stream that has none: a file with one name a line, or labels by name."""
     eval_split: str = default_of(create_datasets, "eval_split")
