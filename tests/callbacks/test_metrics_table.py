@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from screens import Terminal, open_terminal, resize
+from terminals import Terminal, open_terminal, resize
 from tiny_runs import fit, make_trainer, tiny_data
 
 from timm_accel import LoopTrainer, TimmMixupTrainer

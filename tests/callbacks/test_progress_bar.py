@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from screens import Clock, open_terminal, resize
+from terminals import Clock, open_terminal, resize
 from tiny_runs import fit, make_trainer, same_weights, tiny_data
 from tqdm.std import Bar
 

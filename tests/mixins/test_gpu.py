@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import write_images
 from resumed_runs import Noting, cut, every_update, make_run, same_outcome, states, train
-from screens import open_terminal
+from terminals import open_terminal
 from test_contract import MIXINS, OPTIONS
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2

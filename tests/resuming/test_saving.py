@@ -10,7 +10,7 @@ import pytest
 import torch
 from refusal import refused
 from resumed_runs import Noting, cut, every_update, full_disk, make_run, outcome, positions, same_outcome, states, train
-from screens import Terminal
+from terminals import Terminal
 from timm.optim import create_optimizer_v2
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn

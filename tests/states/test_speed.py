@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from history_rows import without_speed
 from pytorch_accelerated.callbacks import StepBasedEvaluationCallback
 from resumed_runs import cut, outcome, same_outcome, states
-from screens import Clock
+from terminals import Clock
 from tiny_runs import fit, make_trainer, tiny_data
 from torch.utils.data import Dataset
 
