@@ -5,11 +5,12 @@ from timm_accel.callbacks.csv_history import CsvHistoryCallback
 from timm_accel.callbacks.defaults import (
     DEFAULT_CALLBACKS,
     MoveModulesToDeviceCallback,
-    PrintMetricsCallback,
-    ProgressBarCallback,
     StopOnNonFiniteLossCallback,
 )
 from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
+from timm_accel.callbacks.output.print_metrics import PrintMetricsCallback
+from timm_accel.callbacks.output.print_results import PrintResultsCallback
+from timm_accel.callbacks.output.progress_bar import ProgressBarCallback
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.save_state import SaveStateCallback
 from timm_accel.callbacks.setup import PrintSetupCallback
@@ -24,6 +25,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "MoveModulesToDeviceCallback",
     "PrintMetricsCallback",
+    "PrintResultsCallback",
     "PrintSetupCallback",
     "ProgressBarCallback",
     "SaveBestCallback",

@@ -15,6 +15,7 @@ from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
     CsvHistoryCallback,
     EarlyStoppingCallback,
+    PrintResultsCallback,
     PrintSetupCallback,
     SaveBestCallback,
     SaveStateCallback,
@@ -86,7 +87,7 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Ru
         recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
-    trainer = _create_trainer(recipe, state, model, train_set, _create_trackers(recipe))
+    trainer = _create_trainer(recipe, state, model, train_set, [*_create_trackers(recipe), PrintResultsCallback(data)])
     return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set), unstarted)
 
 
@@ -113,7 +114,7 @@ def _saved_batch_size(recipe: Recipe) -> int | None:
 
 
 def _create_trainer(
-    recipe: Recipe, state: Any, model: nn.Module, train_set: Any, tracking: list[Any]
+    recipe: Recipe, state: Any, model: nn.Module, train_set: Any, further: list[Any]
 ) -> TimmMixupTrainer:
     assert isinstance(recipe.batch_size, int)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
@@ -136,7 +137,10 @@ def _create_trainer(
         loss_func=loss_fn,
         eval_loss_fn=eval_loss_fn,
         num_class=len(train_set.class_names),
-        callbacks=[*_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"), *tracking],
+        callbacks=[
+            *_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
+            *further,
+        ],
         run_dir=recipe.run_dir,
         seed=recipe.seed,
         recipe=plain_options(recipe.resume_key()),
