@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from timm_accel.plots.figures import _new_figure
 from timm_accel.plots.text import _drawable, _font_families
+from timm_accel.states.speed import COLUMNS
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
 from timm_accel.text_files import read_csv
 
@@ -21,7 +22,7 @@ MAX_COLUMNS = 3
 MAX_LETTERS = 60  # of the name of a run
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito, 2008
 _KINDS = {"training": ":", "model": "-", "EMA": "--"}
-_NO_METRICS = ("epoch", "images_per_second", "data_wait", "peak_memory_gb")
+_NO_METRICS = ("epoch", *COLUMNS)
 
 
 def plot_history(

@@ -69,10 +69,7 @@ class Speed:
         """The most memory since the start of the epoch in GB (10⁹ bytes): tensors on this rank's GPU, or else the
         memory of this process since it began.
         """
-        module: Any = None if self._device is None else torch.get_device_module(self._device)
-        if hasattr(module, "max_memory_allocated"):
-            return module.max_memory_allocated(self._device) / 1e9
-        return _peak_of_process() / 1e9
+        return peak_memory(self._device) / 1e9
 
     def row(self) -> dict[str, float]:
         """Return the columns that a table of epochs has for it, rounded; an epoch without an image has none."""
@@ -107,7 +104,14 @@ def reset_peak_memory(device: torch.device) -> None:
         module.reset_peak_memory_stats(device)
 
 
-def _peak_of_process() -> int:
+def peak_memory(device: torch.device | None) -> int:
+    """Return the most bytes since `reset_peak_memory`: of tensors on a GPU, or else of this process since it began.
+
+    It waits for no device.
+    """
+    module: Any = None if device is None else torch.get_device_module(device)
+    if hasattr(module, "max_memory_allocated"):
+        return module.max_memory_allocated(device)
     if resource is None:
         return psutil.Process().memory_info().peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

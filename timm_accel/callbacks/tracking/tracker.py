@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
 
 _UPDATE, _EPOCH, _RUN = 0, 1, 2  # the order of points of one step
-_SPEED = ("images_per_second", "data_wait", "peak_memory_gb")
 
 
 class TrackerCallback(Callback):
@@ -154,9 +153,7 @@ class TrackerCallback(Callback):
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         fresh = plain_value(self._metrics.take(trainer.run_history))
         values = {name: float(value) for name, value in fresh.items() if isinstance(value, Real)}
-        speed = getattr(trainer.current_run(), "speed", None)
-        measured = {name: getattr(speed, name, float("nan")) for name in _SPEED}
-        values |= {name: value for name, value in measured.items() if value == value}
+        values |= trainer.current_run().speed.row()
         self._log(trainer, _EPOCH, {"epoch": trainer.run_history.current_epoch} | values)
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
