@@ -1,5 +1,6 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,10 @@ def build_run(recipe: Recipe) -> Run:
     state = process_state()
     with local_main_process_first(state):
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
-    source = Source(
-        data,
-        root=recipe.data_root,
-        download=recipe.download,
-        val_fraction=recipe.val_fraction,
-        group=recipe.group,
-        split_file=None if is_stream(data) else run_dir / "split.csv",
-        class_map=recipe.class_map,
-        exclude=recipe.exclude,
-        folds=recipe.folds,
-        fold=recipe.fold,
-    )
+    source = source_of(recipe, data)
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
-    train_set, eval_set = _create_data(recipe, source, data_config)
+    train_set, eval_set = create_data(recipe, source, data_config)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
     images = recipe.batch_size * recipe.gradient_accumulation_steps * state.num_processes
     learning_rate: dict[str, Any] = {"lr": recipe.lr}
@@ -128,6 +118,27 @@ def build_run(recipe: Recipe) -> Run:
         **_mixin_options(recipe),
     )
     return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set))
+
+
+def source_of(recipe: Recipe, data: Any) -> Source:
+    """Return the source of a recipe's images; a split that is drawn is that of the run folder.
+
+    Args:
+        recipe: The recipe.
+        data: Its ``data_dir``, or the folder of digits.
+    """
+    return Source(
+        data,
+        root=recipe.data_root,
+        download=recipe.download,
+        val_fraction=recipe.val_fraction,
+        group=recipe.group,
+        split_file=None if is_stream(data) else Path(recipe.run_dir) / "split.csv",
+        class_map=recipe.class_map,
+        exclude=recipe.exclude,
+        folds=recipe.folds,
+        fold=recipe.fold,
+    )
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
@@ -162,7 +173,14 @@ def _try_evaluation_size(recipe: Recipe, model: nn.Module, channels: int) -> Non
         ) from error
 
 
-def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) -> tuple[Any, Any]:
+def create_data(recipe: Recipe, source: Source, data_config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the training and the evaluation dataset of a recipe.
+
+    Args:
+        recipe: The recipe.
+        source: The source of its images.
+        data_config: The preprocessing of the model: mean, std, crop_pct, crop_mode, interpolation.
+    """
     return create_datasets(
         recipe.image_size,
         data_config["mean"],
