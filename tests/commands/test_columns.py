@@ -3,7 +3,7 @@
 import pytest
 from screens import Screen
 
-from timm_accel.commands.columns import Row, print_facts, print_rows, print_text
+from timm_accel.commands.output.columns import Row, print_facts, print_rows, print_text
 
 
 def test_cells_are_below_their_title_whatever_the_letters(screen: Screen) -> None:

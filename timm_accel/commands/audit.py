@@ -3,8 +3,9 @@
 import timm
 
 from timm_accel.audit import audit as audit_of
-from timm_accel.commands.columns import print_text
-from timm_accel.commands.files import check_out
+from timm_accel.audit import write_suspects
+from timm_accel.commands.output.columns import print_text
+from timm_accel.commands.output.files import check_out
 from timm_accel.messages import printable
 from timm_accel.models import check_model_name
 from timm_accel.terminal import screen_width, shows_bars
@@ -16,6 +17,8 @@ def audit(
     model: str | None = None,
     pixel_range: tuple[float, float] | None = None,
     num_workers: int | None = None,
+    predictions: str | None = None,
+    suspects: str | None = None,
     out: str | None = None,
 ) -> int:
     """Read every file of a dataset once, and report its faults.
@@ -28,18 +31,37 @@ def audit(
         pixel_range: The values that become black and white in images of more than 8 bits; None for the range of
             16 bits.
         num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
+        predictions: A .parquet file of predictions by models that were not trained on the images, such as
+            out_of_fold.parquet of a cross-validation: images with a label that is likely wrong, that fit no class or
+            that lie between two classes are listed too.
+        suspects: Write these images into this .csv file, for the option exclude of train.
         out: Also write this .json file, with every group of duplicates.
 
     Returns:
         1 if a file could not be read, otherwise 0.
     """
     check_out(out, (".json",))
+    check_out(suspects, (".csv",))
+    if suspects is not None and predictions is None:
+        raise ValueError(
+            f"Expected predictions beside suspects, since they tell which images are suspect, but got {suspects!r} "
+            "alone. Pass out_of_fold.parquet of train --folds 5."
+        )
     config = None
     if model is not None:
         check_model_name(model)
         config = timm.get_pretrained_cfg(model).to_dict()
-    found = audit_of(data, num_workers=num_workers, progress=shows_bars(), model_config=config, pixel_range=pixel_range)
+    found = audit_of(
+        data,
+        num_workers=num_workers,
+        progress=shows_bars(),
+        model_config=config,
+        pixel_range=pixel_range,
+        predictions=predictions,
+    )
     print_text(printable(found.table(screen_width())))
     if out is not None:
         found.to_json(out)
+    if suspects is not None:
+        write_suspects(found.suspects, suspects)
     return int(bool(found.unreadable))

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from timm_accel.commands.columns import print_facts
-from timm_accel.commands.files import say_in_progress
+from timm_accel.commands.output.columns import print_facts
+from timm_accel.commands.output.files import say_in_progress
 from timm_accel.model_soup import average_weights
 from timm_accel.models import read_config
 from timm_accel.predict import evaluate_classifier

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
-from timm_accel.commands.columns import print_facts
-from timm_accel.commands.files import check_out, say_in_progress
+from timm_accel.commands.output.columns import print_facts
+from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.export import Exported, Metadata, read_metadata
 from timm_accel.export import export as export_to
 from timm_accel.export.checking import TOLERANCE

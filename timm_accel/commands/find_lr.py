@@ -3,8 +3,8 @@
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from timm_accel.commands.columns import print_facts, print_text
-from timm_accel.commands.files import check_figure
+from timm_accel.commands.output.columns import print_facts, print_text
+from timm_accel.commands.output.files import check_figure
 from timm_accel.lr_finder import LRRangeTest
 from timm_accel.lr_finder import find_lr as find_lr_of
 from timm_accel.recipes import Recipe, build_run

@@ -23,6 +23,7 @@ COMMANDS = (
     "find-lr",
     "preview-lr",
     "models",
+    "report",
     "recipes",
     "init",
     "completion",

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 import timm
 
-from timm_accel.commands.columns import Row, print_rows
+from timm_accel.commands.output.columns import Row, print_rows
 from timm_accel.messages import counted, nearest
 from timm_accel.models import search_models
 from timm_accel.terminal import shows_bars

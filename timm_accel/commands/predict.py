@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from timm_accel.commands.columns import Row, print_rows
-from timm_accel.commands.files import check_out, say_in_progress
+from timm_accel.commands.output.columns import Row, print_rows
+from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.predict import Prediction, exit_code, load_classifier, write_predictions
 from timm_accel.terminal import shows_bars
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from math import ceil, floor
 from typing import Any
 
-from timm_accel.commands.columns import Row, print_facts, print_rows
-from timm_accel.commands.files import check_figure
+from timm_accel.commands.output.columns import Row, print_facts, print_rows
+from timm_accel.commands.output.files import check_figure
 from timm_accel.data import write_digits
 from timm_accel.data.sources import is_stream
 from timm_accel.messages import counted

@@ -97,17 +97,18 @@ class Source:
                 f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
                 "Leave it out: the data have class names."
             )
-        reader = self._open(split) if self.folds is None else self._open_fold(split)
-        return reader if self.exclude is None else without_excluded(reader, self.exclude, split)
+        found = self._open(split) if self.folds is None else self._open_fold(split)
+        return found if self.exclude is None else without_excluded(found, self.exclude, split)
 
     def _open_fold(self, split: str) -> Any:
         """Return a split of the training images, which are all images of a source without splits."""
         if not self._divided:
-            check_fold(self.folds, self.fold)
             if is_stream(self.data):
-                raise ValueError(f"Expected no folds beside the stream {self.data!r}, but got {self.folds}. Leave it out.")
+                raise ValueError(
+                    f"Expected no folds beside the stream {self.data!r}, but got {self.folds}. Leave it out."
+                )
             reader = replace(self, folds=None, fold=None)._open(None)
-            self._keep(reader, **dict(zip(("train", "val"), self._drawn(reader), strict=True)))
+            self._keep(reader, self._drawn(reader))
         return self._kept(split)
 
     def _open(self, split: str | None) -> Any:
@@ -228,10 +229,10 @@ class Source:
             parts = tar_splits(reader)
             if parts is None and split is None:
                 return reader
-            self._keep(reader, **(parts or dict(zip(("train", "val"), self._drawn(reader), strict=True))))
+            self._keep(reader, parts or self._drawn(reader))
         return self._kept(split or "train")
 
-    def _keep(self, reader: Any, **parts: np.ndarray) -> None:
+    def _keep(self, reader: Any, parts: Mapping[str, np.ndarray]) -> None:
         self._divided.update({name: ReaderPart(reader, numbers) for name, numbers in parts.items()})
 
     def _kept(self, split: str) -> Any:
@@ -239,11 +240,11 @@ class Source:
             raise _missing(split, sorted(self._divided), "the data")
         return self._divided[split]
 
-    def _drawn(self, reader: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self, reader: Any) -> dict[str, np.ndarray]:
         paths = [reader.filename(number) for number in range(len(reader))]
         labels, names = labels_of(reader), in_label_order(reader.class_to_idx)
         if self.split_file is not None and Path(self.split_file).exists():
-            return read_split(self.split_file, paths)
+            return dict(zip(("train", "val"), read_split(self.split_file, paths), strict=True))
         if not paths:
             raise ValueError("Expected data to hold images, but got none. Pass a dataset that is not empty.")
         require_labels(labels, reader.filename)
@@ -255,14 +256,13 @@ class Source:
         if self.folds is None:
             train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
         else:
-            assert self.fold is not None
+            assert self.fold
             train, val = split_by_fold(strata, self.folds, self.fold, self.split_seed, groups, names, unit)
         if self.split_file is not None:
-            sides = {"train": train, "val": val}
             words = [[names[label] for label in np.atleast_1d(each)] for each in labels]
-            rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in sides.items()}
+            rows = {side: [(paths[i], words[i]) for i in numbers] for side, numbers in (("train", train), ("val", val))}
             write_split(self.split_file, rows)
-        return train, val
+        return {"train": train, "val": val}
 
 
 def is_stream(data: Any) -> bool:

@@ -42,7 +42,7 @@ from timm_accel.recipes.run import Run, plain_options
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.processes import local_main_process_first, process_state
-from timm_accel.states.run_dir import RUN_CONTENTS, SPLIT, UnstartedRun, check_run_dir
+from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
 
 
@@ -161,7 +161,7 @@ def source_of(recipe: Recipe, data: Any) -> Source:
         download=recipe.download,
         val_fraction=recipe.val_fraction,
         group=recipe.group,
-        split_file=None if is_stream(data) else Path(recipe.run_dir) / SPLIT,
+        split_file=None if is_stream(data) else Path(recipe.run_dir) / "split.csv",
         class_map=recipe.class_map,
         exclude=recipe.exclude,
         folds=recipe.folds,

@@ -1,0 +1,5 @@
+"""A page about a run, or about several side by side, as one HTML file that opens offline."""
+
+from timm_accel.report.writing import report
+
+__all__ = ["report"]

@@ -1,0 +1,47 @@
+"""Thumbnails of files and of tensors, as data URIs."""
+
+import base64
+import io
+from typing import Any
+
+import torch
+from PIL import Image
+
+from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+
+SIZE = 112
+
+
+def thumbnail_of(image: Image.Image | torch.Tensor) -> str:
+    """Return a JPEG of at most 112 by 112 pixels as a data URI.
+
+    Args:
+        image: A PIL image, or a ``uint8`` tensor ``(C, H, W)``.
+    """
+    if isinstance(image, torch.Tensor):
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = image.convert("RGB")
+    image.thumbnail((SIZE, SIZE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def thumbnail_from(reader: Any, number: int, prepare: PrepareImage) -> str | None:
+    """Return the thumbnail of an image of a reader, upright and in 8 bits; None if it cannot be read.
+
+    Args:
+        reader: A timm reader.
+        number: The index of the image.
+        prepare: Decodes an image as training does.
+    """
+    try:
+        file, _ = reader[number]
+        try:
+            return thumbnail_of(read_image(file, prepare))
+        finally:
+            if hasattr(file, "read"):
+                file.close()
+    except OSError:
+        return None
