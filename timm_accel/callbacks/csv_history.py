@@ -5,11 +5,12 @@ from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.atomic import open_own
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.growing import Growing
-from timm_accel.states.run_dir import check_run_dir
+from timm_accel.states.run_dir import check_kind, check_run_dir
 from timm_accel.text_files import cell_of, unescaped, write_csv
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class CsvHistoryCallback(Callback):
 
     Raises:
         ValueError: There is neither a path nor a ``run_dir``.
-        OSError: At the start, if the file exists or its folder cannot be written to.
+        OSError: At the start, if the file exists, is a link, or its folder cannot be written to.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -53,6 +54,7 @@ class CsvHistoryCallback(Callback):
             [] if trainer.belongs_to_run(self._file) else [self._file.name],
             argument="the folder of path",
         )
+        check_kind(self._file, "file")
         self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
         self._writes = trainer.current_run().accelerator.is_main_process
 
@@ -61,14 +63,17 @@ class CsvHistoryCallback(Callback):
         return {"columns": self._columns, "rows": self._rows, "seen": self._metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the content of the file."""
+        """Restore the rows of the file."""
         self._columns = list(state_dict["columns"])
         text = csv.DictReader(StringIO(state_dict.get("text", ""), newline=""))  # of a state of format 1
         old = ({name: unescaped(cell) for name, cell in row.items()} for row in text)
         self._rows = Growing([*state_dict.get("rows", ()), *old])
         self._metrics.load_state_dict(state_dict["seen"])
+
+    def on_resumed(self, trainer: "LoopTrainer", state: Path, **kwargs: Any) -> None:
         if self._writes and self._columns:
-            self._rewrite()
+            with self._optional.writing(trainer.print):
+                self._rewrite()
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
@@ -88,7 +93,7 @@ class CsvHistoryCallback(Callback):
         added = line.getvalue().encode()
         self._size += len(added)
         try:
-            with open(self._file, "r+b", buffering=0) as file:
+            with open(self._file, "r+b", buffering=0, opener=open_own) as file:
                 file.seek(0, SEEK_END)
                 file.write(added)
                 return file.tell() == self._size
