@@ -142,6 +142,17 @@ class Filling(Callback):
             free(self.disk)
 
 
+class Freeing(Callback):
+    """Makes room before the fourth epoch."""
+
+    def __init__(self, disk: Path) -> None:
+        self.disk = disk
+
+    def on_train_epoch_start(self, trainer: Any, **kwargs: Any) -> None:
+        if trainer.run_history.current_epoch == 4:
+            free(self.disk)
+
+
 class Classified(ClassificationMetricsMixin):
     def print(self, *args: Any, **kwargs: Any) -> None:
         lines.append(" ".join(map(str, args)))
@@ -170,3 +181,37 @@ def test_a_run_continues_on_a_full_disk_says_so_once_and_catches_up(disk: Path, 
     train(disk / "run", [], resume_from="auto", num_epochs=5)
     train(tmp_path / "run", [], resume_from="auto", num_epochs=5)
     assert read_csv(disk / "run" / "history.csv") == read_csv(tmp_path / "run" / "history.csv")
+
+
+@pytest.mark.parametrize("lost", ["", "best", "history.csv"])
+def test_a_resume_on_a_full_disk_says_so_once_and_catches_up(lost: str, disk: Path, tmp_path: Path) -> None:
+    for folder in (disk, tmp_path):
+        train(folder / "run", [], num_epochs=2)
+    if lost == "best":
+        (disk / "run" / "best" / "model.safetensors").unlink()
+    elif lost:
+        (disk / "run" / lost).unlink()
+    fill(disk)
+    train(disk / "run", [Freeing(disk)], resume_from="auto")
+    failed = [line for line in lines if "history.csv' (No space left on device)" in line]
+    assert [line.endswith("The run continues without this file.") for line in failed] == [True]
+    train(tmp_path / "run", [], resume_from="auto")
+    assert read_csv(disk / "run" / "history.csv") == read_csv(tmp_path / "run" / "history.csv")
+    assert (disk / "run" / "best" / "model.safetensors").is_file()
+    assert not (disk / "run" / "lock").exists()
+
+
+@pytest.mark.parametrize("name", ["history.csv", "best/config.json"])
+def test_a_resume_where_a_file_cannot_be_replaced_says_so_and_continues(name: str, tmp_path: Path) -> None:
+    train(tmp_path / "run", [], num_epochs=2)
+    path = tmp_path / "run" / name
+    if name != "history.csv":
+        (path.parent / "model.safetensors").unlink()
+    with small_disk(path.with_name(f".{path.name}.unfinished"), "1m"):  # in the way, and cannot be removed
+        train(tmp_path / "run", [], resume_from="auto", num_epochs=3)
+    said = [line for line in lines if line.endswith("The run continues without this file.")]
+    assert len(said) == 1
+    assert path.name in said[0]
+    assert len(read_csv(tmp_path / "run" / "history.csv")) == (2 if name == "history.csv" else 3)
+    train(tmp_path / "run", [], resume_from="auto")
+    assert [row["epoch"] for row in read_csv(tmp_path / "run" / "history.csv")] == ["1", "2", "3", "4"]

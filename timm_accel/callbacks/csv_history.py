@@ -91,12 +91,13 @@ class CsvHistoryCallback(Callback):
         line = StringIO(newline="")
         csv.writer(line).writerow([cell_of(row.get(name, "")) for name in self._columns])
         added = line.getvalue().encode()
-        self._size += len(added)
         try:
             with open(self._file, "r+b", buffering=0, opener=open_own) as file:
-                file.seek(0, SEEK_END)
-                file.write(added)
-                return file.tell() == self._size
+                if file.seek(0, SEEK_END) != self._size:
+                    return False
+                written = file.write(added)
+                self._size += written
+                return written == len(added)
         except OSError:  # the disk is full, or the file was deleted
             return False
 
