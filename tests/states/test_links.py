@@ -143,6 +143,14 @@ def test_the_run_folder_or_one_above_it_may_be_a_link(place: str, run: Path, tmp
     assert states(run)[-1].name.endswith("epoch_4_batch_0")
 
 
+def test_a_system_without_such_flags_opens_files_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("O_NOFOLLOW", "O_NONBLOCK"):  # Windows
+        monkeypatch.delattr(os, name)
+    with open(tmp_path / "file", "w", opener=open_own) as file:
+        file.write("ours")
+    assert (tmp_path / "file").read_text() == "ours"
+
+
 @pytest.mark.parametrize("mode", ["r", "w", "a", "r+"])
 def test_a_file_of_ours_is_opened_only_where_it_is_one(mode: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("ours")

@@ -92,7 +92,7 @@ def lock_run_dir(folder: Path) -> FileLock:
         ) from error
     me = [str(os.getpid()), platform.node()]
     if _lines(path)[:2] != me:  # on a file system without flock filelock has written them, and looks for its file
-        with suppress(OSError), open(path, "w", opener=open_own) as file:  # on a full disk it names nobody
+        with suppress(OSError), open(path, "w", opener=open_own) as file:  # a full disk, or Windows: it names nobody
             file.write("\n".join([*me, ""]))
     return lock
 
@@ -116,6 +116,7 @@ def _holder(path: Path) -> str:
 
 
 def unlock_run_dir(lock: FileLock) -> None:
-    """Remove the lock file and release the lock."""
-    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that opened it meanwhile checks again
+    """Remove the lock file, where that is possible, and release the lock."""
+    with suppress(OSError):  # Windows removes no open file
+        Path(lock.lock_file).unlink()  # while it is held: a process that opened it meanwhile checks again
     lock.release()
