@@ -221,7 +221,7 @@ def test_a_resume_where_a_file_cannot_be_replaced_says_so_and_continues(name: st
 
 @pytest.mark.parametrize("writer", ["export", "pt2"])
 def test_an_export_to_a_full_disk_leaves_nothing_that_cannot_be_freed(writer: str, disk: Path) -> None:
-    """Python 3.12 reports a buffer that is freed while a view of it is left, in whatever runs then."""
+    """Python 3.13 reports a buffer that is freed while a view of it is left, in whatever runs then."""
     fill(disk)
     with refused(ExportError, "No space left on device") as caught:
         ALL[writer](disk)

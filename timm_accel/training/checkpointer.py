@@ -241,14 +241,14 @@ class Checkpointer:
         within = f", and {progress.batch} batches of the next" if progress.batch else ""
         done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"
         report(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
-        for sentence in () if self.data is None else self.data.changes.values():
-            report(f"{sentence} The run continues with them.")
+        for changed in () if self.data is None else self.data.changes.values():
+            report(f"{changed.sentence} The run continues with them.")
         if not same_length:
             report(f"The schedule has the length of this run: {changes(LENGTH, saved, current)}.")
-        if changed := changes(CONDITIONS, saved, current):
-            warnings.warn(describe_inexact_resume(changed, saved, current), stacklevel=2)
-        if changed := changes(PACKAGES, saved["versions"], versions()):
-            report(f"Other versions may round differently: {changed}.")
+        if others := changes(CONDITIONS, saved, current):
+            warnings.warn(describe_inexact_resume(others, saved, current), stacklevel=2)
+        if others := changes(PACKAGES, saved["versions"], versions()):
+            report(f"Other versions may round differently: {others}.")
 
 
 def _resume_position(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[Progress, int]:
