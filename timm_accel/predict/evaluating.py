@@ -12,7 +12,14 @@ from timm_accel.data.classes import in_label_order, is_multi_label
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
-from timm_accel.predict.labeled import collect, model_numbers, open_labeled, open_reader, unreadable_paths
+from timm_accel.predict.labeled import (
+    collect,
+    model_numbers,
+    open_labeled,
+    open_reader,
+    paths_of,
+    unreadable_paths,
+)
 from timm_accel.predict.measures import (
     class_measures,
     confusion_matrix,
@@ -21,6 +28,7 @@ from timm_accel.predict.measures import (
     multilabel_metrics,
 )
 from timm_accel.predict.opening import classifier_of, load_classifier, resolve_device
+from timm_accel.predict.scores import Scores
 
 
 def evaluate_classifier(
@@ -59,6 +67,56 @@ def evaluate_classifier(
         ValueError: The data have a class that the model has not, a label is no class, no image has a label, an option
             is out of range, or no image or too few can be read.
     """
+    scores = score_images(
+        path_or_model,
+        data,
+        eval_split=eval_split,
+        tta=tta,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        progress=progress,
+    )
+    return evaluation_of(scores)
+
+
+def evaluation_of(scores: Scores) -> Evaluation:
+    """Return the measures of scored images; they are those of `evaluate_classifier`.
+
+    Args:
+        scores: Scores from `score_images`.
+    """
+    probabilities, targets, names = scores.probabilities, scores.targets, scores.class_names
+    multi_label, missing = scores.is_multi_label, set(scores.missing_classes)
+    numbers = [number for number, name in enumerate(names) if name not in missing]
+    return Evaluation(
+        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets, numbers),
+        classes=class_measures(probabilities, targets, names),
+        confusion_matrix=None if multi_label else confusion_matrix(probabilities, targets),
+        most_confused=[] if multi_label else most_confused(probabilities, targets, names),
+        num_images=len(targets),
+        unreadable=scores.unreadable,
+        temperature=scores.temperature,
+        tta=scores.tta,
+        missing_classes=scores.missing_classes,
+    )
+
+
+def score_images(
+    path_or_model: str | Path | Classifier | nn.Module,
+    data: Any,
+    *,
+    eval_split: str | None = "val",
+    tta: Sequence[str] = (),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Return the probabilities of a classifier for labeled images, with the path and the label of each image.
+
+    The arguments and errors are those of `evaluate_classifier`.
+    """
     tta = check_tta(tta)
     classifier = as_classifier(path_or_model, device)
     reader = open_reader(data, eval_split)
@@ -72,18 +130,16 @@ def evaluate_classifier(
         num_workers=num_workers,
         progress=progress,
     )
-    numbers = model_numbers(classifier, in_label_order(reader.class_to_idx))
-    names, multi_label = classifier.class_names, classifier.multi_label
-    return Evaluation(
-        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets, numbers),
-        classes=class_measures(probabilities, targets, names),
-        confusion_matrix=None if multi_label else confusion_matrix(probabilities, targets),
-        most_confused=[] if multi_label else most_confused(probabilities, targets, names),
-        num_images=len(targets),
+    numbers, names = model_numbers(classifier, in_label_order(reader.class_to_idx)), classifier.class_names
+    return Scores(
+        paths=paths_of(dataset, len(targets)),
+        targets=targets,
+        probabilities=probabilities,
+        class_names=names,
         unreadable=unreadable_paths(dataset),
+        missing_classes=[name for number, name in enumerate(names) if number not in numbers],
         temperature=classifier.temperature,
         tta=tta,
-        missing_classes=[name for number, name in enumerate(names) if number not in numbers],
     )
 
 

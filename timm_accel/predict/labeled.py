@@ -185,6 +185,19 @@ def collect(
     return torch.cat(outputs), torch.cat(targets)
 
 
+def paths_of(dataset: LabeledImages | StreamedImages, count: int) -> list[str]:
+    """Return the path of each image that `collect` read; ``image 0``, ``image 1``, … for a stream, which lists none.
+
+    Args:
+        dataset: The dataset, after it was read.
+        count: The number of images that were read.
+    """
+    if isinstance(dataset, StreamedImages):
+        return [f"image {number}" for number in range(count)]
+    bad = set(dataset.unreadable)
+    return [dataset.filename(number, absolute=True) for number in range(len(dataset)) if number not in bad]
+
+
 def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
     """Return the files that were left out.
 
