@@ -82,7 +82,7 @@ def remove_leftover(path: Path) -> None:
 
 
 def open_own(path: str, flags: int) -> int:
-    """Open a regular file of ours, and never follow a link; `open` takes this as its `opener`.
+    """Open a regular file of a run, and never follow a link; `open` takes this as its `opener`.
 
     Raises:
         OSError: There is a link, a pipe or a device in its place, which is neither read nor written.

@@ -1,4 +1,4 @@
-"""A link in the place of a file of ours is never followed; the run folder itself may be one."""
+"""A link in the place of a file of a run is never followed; the run folder itself may be one."""
 
 import os
 import shutil
@@ -152,7 +152,7 @@ def test_a_system_without_such_flags_opens_files_as_ever(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "a", "r+"])
-def test_a_file_of_ours_is_opened_only_where_it_is_one(mode: str, tmp_path: Path) -> None:
+def test_only_a_regular_file_is_opened(mode: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("ours")
     with open(tmp_path / "file", mode, opener=open_own):
         pass

@@ -297,15 +297,12 @@ def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None
 def whole_states(root: Path, epoch: int) -> Iterator[SavedState]:
     """Yield the undamaged states of the end of an epoch (from 1), the newest first."""
     for folder in state_folders(root):
-        try:
+        with suppress(ValueError):  # damaged, or of another version
             state = open_state(folder)
             progress = state.manifest["progress"]
-            if (progress["epoch"], progress["batch"], progress["stage"]) != (epoch, 0, "train"):
-                continue
-            state.check()
-        except ValueError:  # damaged, or of another version
-            continue
-        yield state
+            if (progress["epoch"], progress["batch"], progress["stage"]) == (epoch, 0, "train"):
+                state.check()
+                yield state
 
 
 def prune_states(root: Path, keep: int) -> None:
