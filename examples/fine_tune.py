@@ -6,7 +6,6 @@ Without --weights timm downloads its pretrained weights.
 """
 
 import argparse
-import sys
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from torch import nn
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, SaveBestCallback, SaveStateCallback
 from timm_accel.data import Source
-from timm_accel.messages import own_sentence
+from timm_accel.messages import one_sentence
 from timm_accel.optim import create_optimizer
 
 
@@ -77,9 +76,5 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--run_dir", default="runs/fine_tune")
-    try:
+    with one_sentence("fine_tune.py"):
         main(parser.parse_args()).accelerator.end_training()
-    except Exception as error:
-        if (sentence := own_sentence(error)) is None:
-            raise  # not a user error
-        sys.exit(f"fine_tune.py: {sentence}")

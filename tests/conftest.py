@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from screens import Screen
 
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name  # the user's own cache stays as it is
@@ -76,3 +77,9 @@ def image_folder(tmp_path: Path) -> Path:
     write_images(tmp_path / "data" / "train", {"cat": 7, "dog": 6, "owl": 6})
     write_images(tmp_path / "data" / "val", {"cat": 3, "dog": 3, "owl": 3})
     return tmp_path / "data"
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Screen:
+    """A terminal for the commands."""
+    return Screen(monkeypatch, capsys)

@@ -1,5 +1,6 @@
 """What error messages are made of."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import LoopTrainer
-from timm_accel.messages import missing_extra, nearest, one_line, own_sentence, printable, root_cause
+from timm_accel.commands.parsing import split_words
+from timm_accel.messages import missing_extra, nearest, one_line, one_sentence, own_sentence, printable, root_cause
 from timm_accel.training.batches import unpack
 
 
@@ -67,11 +69,11 @@ def test_a_root_cause_is_the_first_cause_by_class_and_first_line() -> None:
 
 
 def test_a_missing_extra_is_named_with_what_it_is_for_and_what_else_helps() -> None:
-    error = missing_extra("demo", "the digits", "sklearn", ", or name a folder")
+    error = missing_extra("plots", "the figure", "matplotlib", ", or save a table")
     assert error.name == "sklearn"
     assert str(error) == (
-        "Expected the extra 'demo' to be installed for the digits, but 'sklearn' is missing. "
-        'Run pip install "timm_accel[demo]", or name a folder.'
+        "Expected the extra 'plots' to be installed for the figure, but 'matplotlib' is missing. "
+        'Run pip install "timm_accel[plots]", or save a table.'
     )
 
 
@@ -121,6 +123,19 @@ def test_a_sentence_that_this_package_raises_is_known_by_its_origin() -> None:
 )
 def test_a_sentence_of_anybody_else_is_not(call: Any) -> None:
     assert own_sentence(raised(call)) is None
+
+
+@pytest.mark.parametrize(("call", "code"), [(lambda: unpack("no batch"), 1), (lambda: split_words(["--no"], []), 2)])
+def test_a_program_ends_with_such_a_sentence(call: Any, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_sentence("mine.py"):
+        call()
+    assert ended.value.code == code
+    assert re.fullmatch(r"mine\.py: Expected [^\n]+\n", capsys.readouterr().err)
+
+
+def test_a_program_raises_any_other_error() -> None:
+    with pytest.raises(ZeroDivisionError), one_sentence("mine.py"):
+        1 / 0  # noqa: B018
 
 
 @pytest.mark.parametrize("ours", [True, False])

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from timm_accel.commands.parsing import options_of_command, split_words
+from timm_accel.commands.parsing.signatures import typed_arguments
+from timm_accel.commands.train import train
+from timm_accel.recipes import Recipe
 from timm_accel.training import LoopTrainer
 
 NO_WORKERS = {"num_workers": 0}
@@ -102,3 +106,8 @@ def load_example(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def parse_recipe(words: list[str]) -> Recipe:
+    """The recipe of a command line, from the words after ``timm-accel train``."""
+    return typed_arguments(train, split_words(words, options_of_command("train").options))["recipe"]

@@ -1,18 +1,29 @@
 """Parts of messages: similar names, another library's error in one line, the extra to install, text for a terminal."""
 
 import dis
+import os
 import re
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
+GRACE_SECONDS = 5.0
+"""How long a rank other than the first waits before it reports an error."""
 UNPRINTABLE = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters, as in a regular expression, that control a terminal, but newlines, and those that UTF-8 cannot hold."""
 _UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
 _RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and the error
     rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?:[ ~^]+\n)?[\w.]+: ((?:.|\n)*)$'
 )
+
+
+class UsageError(ValueError):
+    """A command line that cannot be read; the exit code is 2."""
 
 
 def printable(text: str) -> str:
@@ -32,6 +43,25 @@ def nearest(name: Any, known: Iterable[str], count: int = 3) -> str:
         return f"Did you mean {' or '.join(repr(match) for match in close)}?"
     shown = ", ".join(repr(option) for option in known[:10])
     return f"Known names: {shown}{', …' if len(known) > 10 else ''}."
+
+
+def nearest_path(path: str | os.PathLike[str], otherwise: str) -> str:
+    """Return ``"Did you mean 'runs/first'?"`` with the similar names beside a path that does not exist.
+
+    Args:
+        path: A path; the first folder of it that does not exist is compared with what is there instead.
+        otherwise: The remedy if no name is similar, or if the path exists.
+    """
+    missing = Path(path)
+    while not os.path.lexists(missing.parent):
+        missing = missing.parent
+    try:
+        beside = [] if os.path.lexists(missing) else os.listdir(missing.parent)[:10_000]
+    except (OSError, ValueError):
+        return otherwise
+    rest = Path(path).relative_to(missing)
+    close = [missing.parent / name / rest for name in get_close_matches(missing.name, sorted(beside), cutoff=0.6)]
+    return f"Did you mean {' or '.join(repr(str(each)) for each in close)}?" if close else otherwise
 
 
 def one_line(error: BaseException, limit: int | None = 200) -> str:
@@ -89,6 +119,45 @@ def own_sentence(error: BaseException) -> str | None:
     if sentence is None:
         return None
     return printable(" ".join([" ".join(sentence.split()), *getattr(error, "__notes__", [])]))
+
+
+def report_error(error: BaseException, program: str) -> int | None:
+    """Print the sentence of an error that this package raised, and return the exit code; None for any other error.
+
+    A rank that is not the first of its machine waits. If all ranks fail alike, the launcher ends the others as soon as
+    the first has ended, so that the sentence comes once. If only another rank fails, the first does not end, and the
+    sentence comes after the wait.
+
+    Args:
+        error: The error, as it was caught.
+        program: The name of the program, which stands before the sentence.
+
+    Returns:
+        2 for a command line that cannot be read, 1 for anything else.
+    """
+    if (sentence := own_sentence(error)) is None:
+        return None
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(GRACE_SECONDS)
+    print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, UsageError) else 1
+
+
+@contextmanager
+def one_sentence(program: str) -> Iterator[None]:
+    """End a program with the sentence of an error that this package raised, without a traceback.
+
+    Any other error is raised as it is. `report_error` has the exit codes.
+
+    Args:
+        program: The name of the program, which stands before the sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (code := report_error(error, program)) is None:
+            raise  # not a user error
+        sys.exit(code)
 
 
 def root_cause(error: BaseException) -> str:

@@ -4,7 +4,7 @@
 
 The figure shows the random crop at its default scale and at a narrower one, and RandAugment at three magnitudes, on a
 photo from scikit-learn. All rows share their seeds, so down a column RandAugment applies the same operations at rising
-magnitude. Needs the extras demo and plots.
+magnitude. Needs the extra plots.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
     python examples/data/mixup.py
 
 The figure shows one batch of four images, mixed by each mode. The first image mixes with the last, and the second with
-the third. Only timm's collate function has the mode half: timm's `Mixup` treats it as batch. Needs the extras demo and
+the third. Only timm's collate function has the mode half: timm's `Mixup` treats it as batch. Needs the extra
 plots.
 """
 

@@ -4,7 +4,7 @@
 
 A small model learns scikit-learn's digits and is exported to ONNX, ``.pt2`` and TorchScript, including normalization
 and softmax. The figure shows the four held-out digits with the lowest confidence, and the top-3 predictions of the
-model and of each file. Needs the extras demo, export and plots.
+model and of each file. Needs the extras export and plots.
 """
 
 from pathlib import Path

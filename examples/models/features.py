@@ -3,7 +3,7 @@
     python examples/models/features.py
 
 A small model learns scikit-learn's digits first. The left side shows a digit and its feature maps at three depths. The
-right side shows the embeddings of all held-out digits, projected on two principal components. Needs the extras demo and
+right side shows the embeddings of all held-out digits, projected on two principal components. Needs the extra
 plots.
 """
 

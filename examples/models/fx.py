@@ -3,7 +3,7 @@
     python examples/models/fx.py
 
 The figure shows one residual block on a photo: its input, the output of the branch, their sum, and the activation. The
-weights are random, so only edges and colors show; `pretrained=True` loads timm's. Needs the extras demo and plots.
+weights are random, so only edges and colors show; `pretrained=True` loads timm's. Needs the extra plots.
 """
 
 from pathlib import Path

@@ -17,7 +17,7 @@ import torch
 from conftest import write_images
 from PIL import Image
 from refusal import contents
-from tiny_runs import fit, load_example, make_trainer, tiny_data, tiny_model
+from tiny_runs import fit, make_trainer, parse_recipe, tiny_data, tiny_model
 from torch import nn
 from trained_runs import trained_run
 
@@ -91,13 +91,7 @@ class World:
         return build_run(Recipe(**settings | options)).train()
 
     def script(self, *arguments: str) -> Any:
-        example = _example()
-        return example.main(example.parse_recipe(list(arguments)))
-
-
-@cache
-def _example() -> Any:
-    return load_example(Path(__file__).parents[2] / "examples" / "train.py")
+        return build_run(parse_recipe(list(arguments))).train()
 
 
 @cache

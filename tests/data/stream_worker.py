@@ -17,7 +17,7 @@ from torch import distributed
 from timm_accel import create_datasets
 from timm_accel.data import Source
 
-ROOT, RESULTS = Path(sys.argv[1]), {}
+ROOT, KINDS, RESULTS = Path(sys.argv[1]), sys.argv[2].split(","), {}
 HALF = (0.5,) * 3
 
 
@@ -73,13 +73,12 @@ def check_refusals() -> None:
                 RESULTS[f"refused/{kind}"] = str(error)
 
 
-if __name__ == "__main__":
+def main() -> None:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="The training images are a stream")
     warnings.filterwarnings("ignore", message="unclosed file", category=ResourceWarning)
     torch.set_num_threads(1)
     Accelerator()
-    KINDS = sys.argv[2].split(",")
     if PartialState().is_main_process:
         for name in KINDS:
             getattr(stream_sources, name)(ROOT)

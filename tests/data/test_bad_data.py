@@ -1,34 +1,30 @@
 """Bad input to the data, model and recipe builders and to the example: one sentence, and nothing written over."""
 
-import runpy
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import write_images
 from refusal import contents, refused
-from tiny_runs import fit, load_example, make_trainer
+from tiny_runs import fit, make_trainer, parse_recipe
 from torch import nn
 
 from timm_accel import Recipe, create_classifier, create_datasets
 from timm_accel.callbacks import UnreadableImagesCallback
-from timm_accel.data import ImageFolderDataset, write_digits
+from timm_accel.commands.main import main
+from timm_accel.data import ImageFolderDataset
+from timm_accel.recipes import build_run
 
-TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
+ROOT = Path(__file__).parents[2]
 SMALL = ["--model", "test_resnet", "--image_size", "16", "--num_epochs", "1", "--batch_size", "4", "--num_workers", "0",
          "--warmup_epochs", "0"]  # fmt: skip
 CLASSES = {"cat": 4, "dog": 4}
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    return load_example(TRAIN)
 
 
 def read(data_dir: Path, size: Any = 8, **options: Any) -> tuple[ImageFolderDataset, ImageFolderDataset]:
@@ -122,14 +118,14 @@ BAD_SOURCES: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]
 
 @pytest.mark.parametrize(("make", "error", "words"), BAD_FOLDERS)
 def test_the_example_refuses_a_bad_data_folder_and_writes_nothing(
-    make: Callable[[Path], None], error: type[Exception], words: tuple[str, ...], tmp_path: Path, example: ModuleType
+    make: Callable[[Path], None], error: type[Exception], words: tuple[str, ...], tmp_path: Path
 ) -> None:
     make(tmp_path / "data")
     error, words = BAD_SOURCES.get(make, (error, words))
     before = contents(tmp_path)
-    recipe = example.parse_recipe(["--data_dir", str(tmp_path / "data"), "--run_dir", str(tmp_path / "run"), *SMALL])
+    recipe = parse_recipe(["--data_dir", str(tmp_path / "data"), "--run_dir", str(tmp_path / "run"), *SMALL])
     with refused(error, *(word.format(tmp_path / "data") for word in words)):
-        example.main(recipe)
+        build_run(recipe)
     assert contents(tmp_path) == before | {"run": None}
 
 
@@ -289,9 +285,9 @@ def test_an_odd_batch_is_accepted_by_a_recipe_that_does_not_mix() -> None:
         (["--batch_size", "31"], ("Expected batch_size to be even", "got 31", "default")),
     ],
 )
-def test_a_bad_argument_is_refused(arguments: list[str], words: tuple[str, ...], example: ModuleType) -> None:
+def test_a_bad_argument_is_refused(arguments: list[str], words: tuple[str, ...]) -> None:
     with refused(ValueError, *words):
-        example.parse_recipe(arguments)
+        parse_recipe(arguments)
 
 
 @pytest.mark.parametrize(
@@ -305,75 +301,58 @@ def test_a_bad_argument_is_refused(arguments: list[str], words: tuple[str, ...],
         ("{", ("config", "--help")),
     ],
 )
-def test_a_bad_line_of_a_yaml_file_is_refused(
-    text: str, words: tuple[str, ...], tmp_path: Path, example: ModuleType
-) -> None:
+def test_a_bad_line_of_a_yaml_file_is_refused(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with refused(ValueError, *words):
-        example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+        parse_recipe(["--config", str(tmp_path / "mine.yaml")])
 
 
-def exit_message(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """Run the example in this process as a script, and return what it exits with: a string means code 1."""
-    monkeypatch.setattr(sys, "argv", [str(TRAIN), *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(TRAIN), run_name="__main__")
-    assert isinstance(stopped.value.code, str)
-    assert "\n" not in stopped.value.code
-    return stopped.value.code
+def exit_message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command in this process, and return the sentence that it ends with."""
+    assert main(["train", *arguments]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()[-1:]
+    return sentence
 
 
 def test_the_command_exits_with_the_sentence_and_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("ema_decy: 0.9\n")
-    command = [sys.executable, str(TRAIN), "--config", "mine.yaml"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 1
+    command = [sys.executable, "-m", "timm_accel", "train", "--config", "mine.yaml"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 2
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last == (
-        "train.py: Expected an option, but got 'ema_decy'. Did you mean 'ema_decay' or 'layer_decay' or 'weight_decay'?"
+        "timm-accel train: Expected an option, but got 'ema_decy'. "
+        "Did you mean 'ema_decay' or 'layer_decay' or 'weight_decay'?"
     )
     assert contents(tmp_path) == {"mine.yaml": b"ema_decy: 0.9\n"}
 
 
-def test_the_command_never_writes_over_a_run(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_never_writes_over_a_run(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = image_folder / "run"
     run_dir.mkdir()
     (run_dir / "history.csv").write_text("of an earlier run")
     (run_dir / "recipe.yaml").write_text("of an earlier run")
     before = contents(image_folder)
-    message = exit_message(monkeypatch, "--data_dir", str(image_folder), "--run_dir", str(run_dir), *SMALL)
+    message = exit_message(capsys, "--data_dir", str(image_folder), "--run_dir", str(run_dir), *SMALL)
     assert message.startswith(
-        f"train.py: Expected run_dir to hold no run yet, since runs are never overwritten, but got '{run_dir}'"
+        f"timm-accel train: Expected run_dir to hold no run yet, since runs are never overwritten, but got '{run_dir}'"
     )
     assert contents(image_folder) == before
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_the_command_prints_one_sentence_for_an_unreadable_image(
-    workers: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    workers: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = break_one(image_folder / "val", "png")
     options = [*SMALL, "--run_dir", str(image_folder / "run"), "--num_workers", workers, "--ema_decay", "0",
                "--on_error", "raise"]  # fmt: skip
-    message = exit_message(monkeypatch, "--data_dir", str(image_folder), *options)
-    assert message.startswith(f"train.py: Expected every file to be a readable image, but got '{path}' (")
+    message = exit_message(capsys, "--data_dir", str(image_folder), *options)
+    assert message.startswith(f"timm-accel train: Expected every file to be a readable image, but got '{path}' (")
     assert message.endswith("Repair or remove it, or pass on_error='skip'.")
-
-
-@pytest.mark.parametrize("missing", ["sklearn.datasets"])
-def test_digits_without_their_extra_name_the_command(
-    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    words = ("extra 'demo'", f"'{missing}' is missing", 'pip install "timm_accel[demo]"')
-    with refused(ModuleNotFoundError, *words):
-        write_digits(tmp_path / "digits")
-    assert contents(tmp_path) == {}
-    message = exit_message(monkeypatch, "--run_dir", str(tmp_path / "run"))
-    assert message.startswith("train.py: Expected the extra 'demo' to be installed")
-    assert 'pip install "timm_accel[demo]"' in message
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set.xlsx", "cat.jpg", "set.json", "set"])

@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from conftest import write_images
 from refusal import contents, refused
 from stream_sources import WITHOUT_TENSORFLOW, hfids_images, hfids_parquet, tfds, wds
 from test_sources import folder, folders_of_tars, manifest, mnist, one_tar, tar_of_each_split, undivided, undivided_tar
-from tiny_runs import load_example
+from tiny_runs import parse_recipe
 from torch.utils.data import WeightedRandomSampler
 
 from timm_accel import Recipe, TimmMixupTrainer, create_classifier, create_datasets
@@ -45,11 +44,6 @@ FORMS = [folder, undivided, one_tar, undivided_tar, tar_of_each_split, folders_o
          pytest.param(tfds, marks=pytest.mark.skipif(WITHOUT_TENSORFLOW, reason="needs the extra tfds"))]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    return load_example(Path(__file__).parents[2] / "examples" / "train.py")
-
-
 def where(made: Any) -> dict[str, str]:
     """The options of a recipe for a source."""
     source = made if isinstance(made, Source) else Source(made)
@@ -57,16 +51,16 @@ def where(made: Any) -> dict[str, str]:
     return {"data_dir": str(source.data)} | root
 
 
-def by_script(made: Any, run_dir: Path, example: ModuleType) -> Any:
+def by_script(made: Any, run_dir: Path) -> Any:
     options = TINY | where(made) | {"run_dir": run_dir, "auto_augment": "null"}
-    return example.main(example.parse_recipe([f"--{name}={value}" for name, value in options.items()]))
+    return build_run(parse_recipe([f"--{name}={value}" for name, value in options.items()])).train()
 
 
-def by_recipe(made: Any, run_dir: Path, example: ModuleType) -> Any:
+def by_recipe(made: Any, run_dir: Path) -> Any:
     return build_run(Recipe(**TINY, **where(made), run_dir=str(run_dir), num_workers=0)).train()
 
 
-def by_builders(made: Any, run_dir: Path, example: ModuleType) -> Any:
+def by_builders(made: Any, run_dir: Path) -> Any:
     torch.manual_seed(42)
     train_set, eval_set = create_datasets(32, (0.5,) * 3, (0.5,) * 3, data=made, auto_augment=None)
     num_classes = len(train_set.class_names)
@@ -89,11 +83,9 @@ def by_builders(made: Any, run_dir: Path, example: ModuleType) -> Any:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("way", [by_script, by_recipe, by_builders])
 @pytest.mark.parametrize("make", FORMS)
-def test_every_form_of_data_trains(
-    make: Any, way: Any, tmp_path: Path, example: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_form_of_data_trains(make: Any, way: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    trainer = way(make(tmp_path), tmp_path / "run", example)
+    trainer = way(make(tmp_path), tmp_path / "run")
     images = 16 if isinstance(trainer.train_dataset, StreamedImages) else 24
     assert trainer.num_updates == images / 4
     names = trainer.train_dataset.class_names

@@ -3,9 +3,7 @@
 import gc
 import io
 import json
-import os
 import pickle
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import launch
 from refusal import refused
 from resumed_runs import Noting, cut, every_update, make_run, same_outcome, states, train
 from stream_sources import (
@@ -197,13 +196,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         tmp_path_factory.mktemp("two"),
         "wds,hfids_images,hfids_parquet" + ("" if WITHOUT_TENSORFLOW else ",tfds"),
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    worker = str(Path(__file__).with_name("stream_worker.py"))
-    result = subprocess.run(
-        [*torchrun, worker, str(root), kinds], env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    launch(Path(__file__).with_name("stream_worker.py"), [2], root, kinds)
     return [torch.load(root / f"results_{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,6 +1,5 @@
 """One rank of `test_accumulation_on_ranks.py`: trains in several ways, and saves the weights and the images seen."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,8 +83,7 @@ def results() -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
-    mine = results()
-    torch.save(mine, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # torch 2.14 under load: gloo may abort at the exit of a process that has destroyed its group
+def main() -> None:
+    mine, group = results(), torch.distributed
+    torch.save(mine, Path(sys.argv[1], f"{group.get_world_size()}_{group.get_rank()}.pt"))
+    group.destroy_process_group()

@@ -416,7 +416,7 @@ def check_every_schedule() -> None:
             RESULTS[f"every schedule/{name}/{on_updates}"] = [*trainer.rates, trainer.learning_rate]
 
 
-if __name__ == "__main__":
+def main() -> None:
     warnings.simplefilter("error")
     for words in ("`broadcast_buffers` is deprecated", "Profiler clears events", "PlateauLRScheduler is deprecated"):
         warnings.filterwarnings("ignore", message=words)

@@ -1,6 +1,5 @@
 """What each rank evaluates for `test_evaluation_on_processes.py`: losses and metrics of 30 images, by batch size."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,7 @@ def results() -> dict[str, Any]:
     return found | {"ignored": ignored_only()}
 
 
-if __name__ == "__main__":
+def main() -> None:
     accelerator = Accelerator()
-    torch.save(results(), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
+    torch.save(results(), Path(sys.argv[1], f"{accelerator.num_processes}_{accelerator.process_index}.pt"))
     accelerator.end_training()
-    os._exit(0)  # torch 2.14 under load: gloo may abort at the exit of a process that has destroyed its group

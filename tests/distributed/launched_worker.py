@@ -25,7 +25,6 @@ from timm_accel.states.processes import local_main_process_first
 from timm_accel.training import LoopTrainer
 
 FOLDER, WAY = Path(sys.argv[1]), sys.argv[2]
-RANK = os.environ.get("RANK", "0")
 RESULTS: dict[str, Any] = {}
 
 
@@ -56,7 +55,7 @@ def apart() -> None:
     RESULTS["embeddings"] = sentence(lambda: extract_embeddings(model, images()))
     RESULTS["recipe"] = sentence(
         lambda: build_run(
-            Recipe(data_dir=str(FOLDER / "data"), run_dir=str(FOLDER / f"run{RANK}"), model="test_resnet")
+            Recipe(data_dir=str(FOLDER / "data"), run_dir=str(FOLDER / f"run{os.environ['RANK']}"), model="test_resnet")
         )
     )
     trainer = make_trainer(Unchecked)
@@ -96,7 +95,8 @@ def together() -> None:
     RESULTS["loss"] = trainer.run_history.get_latest_metric("evaluation_loss")
 
 
-{"apart": apart, "together": together}[WAY]()
-torch.save(RESULTS, FOLDER / f"{WAY}_{os.environ.get('WORLD_SIZE', '1')}_{RANK}.pt")
-if distributed.is_initialized():
-    distributed.destroy_process_group()
+def main() -> None:
+    {"apart": apart, "together": together}[WAY]()
+    torch.save(RESULTS, FOLDER / f"{WAY}_{os.environ['WORLD_SIZE']}_{os.environ['RANK']}.pt")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

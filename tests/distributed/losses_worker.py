@@ -1,6 +1,5 @@
 """What each process of a group does for `test_losses_on_two_processes.py`; alone, the values that two agree with."""
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -95,10 +94,9 @@ def results() -> dict[str, Any]:
     return {"multi_label": multi_label, "range_test": range_test()} | {kind: distil(kind) for kind in KINDS}
 
 
-if __name__ == "__main__":
+def main() -> None:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     accelerator = Accelerator()  # PartialState alone ignores ACCELERATE_USE_CPU (1.15)
-    torch.save(results(), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
+    torch.save(results(), Path(sys.argv[1], f"{accelerator.process_index}.pt"))
     accelerator.end_training()
-    os._exit(0)  # torch 2.14 under load: gloo may abort at the exit of a process that has destroyed its group

@@ -1,8 +1,5 @@
 """Accumulation on two and three ranks against a loop by hand over all images: no image twice, updates are means."""
 
-import os
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,21 +7,20 @@ from typing import Any
 import pytest
 import torch
 from accumulation_worker import BATCH, COUNTS, EPOCHS, LR, linear, numbered
+from ranks import launch
 from torch import nn
 
 WORKER = Path(__file__).parent / "accumulation_worker.py"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(WORKER, [2, 3], tmp_path_factory.mktemp("ranks"))
+
+
 @pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+def ranks(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{request.param}_{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
 def updates(count: int, processes: int, accumulation: int) -> list[list[int]]:

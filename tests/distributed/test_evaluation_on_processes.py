@@ -1,8 +1,5 @@
 """Evaluation losses and metrics are those of the whole set in one batch, on one, two and three processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +7,20 @@ import numpy as np
 import pytest
 import torch
 from evaluation_worker import LOSSES, NUM_CLASSES, SIZES, WEIGHTS, data, model
+from ranks import launch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 WORKER = Path(__file__).parent / "evaluation_worker.py"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(WORKER, [1, 2, 3], tmp_path_factory.mktemp("ranks"))
+
+
 @pytest.fixture(scope="module", params=[1, 2, 3])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder, count = tmp_path_factory.mktemp("ranks"), request.param
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+def ranks(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{request.param}_{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
 @pytest.fixture(scope="module")

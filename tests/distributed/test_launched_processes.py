@@ -1,14 +1,12 @@
 """1, 2 and 3 processes of one launch: they train together, or they are refused before training."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import write_images
+from ranks import launch
 
 from timm_accel.models import create_classifier, save_classifier
 
@@ -30,25 +28,27 @@ def processes(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-def launch(folder: Path, processes: int, way: str) -> list[dict[str, Any]]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    env = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    env |= {"ACCELERATE_USE_CPU": "true"} if way == "together" else {}
-    command = [sys.executable, *torchrun, str(WORKER), str(folder), way]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return [torch.load(folder / f"{way}_{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
+@pytest.fixture(scope="module")
+def launched_apart(folder: Path) -> Path:
+    return launch(WORKER, [1, 2, 3], folder, "apart", variables={})
 
 
 @pytest.fixture(scope="module")
-def apart(folder: Path, processes: int) -> list[dict[str, Any]]:
-    return launch(folder, processes, "apart")
+def launched_together(folder: Path) -> Path:
+    return launch(WORKER, [1, 2, 3], folder, "together")
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path, processes: int) -> list[dict[str, Any]]:
-    return launch(folder, processes, "together")
+def apart(launched_apart: Path, processes: int) -> list[dict[str, Any]]:
+    return [torch.load(launched_apart / f"apart_{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def together(launched_together: Path, processes: int) -> list[dict[str, Any]]:
+    return [
+        torch.load(launched_together / f"together_{processes}_{rank}.pt", weights_only=True)
+        for rank in range(processes)
+    ]
 
 
 @pytest.mark.parametrize("work", ["trainer", "train", "evaluate", "embeddings", "recipe", "group", "too early"])

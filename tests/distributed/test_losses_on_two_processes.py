@@ -1,27 +1,19 @@
 """Multi-label metrics, distillation, and the learning-rate finder: two processes against one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from losses_worker import KINDS, results
+from ranks import launch
 
 WORKER = Path(__file__).parent / "losses_worker.py"
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    folder = launch(WORKER, [2], tmp_path_factory.mktemp("two"))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,34 +1,28 @@
 """Two processes against one: the same numbers, the same decisions, and nothing exchanged that need not be."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import launch
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
-def launch(processes: int, folder: Path) -> list[dict[str, Any]]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(WORKER), str(folder)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return [torch.load(folder / f"{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(WORKER, [2, 0], tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return launch(1, tmp_path_factory.mktemp("one"))[0]
+def one(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "1_0.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return launch(2, tmp_path_factory.mktemp("two"))
+def two(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"2_{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -1,7 +1,5 @@
 """Feature extractors, their description and figure, and the embeddings of a dataset."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from ranks import launch
 from refusal import refused
 from torch import nn
 from torch.utils.data import IterableDataset, Subset, TensorDataset
@@ -293,32 +292,31 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WORKER = """
-import os, sys
+import sys
+from pathlib import Path
 import numpy as np, torch
 from accelerate import PartialState
-sys.path[:0] = {tests!r}
+sys.path.insert(0, {folder!r})
 from test_features import data
 from timm_accel.features import extract_embeddings
 from timm_accel.models import create_classifier
-torch.set_num_threads(1)
-state = PartialState(cpu=True)
-torch.manual_seed(0)
-model, _ = create_classifier("test_resnet", 3, image_size=32)
-made = extract_embeddings(model, data(), {out!r} + "/e.npz", batch_size=2)
-np.savez({out!r} + f"/rank{{state.process_index}}.npz", features=made.features, labels=made.labels)
-assert state.num_processes == 2
-state.destroy_process_group()
-os._exit(0)  # torch 2.14 under load: gloo may abort at the exit of a process that has destroyed its group
+
+def main():
+    out = Path(sys.argv[1])
+    state = PartialState(cpu=True)
+    torch.manual_seed(0)
+    model, _ = create_classifier("test_resnet", 3, image_size=32)
+    made = extract_embeddings(model, data(), out / "e.npz", batch_size=2)
+    np.savez(out / f"rank{{state.process_index}}.npz", features=made.features, labels=made.labels)
+    assert state.num_processes == 2
+    state.destroy_process_group()
 """
 
 
 def test_two_processes_give_each_image_once_in_order(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(tests=[str(folder) for folder in Path(__file__).parents[:2]], out=str(tmp_path)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    script.write_text(WORKER.format(folder=str(Path(__file__).parent)))
+    launch(script, [2], tmp_path)
     torch.manual_seed(0)
     model, _ = create_classifier("test_resnet", 3, image_size=32)
     for name in ("e", "rank0", "rank1"):

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 from refusal import refused
-from tiny_runs import load_example
 
 from timm_accel.models import search, search_models
 
@@ -77,15 +76,3 @@ def test_models_are_counted_once_and_again_where_the_cache_is_damaged(
     file.write_text(damage)
     assert search_models("test_resnet", cache_folder=tmp_path)[0].num_parameters == count
     assert created == ["test_resnet"] * 2
-
-
-def test_the_example_prints_a_line_for_each_model(capsys: pytest.CaptureFixture[str], tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(search, "user_cache_dir", lambda name: str(tmp_path))
-    example = load_example(Path(__file__).parents[2] / "examples" / "models" / "search.py")
-    example.main("test_resnet", max_parameters=1e6)
-    first, last = capsys.readouterr().out.splitlines()
-    assert first.split()[:3] == ["test_resnet", "0.5", "M"]
-    assert "160x160" in first
-    assert "r160_in1k" in first
-    assert last == "Models: 1"

@@ -184,6 +184,7 @@ HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {
 ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_dir", "run_dir", "pretrained", "weights", "base_batch_size", "lr_scaling", "distill_teacher"),
     *("data_root", "download", "val_fraction", "group", "class_map", "eval_split", "sampler"),
+    *("exclude", "folds", "fold"),
 }
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,10 +17,11 @@ from conftest import write_images
 from refusal import refused
 from timm.layers import DropPath
 from timm.optim import Lamb
-from tiny_runs import load_example
+from tiny_runs import parse_recipe
 from torchvision.transforms import ColorJitter
 
 from timm_accel import LoopTrainer, Recipe, TimmMixupTrainer, callbacks, create_classifier, create_datasets, mixins
+from timm_accel.commands.main import main
 from timm_accel.losses import create_loss
 from timm_accel.models import open_classifier
 from timm_accel.optim import create_optimizer
@@ -47,11 +47,6 @@ RSB = {"opt": "lamb", "base_batch_size": 2048, "cutmix": 1.0, "warmup_epochs": 5
 
 OWN_DEFAULTS = {"run_dir", "image_size", "drop_path_rate", "smoothing", "lr", "base_batch_size", "weight_decay",
                  "patience"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    return load_example(Path(__file__).parents[2] / "examples" / "train.py")
 
 
 def function_of(owner: Callable[..., Any]) -> Any:
@@ -112,11 +107,10 @@ def sentences() -> dict[str, str]:
 
 
 def test_help_shows_the_sentence_on_every_option_its_type_and_default_in_80_columns(
-    example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        example.parse_recipe(["--help"])
+    assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     shown = "".join(text.split())
@@ -301,9 +295,9 @@ def test_a_given_warmup_is_kept_or_refused() -> None:
 @pytest.mark.parametrize("num_epochs", [1, 2, 3])
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_named_recipe_has_a_schedule_for_one_to_three_epochs(
-    name: str, num_epochs: int, example: ModuleType, capsys: pytest.CaptureFixture[str]
+    name: str, num_epochs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = example.parse_recipe(["--recipe", name, "--num_epochs", str(num_epochs)])
+    typed = parse_recipe(["--recipe", name, "--num_epochs", str(num_epochs)])
     own = named_recipe(name).options.get("warmup_epochs")
     said = capsys.readouterr().out
     assert typed == named_recipe(name).recipe(num_epochs=num_epochs)
@@ -319,14 +313,14 @@ def test_every_named_recipe_has_a_schedule_for_one_to_three_epochs(
     assert rates.min() >= min(typed.min_lr, typed.warmup_lr)
 
 
-def test_a_typed_warmup_is_kept_or_refused(tmp_path: Path, example: ModuleType) -> None:
-    assert example.parse_recipe(["--num_epochs", "2"]).resolved().warmup_epochs == 1
-    assert example.parse_recipe(["--recipe", "a1", "--num_epochs", "6", "--warmup_epochs", "5"]).warmup_epochs == 5
+def test_a_typed_warmup_is_kept_or_refused(tmp_path: Path) -> None:
+    assert parse_recipe(["--num_epochs", "2"]).resolved().warmup_epochs == 1
+    assert parse_recipe(["--recipe", "a1", "--num_epochs", "6", "--warmup_epochs", "5"]).warmup_epochs == 5
     (tmp_path / "mine.yaml").write_text("recipe: a3\nwarmup_epochs: 4\n")
     for typed in (["--warmup_epochs=3"], ["--recipe", "a1", "--warmup_epochs", "5"],
                   ["--config", str(tmp_path / "mine.yaml")]):  # fmt: skip
         with refused(ValueError, "warmup to be no longer than the run, 2 epochs", "Lower warmup_epochs"):
-            example.parse_recipe(["--num_epochs", "2", *typed])
+            parse_recipe(["--num_epochs", "2", *typed])
 
 
 def test_the_warmup_of_the_run_is_in_its_folder_and_it_may_resume_longer(image_folder: Path, tmp_path: Path) -> None:
@@ -343,14 +337,14 @@ def test_the_warmup_of_the_run_is_in_its_folder_and_it_may_resume_longer(image_f
 
 
 @pytest.fixture
-def short_run(image_folder: Path, tmp_path: Path, example: ModuleType) -> Callable[..., Run]:
+def short_run(image_folder: Path, tmp_path: Path) -> Callable[..., Run]:
     """Builds a run of the recipe a2 from what is typed, on 19 images."""
     options = {"data_dir": image_folder, "run_dir": tmp_path, "model": "test_resnet", "image_size": 32,
                "batch_size": 4, "num_workers": 0}  # fmt: skip
 
     def build(**typed: Any) -> Run:
         given = [f"--{name}={value}" for name, value in (options | typed).items()]
-        return build_run(example.parse_recipe(["--recipe", "a2", *given]))
+        return build_run(parse_recipe(["--recipe", "a2", *given]))
 
     return build
 
@@ -406,8 +400,8 @@ def test_a_start_that_failed_leaves_no_recipe_for_the_next(image_folder: Path, t
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_is_named_on_the_command_line(name: str, example: ModuleType) -> None:
-    recipe = example.parse_recipe(["--recipe", name, "--data_dir", "x", "--lr", "0.001"])
+def test_a_recipe_is_named_on_the_command_line(name: str) -> None:
+    recipe = parse_recipe(["--recipe", name, "--data_dir", "x", "--lr", "0.001"])
     assert recipe.diff(named_recipe(name).recipe(data_dir="x", lr=0.001)) == {}
 
 
@@ -415,14 +409,14 @@ def test_a_recipe_is_named_on_the_command_line(name: str, example: ModuleType) -
     ("written", "weights"),
     [("auto", "auto"), ("[1, 2.5]", [1.0, 2.5]), ("{cat: 2.5}", {"cat": 2.5}), ("null", None)],
 )
-def test_weights_of_classes_are_read_from_the_command_line(written: str, weights: Any, example: ModuleType) -> None:
-    recipe = example.parse_recipe(["--data_dir", "x", "--class_weights", written, "--pos_weights", written])
+def test_weights_of_classes_are_read_from_the_command_line(written: str, weights: Any) -> None:
+    recipe = parse_recipe(["--data_dir", "x", "--class_weights", written, "--pos_weights", written])
     assert (recipe.class_weights, recipe.pos_weights) == (weights, weights)
 
 
-def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path, example: ModuleType) -> None:
+def test_a_recipe_may_be_named_in_the_file_of_options(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("recipe: a3\ndata_dir: x\nlr: 0.001\n")
-    recipe = example.parse_recipe(["--config", str(tmp_path / "mine.yaml"), "--batch_size", "64"])
+    recipe = parse_recipe(["--config", str(tmp_path / "mine.yaml"), "--batch_size", "64"])
     assert (recipe.opt, recipe.image_size, recipe.lr, recipe.batch_size) == ("lamb", 160, 0.001, 64)
 
 
@@ -625,11 +619,9 @@ def test_unknown_names_suggest_the_nearest() -> None:
         (b"[secret\n", "another file, by its line"),
     ],
 )
-def test_a_config_file_without_options_is_refused(
-    content: bytes, got: str, tmp_path: Path, example: ModuleType
-) -> None:
+def test_a_config_file_without_options_is_refused(content: bytes, got: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(content)
     with refused(ValueError, "Expected the file of --config to be YAML", "name: value", got, "--help") as caught:
-        example.parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+        parse_recipe(["--config", str(tmp_path / "mine.yaml")])
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__  # it has the content of the file, which may be any

@@ -18,7 +18,13 @@ from resumed_runs import Augmented, make_run, states, train
 from timm_accel.states.folder import state_folders
 
 WORKER = Path(__file__).parent / "resuming_worker.py"
-ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+ROOT = str(Path(__file__).parents[2])
+ENV = os.environ | {
+    "ACCELERATE_USE_CPU": "true",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": ROOT,
+}
 
 
 def command(processes: int, *arguments: str) -> list[str]:
@@ -166,7 +172,7 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
 
 
 SMALL = ["--model", "test_resnet", "--image_size", "32", "--batch_size", "4", "--num_workers", "0"]
-TRAIN = str(Path(__file__).parents[2] / "examples" / "train.py")
+TRAIN = ["-m", "timm_accel", "train"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -177,7 +183,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 def test_sigterm_to_torchrun_saves_and_ends_all_in_time(image_folder: Path, tmp_path: Path) -> None:
     options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000"]
-    launcher = start(*command(2, TRAIN, *options), cwd=tmp_path)
+    launcher = start(*command(2, *TRAIN, *options), cwd=tmp_path)
     run = tmp_path / "runs/train"
     try:
         wait_for(lambda: len(state_folders(run / "state")) >= 2)
@@ -198,7 +204,7 @@ def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_
     """`accelerate launch` with one process does not hand SIGTERM on."""
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000", "--resume", "auto"]
-    launcher = start(accelerate, "launch", "--cpu", "--num_processes", "1", TRAIN, *options, cwd=tmp_path)
+    launcher = start(accelerate, "launch", "--cpu", "--num_processes", "1", *TRAIN, *options, cwd=tmp_path)
     run = tmp_path / "runs/train"
     child = 0
     try:
@@ -208,7 +214,7 @@ def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_
         assert launcher.wait(timeout=20) != 0
         os.kill(child, 0)  # it lives
         second = subprocess.run(
-            [sys.executable, TRAIN, *options],
+            [sys.executable, *TRAIN, *options],
             cwd=tmp_path,
             env=ENV,
             capture_output=True,

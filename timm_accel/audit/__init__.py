@@ -2,5 +2,16 @@
 
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.run import audit
+from timm_accel.audit.suspects import Suspect, find_suspects, write_corrected, write_suspects
 
-__all__ = ["Audit", "ReadableImage", "Split", "Unreadable", "audit"]
+__all__ = [
+    "Audit",
+    "ReadableImage",
+    "Split",
+    "Suspect",
+    "Unreadable",
+    "audit",
+    "find_suspects",
+    "write_corrected",
+    "write_suspects",
+]

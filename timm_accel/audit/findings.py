@@ -43,6 +43,7 @@ def findings(audit: "Audit") -> list[str]:
             "near-duplicates",
             "have different labels, of which some may be wrong",
         ),
+        *_suspects(audit),
         *_wide_modes(audit.splits),
         *_scales(audit.splits),
         *_empty_classes(audit.splits),
@@ -153,6 +154,18 @@ def _turned(splits: dict[str, "Split"]) -> Iterator[str]:
                 f"{name}: {counted(split.num_turned, 'image')} lie on their side, since this dataset ignores EXIF: "
                 "give it PrepareImage."
             )
+
+
+def _suspects(audit: "Audit") -> Iterator[str]:
+    kinds = {"label": "whose label is likely wrong", "outlier": "of no class", "ambiguous": "between two classes"}
+    for kind, words in kinds.items():
+        found = [each for each in audit.suspects if each.kind == kind]
+        shown = [
+            each.path + (f" ({each.label}, or {each.suggestion}?)" if each.suggestion != each.label else "")
+            for each in found
+        ]
+        if found:
+            yield f"Predictions find {counted(len(found), 'image')} {words}: {_list(shown)}."
 
 
 def _imbalance(splits: dict[str, "Split"]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from timm_accel.audit.findings import findings
+from timm_accel.audit.suspects import Suspect
 from timm_accel.audit.wide_pixels import WidePixels
 from timm_accel.messages import printable
 from timm_accel.text_files import escaped, json_text, write_json
@@ -94,6 +95,7 @@ class Audit:
         near_duplicates: Groups of images that look the same but are not all equal.
         model_mean: The mean that the model expects; None if it is unknown.
         model_std: The standard deviation that the model expects; None if it is unknown.
+        suspects: The images whose labels are likely wrong, that fit no class, or that lie between two classes.
     """
 
     splits: dict[str, Split]
@@ -102,17 +104,29 @@ class Audit:
     near_duplicates: tuple[Group, ...]
     model_mean: tuple[float, ...] | None = None
     model_std: tuple[float, ...] | None = None
+    suspects: tuple[Suspect, ...] = ()
 
     def problems(self) -> list[str]:
         """Return a sentence for each finding, the worst first; the list is empty if there are none."""
         return findings(self)
 
-    def table(self) -> str:
-        """Return the numbers of each split as a table, with the findings below."""
-        columns = [["", *_ROWS], *([*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items())]
-        lines = _aligned([[[cell] for cell in column] for column in columns])
-        if max(map(len, lines)) > _SCREEN:
-            lines = _aligned([[_wrapped(cell) for cell in column] for column in columns])
+    def table(self, width: int = 80) -> str:
+        """Return the numbers of each split as a table, with the findings below.
+
+        Args:
+            width: The columns of the screen; the splits of a wider table are below each other.
+        """
+        titles = ["", *_ROWS]
+        columns = [[*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items()]
+        lines = _aligned([[[cell] for cell in column] for column in (titles, *columns)])
+        if max(map(len, lines)) > width:
+            lines = _aligned([[_wrapped(cell, 30) for cell in column] for column in (titles, *columns)])
+        if max(map(len, lines)) > width:
+            room = max(width - max(map(len, titles)) - 2, 10)
+            parts = [
+                _aligned([[[cell] for cell in titles], [_wrapped(cell, room) for cell in each]]) for each in columns
+            ]
+            lines = [line for part in parts for line in part]
         problems = self.problems()
         lines += ["", *(f"{number}. {text}" for number, text in enumerate(problems, start=1))]
         return "\n".join(lines if problems else [*lines, "No problems found."])
@@ -132,9 +146,6 @@ class Audit:
         return printable(self.table())
 
 
-_SCREEN = 80  # characters of a line
-
-
 def _aligned(columns: list[list[list[str]]]) -> list[str]:
     """Return the lines of a table, from the lines of each cell of each column."""
     widths = [max(len(line) for cell in column for line in cell) for column in columns]
@@ -145,9 +156,9 @@ def _aligned(columns: list[list[list[str]]]) -> list[str]:
     ]
 
 
-def _wrapped(cell: str) -> list[str]:
-    """Return the lines of a cell, so short that two splits fit on the screen; words are not divided."""
-    return wrap(cell, 30, break_long_words=False, break_on_hyphens=False) or [""]
+def _wrapped(cell: str, width: int) -> list[str]:
+    """Return the lines of a cell; words are not divided."""
+    return wrap(cell, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 _ROWS = [

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +12,12 @@ from timm_accel.audit.duplicates import equal_groups, near_groups
 from timm_accel.audit.report import Audit, ReadableImage, Split, Unreadable
 from timm_accel.audit.scan import Scanned, scan
 from timm_accel.audit.splits import count_files, open_splits, unread_files
+from timm_accel.audit.suspects import Suspect, find_suspects
 from timm_accel.audit.wide_pixels import wide_pixels
+from timm_accel.messages import counted, nearest
+
+if TYPE_CHECKING:
+    from timm_accel.predict import Scores
 
 Numbers = tuple[float, ...]
 
@@ -23,6 +29,7 @@ def audit(
     progress: bool = True,
     model_config: Mapping[str, Any] | None = None,
     pixel_range: tuple[float, float] | None = None,
+    predictions: "Scores | str | Path | None" = None,
 ) -> Audit:
     """Read every file of a dataset once, and report its faults.
 
@@ -42,12 +49,16 @@ def audit(
             ``model.pretrained_cfg``; the pixels of ``train``, or otherwise of the first split, are compared with it.
         pixel_range: The values (low, high) that become black and white in images of more than 8 bits; None for the
             ``pixel_range`` of each dataset.
+        predictions: The scores of images by models that were not trained on them, or their parquet file, such as
+            ``out_of_fold.parquet`` of `cross_validate`: images with a label that is likely wrong, that fit no class or
+            that lie between two classes are then listed too. Needs the extra ``labels``.
 
     Raises:
-        FileNotFoundError: `data` is a path without images.
+        FileNotFoundError: `data` is a path without images, or there are no such predictions.
+        ModuleNotFoundError: An extra is not installed for `predictions`.
         TypeError: `data` is neither a path nor a map of datasets over readers of files.
-        ValueError: There are no images, `num_workers` is out of range, `model_config` has no mean and std, or
-            `pixel_range` is not two rising numbers.
+        ValueError: There are no images, `num_workers` is out of range, `model_config` has no mean and std,
+            `pixel_range` is not two rising numbers, or `predictions` are of other images or classes.
 
     Source: The hash is that of ``imagehash.phash``.
     """
@@ -60,6 +71,7 @@ def audit(
 
     model_mean, model_std = _mean_and_std(model_config)
     datasets = open_splits(data)
+    suspects = () if predictions is None else _suspects(predictions, datasets)
     ranges = {name: _range_of(dataset, pixel_range) for name, dataset in datasets.items()}
     with loader_errors_explained():
         scanned = {name: scan(name, dataset, num_workers, progress, ranges[name]) for name, dataset in datasets.items()}
@@ -79,7 +91,33 @@ def audit(
         near_duplicates=tuple(tuple(images[index] for index in group) for group in near),
         model_mean=model_mean,
         model_std=model_std,
+        suspects=suspects,
     )
+
+
+def _suspects(predictions: "Scores | str | Path", datasets: Mapping[str, Any]) -> tuple[Suspect, ...]:
+    """Return the suspect images of predictions, which must be of the images of the data."""
+    from timm_accel.predict.scores import Scores  # imports torch
+
+    scores = Scores.from_parquet(predictions) if isinstance(predictions, str | Path) else predictions
+    readers = [getattr(dataset, "reader", dataset) for dataset in datasets.values()]
+    known = {
+        reader.filename(number, absolute=absolute)
+        for reader in readers
+        for number in range(len(reader))
+        for absolute in (True, False)
+    }
+    if unknown := [path for path in scores.paths if path not in known]:
+        raise ValueError(
+            f"Expected predictions of images of the data, but got {counted(len(unknown), 'other image')} of "
+            f"{len(scores):,}, such as {unknown[0]!r}. Predict these data again."
+        )
+    classes = {name for reader in readers for name in reader.class_to_idx}
+    if other := sorted(set(scores.class_names) - set(scores.missing_classes) - classes):
+        raise ValueError(
+            f"Expected predictions of the classes of the data, but got {other[0]!r}. {nearest(other[0], classes)}"
+        )
+    return find_suspects(scores)
 
 
 def _mean_and_std(model_config: Any) -> tuple[Numbers, Numbers] | tuple[None, None]:

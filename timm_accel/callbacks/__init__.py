@@ -12,6 +12,7 @@ from timm_accel.callbacks.defaults import (
 from timm_accel.callbacks.early_stopping import EarlyStoppingCallback
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.save_state import SaveStateCallback
+from timm_accel.callbacks.setup import PrintSetupCallback
 from timm_accel.callbacks.time_limit import TimeLimitCallback
 from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
 
@@ -22,6 +23,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "MoveModulesToDeviceCallback",
     "PrintMetricsCallback",
+    "PrintSetupCallback",
     "ProgressBarCallback",
     "SaveBestCallback",
     "SaveStateCallback",

@@ -5,7 +5,6 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from timm_accel.atomic import atomic_write
-from timm_accel.messages import missing_extra
 
 
 def write_digits(folder: str | Path | None = None) -> Path:
@@ -17,17 +16,11 @@ def write_digits(folder: str | Path | None = None) -> Path:
     Args:
         folder: Where to write; None for the user's cache directory.
 
-    Raises:
-        ModuleNotFoundError: The extra ``demo`` is not installed.
-
     Source: ``sklearn.datasets.load_digits`` (UCI ML hand-written digits, E. Alpaydin and C. Kaynak, 1998).
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ModuleNotFoundError as error:
-        raise missing_extra("demo", "the digits", error.name, ", or pass another folder") from error
     from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"
     if target.is_dir():

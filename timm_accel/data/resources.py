@@ -1,13 +1,20 @@
-"""The CPUs that this process may use, and the memory that is free for decoded images."""
+"""The CPUs that this process may use, the memory that is free, and the peak of memory."""
 
 import os
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 _SHARED_MEMORY = Path("/dev/shm")
+_CGROUPS = (  # the limit and the use of memory, of version 2 and 1
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
 
 
 def available_cpus() -> int:
@@ -32,6 +39,27 @@ def check_fits_in_memory(num_bytes: int, count: int) -> None:
             f"{in_megabytes(num_bytes)} in each of {processes} processes, with {in_megabytes(free)} free. "
             "Pass cache=None."
         )
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this machine and the limit of its container leave to further use."""
+    free = psutil.virtual_memory().available
+    for limit, used in _CGROUPS:
+        with suppress(OSError, ValueError):  # no such limit: the file is absent, or holds "max"
+            free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes of the peak of memory: of tensors on a GPU, or else of this process. It waits for no device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # no module of Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def in_megabytes(num_bytes: int) -> str:

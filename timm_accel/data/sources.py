@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import IterableDataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
+from timm_accel.data.cross_validation import check_fold, split_by_fold
 from timm_accel.data.equal_files import equal_images, merged_groups
+from timm_accel.data.excluded_images import without_excluded
 from timm_accel.data.labels import require_labels
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
@@ -51,6 +53,11 @@ class Source:
         split_file: The manifest where that split is written, and read from when it exists.
         class_map: The class names of a stream that has none, such as webdataset: a map from name to label, or a file
             with one name a line. None names them '0', '1', ….
+        exclude: A CSV whose column ``path`` names images to leave out, such as one from `write_suspects`; the split and
+            the folds are the same as with them.
+        folds: The number of parts into which the training images are divided for cross-validation; None divides none.
+            The other splits of the source are then not used. `split_seed` is the seed of that division too.
+        fold: The part, from 1, that is for evaluation; the others are for training.
     """
 
     data: Any
@@ -61,10 +68,14 @@ class Source:
     group: str | None = None
     split_file: str | Path | None = None
     class_map: str | Path | Mapping[str, int] | None = None
+    exclude: str | Path | None = None
+    folds: int | None = None
+    fold: int | None = None
     _divided: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _opened: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, split: str) -> Any:
-        """Return the reader of a split.
+        """Return the reader of a split, which is opened once.
 
         Args:
             split: ``train``, ``val``, ``test`` or a synonym.
@@ -74,6 +85,11 @@ class Source:
             ValueError: There is no such split, or the source is of no known kind.
         """
         split = split_name(split)
+        if split not in self._opened:
+            self._opened[split] = self._checked(split)
+        return self._opened[split]
+
+    def _checked(self, split: str) -> Any:
         if self.group is not None:
             check_group(self.group)
         if self.class_map is not None and str(self.data).partition("/")[0].lower() not in _STREAMS:
@@ -81,13 +97,32 @@ class Source:
                 f"Expected class_map beside a stream (wds/, hfids/, tfds/) alone, but got it beside {self.data!r}. "
                 "Leave it out: the data have class names."
             )
+        reader = self._open(split) if self.folds is None else self._open_fold(split)
+        return reader if self.exclude is None else without_excluded(reader, self.exclude, split)
+
+    def _open_fold(self, split: str) -> Any:
+        """Return a split of the training images, which are all images of a source without splits."""
+        if not self._divided:
+            check_fold(self.folds, self.fold)
+            if is_stream(self.data):
+                raise ValueError(
+                    f"Expected no folds beside {self.data!r}, since a stream is not divided, but got {self.folds}. "
+                    "Leave it out, or use a source that is no stream."
+                )
+            reader = replace(self, folds=None, fold=None)._open(None)
+            self._keep(reader, **dict(zip(("train", "val"), self._drawn(reader), strict=True)))
+        return self._kept(split)
+
+    def _open(self, split: str | None) -> Any:
+        """Return the reader of a split; for None that of all images, or of ``train`` where there are splits."""
+        named = split or "train"
         if isinstance(self.data, Mapping):
-            return self._of_mapping(split)
+            return self._of_mapping(named)
         if not isinstance(self.data, str | Path):
             return self._divide(lambda: _as_reader(self.data), split)
         kind, _, name = str(self.data).partition("/")
         if kind.lower() in ("torch", "hfds", *_STREAMS) and not os.path.exists(self.data):
-            return self._of_library(kind.lower(), name, split)
+            return self._of_library(kind.lower(), name, named)
         return self._of_path(Path(self.data), split)
 
     def _of_mapping(self, split: str) -> Any:
@@ -165,7 +200,8 @@ class Source:
 
         return open_tfds(name, split, root, self.download, self.class_map)
 
-    def _of_path(self, path: Path, split: str) -> Any:
+    def _of_path(self, path: Path, split: str | None) -> Any:
+        named = split or "train"
         if re.search(r"\.(tar\.\w+|tgz)$", path.name):
             raise ValueError(
                 f"Expected a plain tar, since images are read from any place in it, but got {str(path)!r}. Unpack the "
@@ -174,28 +210,34 @@ class Source:
         if is_manifest(path):
             return self._of_manifest(path, split)
         if manifests := split_manifests(path):
-            if split not in manifests:
-                raise _missing(split, sorted(manifests), repr(str(path)))
-            return self._of_manifests(manifests, split)
+            if named not in manifests:
+                raise _missing(named, sorted(manifests), repr(str(path)))
+            return self._of_manifests(manifests, named)
         if path.is_dir() and (folders := split_folders(path)):
-            if split not in folders:
-                raise _missing(split, sorted(folders), repr(str(next(iter(folders.values())).parent)))
-            return open_split(split, folders)
+            if named not in folders:
+                raise _missing(named, sorted(folders), repr(str(next(iter(folders.values())).parent)))
+            return open_split(named, folders)
         return self._divide(lambda: open_unsplit(path), split)
 
-    def _of_manifest(self, path: Path, split: str) -> Any:
+    def _of_manifest(self, path: Path, split: str | None) -> Any:
         if "split" in manifest_columns(path):
-            return ManifestReader(path, split=split, root=self.root)
+            return ManifestReader(path, split=split or "train", root=self.root)
         return self._divide(lambda: ManifestReader(path, root=self.root), split)
 
-    def _divide(self, open_reader: Callable[[], Any], split: str) -> Any:
+    def _divide(self, open_reader: Callable[[], Any], split: str | None) -> Any:
         """Return a split of a dataset without splits, or of a tar with folders for them; open and split it once."""
         if not self._divided:
             reader = open_reader()
             parts = tar_splits(reader)
-            if parts is None:
-                parts = dict(zip(("train", "val"), self._drawn(reader), strict=True))
-            self._divided.update({name: ReaderPart(reader, numbers) for name, numbers in parts.items()})
+            if parts is None and split is None:
+                return reader
+            self._keep(reader, **(parts or dict(zip(("train", "val"), self._drawn(reader), strict=True))))
+        return self._kept(split or "train")
+
+    def _keep(self, reader: Any, **parts: np.ndarray) -> None:
+        self._divided.update({name: ReaderPart(reader, numbers) for name, numbers in parts.items()})
+
+    def _kept(self, split: str) -> Any:
         if split not in self._divided:
             raise _missing(split, sorted(self._divided), "the data")
         return self._divided[split]
@@ -213,7 +255,11 @@ class Source:
         if (equal := equal_images(reader)) is not None and (groups is None or None not in groups):
             groups = merged_groups(groups, equal)  # equal images are on one side
         strata = np.zeros(len(labels), dtype=int) if is_multi_label(reader) else labels
-        train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
+        if self.folds is None:
+            train, val = split_by_class(strata, self.val_fraction, self.split_seed, groups, names, unit)
+        else:
+            assert self.fold is not None
+            train, val = split_by_fold(strata, self.folds, self.fold, self.split_seed, groups, names, unit)
         if self.split_file is not None:
             sides = {"train": train, "val": val}
             words = [[names[label] for label in np.atleast_1d(each)] for each in labels]

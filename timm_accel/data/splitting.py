@@ -45,7 +45,7 @@ def split_by_class(
     labels: Sequence[int] | np.ndarray,
     val_fraction: float = 0.2,
     seed: int = 0,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
     names: Sequence[str] | None = None,
     unit: str = "group",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +78,16 @@ def split_by_class(
         chosen = [draw.permutation(np.flatnonzero(labels == label))[: int(n)] for label, n in enumerate(wanted)]
         val = np.sort(np.concatenate(chosen))
     else:
-        val = np.flatnonzero(_choose_groups(labels, _numbered(groups, len(labels)), wanted, draw, names, unit))
+        val = np.flatnonzero(_choose_groups(labels, numbered_groups(groups, len(labels)), wanted, draw, names, unit))
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
-def _numbered(groups: Sequence[Any], count: int) -> np.ndarray:
+def numbered_groups(groups: Sequence[Any] | np.ndarray, count: int) -> np.ndarray:
+    """Return the number of the group of each image, ``(N,)``.
+
+    Raises:
+        ValueError: An image has no group.
+    """
     if len(groups) != count or any(group is None for group in groups):
         without = sum(group is None for group in groups)
         raise ValueError(

@@ -9,9 +9,10 @@ from timm_accel.export.formats import format_of
 from timm_accel.export.to_onnx import export_onnx
 from timm_accel.export.to_program import export_program
 from timm_accel.export.to_torchscript import export_torchscript
-from timm_accel.messages import nearest
+from timm_accel.messages import nearest, nearest_path
 from timm_accel.models import CONFIG_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
+from timm_accel.states.run_dir import why_no_weights
 
 
 def export(source: str | Path, out: str | Path, *, head: Head | None = None, **options: Any) -> Exported:
@@ -50,7 +51,9 @@ def _weights_folder(source: Path) -> Path:
     try:
         return weights_of_run(source)
     except FileNotFoundError as error:
+        if why_no_weights(source) is not None:
+            raise
         raise FileNotFoundError(
             f"Expected source to be a folder with config.json, or a run folder with best, but got {str(source)!r}. "
-            "Check the spelling."
+            f"{nearest_path(source, 'Check the spelling.')}"
         ) from error

@@ -14,6 +14,7 @@ from timm_accel.models.heads import Head, attach_head
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.trial import REFUSALS
+from timm_accel.states.run_dir import why_no_weights
 from timm_accel.states.weights import BEST_FOLDERS
 
 WEIGHTS = tuple(BEST_FOLDERS.values())  # folders of a run
@@ -123,6 +124,10 @@ def weights_of_run(run: Path, weights: str | None = None) -> Path:
         FileNotFoundError: The run has no such folder.
     """
     found = {folder.name: read_config(folder) for folder in best_folders(run)}
+    if not found and (why := why_no_weights(run)) is not None:
+        raise FileNotFoundError(
+            f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r}, {why}"
+        )
     if not found or (weights is not None and weights not in found):
         raise FileNotFoundError(
             f"Expected path to be a run that holds {weights or ' or '.join(WEIGHTS)}, but got {str(run)!r} without. "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import timm
 from platformdirs import user_cache_dir
+from tqdm import tqdm
 
 from timm_accel.atomic import atomic_write
 from timm_accel.models.trial import create_on_meta
@@ -36,6 +37,7 @@ def search_models(
     tag: str | None = None,
     max_parameters: float | None = None,
     cache_folder: str | Path | None = None,
+    progress: bool = False,
 ) -> list[ModelInfo]:
     """Return timm's models that fit, the smallest first.
 
@@ -47,6 +49,7 @@ def search_models(
         tag: The same for the tag of pretrained weights, such as ``in1k``; None for any model, also without weights.
         max_parameters: The largest number of parameters, such as 30e6; None for no limit.
         cache_folder: The folder of the stored numbers; None for the user's cache directory.
+        progress: Whether a bar is shown while models are counted.
 
     Raises:
         ValueError: `max_parameters` is not positive.
@@ -60,7 +63,8 @@ def search_models(
         )
     tags = _matching_tags(tag)
     names = [each for each in timm.list_models() if _fits(name, each) and (tag is None or each in tags)]
-    sizes = _count_parameters(names, Path(user_cache_dir("timm_accel")) if cache_folder is None else Path(cache_folder))
+    folder = Path(user_cache_dir("timm_accel") if cache_folder is None else cache_folder)
+    sizes = _count_parameters(names, folder, progress)
     found = [
         ModelInfo(each, sizes[each], timm.get_pretrained_cfg(each).input_size, tuple(tags.get(each, ())))
         for each in names
@@ -82,14 +86,14 @@ def _matching_tags(tag: str | None) -> dict[str, list[str]]:
     return tags
 
 
-def _count_parameters(names: list[str], folder: Path) -> Mapping[str, int]:
+def _count_parameters(names: list[str], folder: Path, progress: bool) -> Mapping[str, int]:
     file = folder / f"model_sizes_{timm.__version__}.json"
     try:
         stored = {name: count for name, count in json.loads(file.read_text()).items() if isinstance(count, int)}
     except (OSError, ValueError, AttributeError):  # there is none yet, or it is damaged
         stored = {}
     missing = [name for name in names if name not in stored]
-    for name in missing:
+    for name in tqdm(missing, "counting parameters", unit="model", leave=False, disable=not progress):
         stored[name] = sum(parameter.numel() for parameter in create_on_meta(name).parameters())
     if missing:
         try:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from timm.models import clean_state_dict, load_state_dict
 
-from timm_accel.messages import one_line
+from timm_accel.messages import nearest_path, one_line
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
+from timm_accel.states.run_dir import why_no_weights
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -66,7 +67,7 @@ def read_source(weights: str | Path) -> FoundWeights:
     if not path.is_file():
         raise FileNotFoundError(
             f"Expected weights to be a file, a folder, a run or a name of timm, but got {str(weights)!r}, which does "
-            "not exist. Look for a spelling mistake."
+            f"not exist. {nearest_path(path, 'Look for a spelling mistake.')}"
         )
     if path.suffix not in FILE_TYPES:
         raise ValueError(
@@ -85,6 +86,10 @@ def _read_folder(folder: Path) -> FoundWeights:
             return _read_folder(folder / name)
     if (folder / MANIFEST).is_file():
         return _read_state(folder)
+    if (why := why_no_weights(folder)) is not None:
+        raise FileNotFoundError(
+            f"Expected weights to be a run with {' or '.join(_BEST)}, but got {str(folder)!r}, {why}"
+        )
     raise FileNotFoundError(
         f"Expected weights to be a folder with {WEIGHTS_FILE} and {CONFIG_FILE}, a run with {' or '.join(_BEST)}, or a "
         f"state, but got {str(folder)!r} without these. Name one of its files."

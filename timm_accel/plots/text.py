@@ -8,9 +8,9 @@ log tells which number is which name.
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache
-from unicodedata import east_asian_width
 
 from timm_accel.messages import missing_extra
+from timm_accel.terminal import text_width
 from timm_accel.text_files import escaped
 
 TITLE_LETTERS = 24  # the letters that fit above an image
@@ -22,16 +22,12 @@ def _shorten(name: str, end: str = "", letters: int = TITLE_LETTERS) -> str:
     """Return a name in one line of so many letters at most; a Chinese, Japanese or Korean one counts as two."""
     name = " ".join(escaped(name).split()) if not name.isprintable() else name
     room = letters - len(end)
-    if sum(map(_width, name)) > room:
+    if text_width(name) > room:
         room -= 1
-        while sum(map(_width, name)) > room:
+        while text_width(name) > room:
             name = name[:-1]
         name += "…"
     return name + end
-
-
-def _width(letter: str) -> int:
-    return 2 if east_asian_width(letter) in "WF" else 1
 
 
 def _drawable(names: Sequence[str], letters: int = TITLE_LETTERS) -> list[str]:

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 from timm_accel.data.image_files import list_images
 from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
-from timm_accel.messages import one_line
+from timm_accel.messages import nearest_path, one_line
 
 _URL = re.compile(r"(?:data:|file:/|[A-Za-z][A-Za-z0-9+.-]+:/)")  # Path("s3://a") has one slash
 _TEXT = "USOT"  # numpy's kinds of arrays of paths
@@ -103,7 +103,7 @@ def find_images(images: Any) -> list[Any]:
                 raise ValueError(_no_url(text))
             raise FileNotFoundError(
                 f"Expected images to be an image, a file or a folder, but got {text[:200]!r}, which does not exist. "
-                "Correct the path."
+                f"{nearest_path(text, 'Correct the path.')}"
             )
     return [found for item in _as_list(images) for found in _found(item)]
 

@@ -12,7 +12,7 @@ from timm_accel.data.transforms.data_config import check_crop, check_mean_and_st
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.export import open_exported
 from timm_accel.export.preparation import evaluation_copy
-from timm_accel.messages import one_line
+from timm_accel.messages import nearest_path, one_line
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, weights_of_run
 from timm_accel.models.heads import Head
 from timm_accel.models.opening import WEIGHTS, best_folders
@@ -55,7 +55,7 @@ def load_classifier(
     if not path.exists():
         raise FileNotFoundError(
             f"Expected path to be a run, a folder of weights, a state or an exported file, but got {str(path)!r}, "
-            "which does not exist. Correct the path."
+            f"which does not exist. {nearest_path(path, 'Correct the path.')}"
         )
     is_run = path.is_dir() and not any((path / name).is_file() for name in (CONFIG_FILE, "manifest.json"))
     if weights is not None and not (is_run and weights in WEIGHTS):

@@ -1,25 +1,25 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torch import nn
 
-from timm_accel.atomic import atomic_write
+from timm_accel.batch_size_search import find_batch_size
 from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
     CsvHistoryCallback,
     EarlyStoppingCallback,
+    PrintSetupCallback,
     SaveBestCallback,
     SaveStateCallback,
     TimeLimitCallback,
 )
-from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.data import (
     RepeatedSampler,
     Source,
@@ -35,35 +35,12 @@ from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.states.folder import STATES
+from timm_accel.recipes.run import Run, plain_options
+from timm_accel.states.consensus import on_main_process
+from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.processes import local_main_process_first, process_state
-from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir
+from timm_accel.states.run_dir import RUN_CONTENTS, SPLIT, UnstartedRun, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
-
-
-@dataclass
-class Run:
-    """A run that is ready to start.
-
-    Args:
-        recipe: The recipe that it was built from, with the warm-up of its run.
-        trainer: The trainer.
-        train_arguments: The arguments of its ``train``.
-    """
-
-    recipe: Recipe
-    trainer: TimmMixupTrainer
-    train_arguments: dict[str, Any]
-
-    def train(self) -> TimmMixupTrainer:
-        """Write the resolved recipe into the run folder, train, and return the trainer."""
-        path = Path(self.recipe.run_dir) / "recipe.yaml"
-        begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
-        if self.trainer.accelerator.is_main_process and not begun:
-            with OptionalFile().writing(self.trainer.print), atomic_write(path) as unfinished:
-                unfinished.write_text(yaml.safe_dump(_plain(asdict(self.recipe)), sort_keys=False))
-        self.trainer.train(**self.train_arguments)
-        return self.trainer
 
 
 def build_run(recipe: Recipe) -> Run:
@@ -76,29 +53,69 @@ def build_run(recipe: Recipe) -> Run:
         FileExistsError: The run folder holds a run, and the recipe does not resume.
         FileNotFoundError: There is no such dataset, or no such weights.
         ValueError: The model, the data and the options do not fit each other.
+        MemoryError: ``batch_size`` is ``auto``, and not even the smallest batch fits.
     """
-    run_dir = check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    if recipe.folds is not None and recipe.fold is None:
+        raise ValueError(
+            f"Expected fold to be from 1 to {recipe.folds} for one run, but got None. Choose one, or train on all "
+            "of them with cross_validate(recipe)."
+        )
     state = process_state()
     with local_main_process_first(state):
+        unstarted = UnstartedRun(recipe.run_dir)
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
-    source = Source(
-        data,
-        root=recipe.data_root,
-        download=recipe.download,
-        val_fraction=recipe.val_fraction,
-        group=recipe.group,
-        split_file=None if is_stream(data) else run_dir / "split.csv",
-        class_map=recipe.class_map,
-    )
+    try:
+        return _build(recipe, data, unstarted, state)
+    except Exception:
+        if state.is_main_process:
+            unstarted.undo()
+        raise
+
+
+def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Run:
+    check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    source = source_of(recipe, data)
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
-    train_set, eval_set = _create_data(recipe, source, data_config)
+    train_set, eval_set = create_data(recipe, source, data_config)
+    if recipe.batch_size == "auto":
+        recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
+        set_seed(recipe.seed)
+        model, _ = _create_model(recipe, source)  # the search has trained the other one
+    trainer = _create_trainer(recipe, state, model, train_set)
+    return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set), unstarted)
+
+
+def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> int:
+    """Return the batch size of the state that the run resumes from, or else the largest that fits into memory."""
+    if (found := on_main_process(state, lambda: _saved_batch_size(recipe))) is not None:
+        state.print(f"batch_size is {found} per process, as in the run that is resumed.")
+        return found
+    smallest = replace(recipe, batch_size=2)
+    trainer = _create_trainer(smallest, state, model, train_set)
+    arguments = _train_arguments(smallest, train_set, None)
+    options = {name: arguments[name] for name in ("gradient_accumulation_steps", "train_dataloader_kwargs")}
+    found = find_batch_size(trainer, train_set, even=recipe.mixes, **options)
+    state.print(f"batch_size is {found} per process, the largest of those tried that fits into memory.")
+    return found
+
+
+def _saved_batch_size(recipe: Recipe) -> int | None:
+    if recipe.resume is None:
+        return None
+    states = Path(recipe.run_dir) / STATES
+    newest = state_folders(states)[:1] if recipe.resume == "auto" else [Path(recipe.resume)]
+    return next((open_state(folder).manifest["batch_size"] for folder in newest), None)
+
+
+def _create_trainer(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> TimmMixupTrainer:
+    assert isinstance(recipe.batch_size, int)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
     images = recipe.batch_size * recipe.gradient_accumulation_steps * state.num_processes
     learning_rate: dict[str, Any] = {"lr": recipe.lr}
     if recipe.base_batch_size is not None:
         learning_rate = {"base_lr": recipe.lr, "base_batch_size": recipe.base_batch_size, "global_batch_size": images}
-    trainer = TimmMixupTrainer(
+    return TimmMixupTrainer(
         model=model,
         optimizer=create_optimizer(
             model,
@@ -114,12 +131,32 @@ def build_run(recipe: Recipe) -> Run:
         eval_loss_fn=eval_loss_fn,
         num_class=len(train_set.class_names),
         callbacks=_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
-        run_dir=run_dir,
+        run_dir=recipe.run_dir,
         seed=recipe.seed,
-        recipe=_plain(recipe.resume_key()),
+        recipe=plain_options(recipe.resume_key()),
         **_mixin_options(recipe),
     )
-    return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set))
+
+
+def source_of(recipe: Recipe, data: Any) -> Source:
+    """Return the source of a recipe's images; a split that is drawn is that of the run folder.
+
+    Args:
+        recipe: The recipe.
+        data: Its ``data_dir``, or the folder of digits.
+    """
+    return Source(
+        data,
+        root=recipe.data_root,
+        download=recipe.download,
+        val_fraction=recipe.val_fraction,
+        group=recipe.group,
+        split_file=None if is_stream(data) else Path(recipe.run_dir) / SPLIT,
+        class_map=recipe.class_map,
+        exclude=recipe.exclude,
+        folds=recipe.folds,
+        fold=recipe.fold,
+    )
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
@@ -154,7 +191,14 @@ def _try_evaluation_size(recipe: Recipe, model: nn.Module, channels: int) -> Non
         ) from error
 
 
-def _create_data(recipe: Recipe, source: Source, data_config: dict[str, Any]) -> tuple[Any, Any]:
+def create_data(recipe: Recipe, source: Source, data_config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the training and the evaluation dataset of a recipe.
+
+    Args:
+        recipe: The recipe.
+        source: The source of its images.
+        data_config: The preprocessing of the model: mean, std, crop_pct, crop_mode, interpolation.
+    """
     return create_datasets(
         recipe.image_size,
         data_config["mean"],
@@ -207,7 +251,7 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     stopping = []
     if recipe.patience is not None:
         stopping = [EarlyStoppingCallback(watched, True, patience=recipe.patience, min_delta=recipe.min_delta)]
-    return [*DEFAULT_CALLBACKS, *stopping, *saving]
+    return [*DEFAULT_CALLBACKS, *stopping, *saving, PrintSetupCallback]
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:
@@ -271,8 +315,3 @@ def _refuse_samplers(recipe: Recipe) -> None:
                 f"Expected no {name} beside {recipe.data_dir!r}, since a stream has its own order, but got {value!r}. "
                 "Leave it out, or use a source that is no stream."
             )
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with lists for tuples, since YAML and JSON have no tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -1,34 +1,39 @@
 """Messages of a command line about a faulty recipe."""
 
 import re
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import yaml
 
-from timm_accel.messages import nearest, printable
+from timm_accel.messages import UsageError, nearest, printable
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
 
 _KINDS = {type(None): "an empty file", str: "a text", list: "a list", dict: "a name that is none of an option"}
 
 
-def refuse_arguments(error: Exception) -> NoReturn:
-    """Raise a `ValueError` for what jsonargparse says of the arguments, with the nearest name for an unknown option.
+def refuse_arguments(error: Exception, kinds: Mapping[str, Any] = Recipe.__annotations__) -> NoReturn:
+    """Raise a `UsageError` for what jsonargparse says of the arguments, with the nearest name for an unknown option.
 
     Nothing of a file that holds no options is repeated, since --config may name any file.
+
+    Args:
+        error: What jsonargparse raised.
+        kinds: The types of the options by name.
     """
-    raise ValueError(printable(_explain(str(error)))) from None
+    raise UsageError(printable(_explain(str(error), kinds))) from None
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, kinds: Mapping[str, Any]) -> str:
     if unknown := re.search(r"(?i)unrecognized arguments: -*(\w+)|Option '(\w+)' is not accepted", message):
         name = unknown[1] or unknown[2]
-        return f"Expected an option, but got {name!r}. {nearest(name, [*Recipe.__annotations__, 'config', 'recipe'])}"
+        return f"Expected an option, but got {name!r}. {nearest(name, [*kinds, 'config', 'recipe'])}"
     if got := _not_options(message):
         return f"Expected the file of --config to be YAML of name: value, but got {got}. --help lists all options."
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
-    if wrong and wrong[1] in Recipe.__annotations__:
-        kind = in_words(Recipe.__annotations__[wrong[1]])
+    if wrong and wrong[1] in kinds:
+        kind = in_words(kinds[wrong[1]])
         return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
     return f"Expected arguments as --help lists them, but got {' '.join(message.split())!r}. Correct them."
 

@@ -17,7 +17,7 @@ _WEIGHTED = {"class_weights": ("ce", "bce", "asl"), "pos_weights": ("bce", "asl"
 
 
 def _odd_batches(recipe: "Recipe") -> Iterator[str]:
-    if recipe.mixes and recipe.batch_size % 2:
+    if recipe.mixes and recipe.batch_size != "auto" and recipe.batch_size % 2:
         yield (
             f"Expected batch_size to be even, since Mixup mixes pairs of images, but got {recipe.batch_size}. "
             f"The default is {type(recipe).batch_size}."
@@ -127,6 +127,12 @@ def _early_stopping(recipe: "Recipe") -> Iterator[str]:
         )
 
 
+def _folds(recipe: "Recipe") -> Iterator[str]:
+    if recipe.fold is not None and (recipe.folds is None or recipe.fold > recipe.folds):
+        upper = f"from 1 to {recipe.folds}" if recipe.folds else "None without folds"
+        yield f"Expected fold to be {upper}, but got {recipe.fold}. Pass folds=5 fold=1, for example, or leave it out."
+
+
 CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("batch_size", "mixup", "cutmix"): _odd_batches,
     ("sched", "sched_args", "min_lr", "warmup_lr", "warmup_epochs", "num_epochs"): _schedules,
@@ -142,5 +148,6 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("loss", "class_weights", "pos_weights"): _weighted_losses,
     ("distill_kind", "distill_hard"): _distillation,
     ("patience", "min_delta"): _early_stopping,
+    ("folds", "fold"): _folds,
 }
 """Functions that yield a sentence on each contradiction, by the options that must be valid before they are called."""

@@ -66,6 +66,7 @@ def must_be_one_of(names: Sequence[str], words: str | None = None) -> Metadata:
 INTEGER_FROM_0 = must_be("an integer of at least 0", lambda number: number >= 0)
 INTEGER_FROM_1 = must_be("an integer of at least 1", lambda number: number >= 1)
 AT_LEAST_0 = must_be("at least 0", lambda number: number >= 0)
+AUTO_OR_INTEGER_FROM_1 = must_be("auto or an integer of at least 1", lambda number: number == "auto" or number >= 1)
 POSITIVE = must_be("positive", lambda number: number > 0)
 BETWEEN_0_AND_1 = must_be("between 0 and 1", lambda number: 0 <= number <= 1)
 ABOVE_0_UP_TO_1 = must_be("above 0 and up to 1", lambda number: 0 < number <= 1)

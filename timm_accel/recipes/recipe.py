@@ -31,6 +31,7 @@ from timm_accel.recipes.faults import check_recipe
 from timm_accel.recipes.options import (
     ABOVE_0_UP_TO_1,
     AT_LEAST_0,
+    AUTO_OR_INTEGER_FROM_1,
     BETWEEN_0_AND_1,
     CLASS_WEIGHTS,
     FROM_0_BELOW_1,
@@ -69,7 +70,7 @@ def _optimizer_names() -> list[str]:
 class Recipe:
     """The options of a run; the defaults are those of the article's last script.
 
-    The sentence on each option follows its field; ``examples/train.py --help`` lists them all.
+    The sentence on each option follows its field; ``timm-accel train --help`` lists them all.
 
     Raises:
         ValueError: Values are unknown, of the wrong type, out of range or contradict each other; all of them are named.
@@ -90,6 +91,12 @@ class Recipe:
     group: str | None = field(default=None, metadata=must_pass(check_group, "a regular expression with one group"))
     """A regular expression that finds in an image's path what must not be on both sides of that split; None uses the
     column group of a manifest."""
+    exclude: str | None = None
+    """A CSV whose column path names images to leave out; None leaves out none."""
+    folds: int | None = field(default=None, metadata=must_be("an integer of at least 2", lambda number: number >= 2))
+    """The number of folds of a cross-validation over the training images; None for a single run."""
+    fold: int | None = field(default=None, metadata=INTEGER_FROM_1)
+    """The fold, from 1, that this run evaluates on; None for all folds, one after the other."""
     class_map: str | dict[str, int] | None = field(default=None, metadata=must_be("a file, or labels by name", bool))
     """The class names of a stream that has none: a file with one name a line, or labels by name."""
     eval_split: str = default_of(create_datasets, "eval_split")
@@ -112,8 +119,9 @@ class Recipe:
     """The same in evaluation; None for the same size."""
     num_epochs: int = field(default=40, metadata=INTEGER_FROM_1)
     """Passes over the training images."""
-    batch_size: int = field(default=32, metadata=INTEGER_FROM_1)
-    """Images per process and step; even while Mixup is on."""
+    batch_size: int | Literal["auto"] = field(default=32, metadata=AUTO_OR_INTEGER_FROM_1)
+    """Images per process and step; even while Mixup is on. auto finds the largest that fits into memory, up to 1024 and
+    the training images of a process."""
     gradient_accumulation_steps: int = field(default=1, metadata=INTEGER_FROM_1)
     """Steps whose gradients make one optimizer update."""
     opt: str = field(

@@ -28,7 +28,7 @@ class DescribesSchedule(Protocol):
     opt: str
     base_batch_size: int | None
     lr_scaling: Literal["linear", "sqrt"] | None
-    batch_size: int
+    batch_size: Any
     gradient_accumulation_steps: int
 
     def scheduler_args(self) -> dict[str, Any]:
@@ -105,6 +105,11 @@ def _lr_of(described: DescribesSchedule, num_processes: int) -> float:
     """Return the highest learning rate of a run, scaled by its global batch size if it has a ``base_batch_size``."""
     if described.base_batch_size is None:
         return described.lr
+    if isinstance(described.batch_size, str):
+        raise ValueError(
+            f"Expected batch_size to be a number beside base_batch_size, since the learning rate follows it, but got "
+            f"{described.batch_size!r}. Pass lr, or a recipe with the batch size of the run."
+        )
     return scale_lr(
         described.lr,
         described.batch_size * described.gradient_accumulation_steps * num_processes,

@@ -98,6 +98,15 @@ class Consensus:
         return everyone or []
 
 
+def min_over_ranks(value: int, num_processes: int) -> int:
+    """Return the smallest of every process's value, on host memory. Collective."""
+    if num_processes == 1:
+        return value
+    smallest = torch.tensor(value)
+    distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN, group=_host_group(distributed.group.WORLD))
+    return int(smallest)
+
+
 def wait_for_all(num_processes: int) -> None:
     """Return once every process has called this; on host memory, so that no GPU is needed. Collective."""
     if num_processes > 1:

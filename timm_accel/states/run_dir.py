@@ -2,18 +2,23 @@
 
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from timm_accel.atomic import open_own
-from timm_accel.states.folder import STATES
+from timm_accel.states.folder import STATES, state_folders
 
 RUN_CONTENTS = ("history.csv", STATES, "best", "best_ema")
 LOCK = "lock"
+SPLIT = "split.csv"
+RECIPE = "recipe.yaml"
+_OF_A_START = (RECIPE, SPLIT, STATES)
 
 
 def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
@@ -68,6 +73,38 @@ def check_kind(path: Path, kind: str) -> None:
     raise FileExistsError(f"Expected {str(path)!r} to be a {kind}, but got {found}. {remedy}")
 
 
+class UnstartedRun:
+    """Removes what the start of a run leaves in its folder where it is refused: the folder is as it was found.
+
+    Args:
+        run_dir: The run folder, before anything is written to it.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.folder = Path(run_dir)
+        self._found = {name for name in _OF_A_START if os.path.lexists(self.folder / name)}
+        self._missing = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
+
+    def undo(self) -> None:
+        """Remove it, unless another run uses the folder or has saved a state there."""
+        try:
+            lock = lock_run_dir(self.folder) if self.folder.is_dir() else None
+        except OSError:
+            return
+        if not any(state_folders(self.folder / STATES)):
+            for name in _OF_A_START:
+                path = self.folder / name
+                if name not in self._found and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif name not in self._found:
+                    path.unlink(missing_ok=True)
+        if lock is not None:
+            unlock_run_dir(lock)
+        for folder in self._missing:
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
+
+
 def lock_run_dir(folder: Path) -> FileLock:
     """Lock the run folder for this process, until the lock is released or the process ends.
 
@@ -120,3 +157,40 @@ def unlock_run_dir(lock: FileLock) -> None:
     with suppress(OSError):  # Windows removes no open file
         Path(lock.lock_file).unlink()  # while it is held: a process that opened it meanwhile checks again
     lock.release()
+
+
+def holder_of_run(folder: Path) -> str | None:
+    """Return which process trains in a folder, as ``process 123 on HOST``; None if none does.
+
+    The lock file of a killed run stays, so a process of this machine counts only if it began before the file.
+
+    Args:
+        folder: The folder of a run.
+    """
+    path = folder / LOCK
+    match _lines(path):
+        case [process, host, *_] if process.isdecimal() and host.isprintable() and host:
+            if host == platform.node():
+                try:
+                    if psutil.Process(int(process)).create_time() > path.stat().st_mtime + 1:
+                        return None
+                except (psutil.Error, OSError):
+                    return None
+            return f"process {process} on {host}"
+    return None
+
+
+def why_no_weights(run: Path) -> str | None:
+    """Return why the folder of a run has no best weights yet, and what to do, in words; None if it is no run.
+
+    Args:
+        run: A folder without best weights.
+    """
+    if (holder := holder_of_run(run)) is not None:
+        return f"a run in progress ({holder}) before its first evaluation. Wait for that: it saves the weights."
+    if any((run / name).exists() for name in ("recipe.yaml", "history.csv", STATES)):
+        return (
+            "a run that ended before its first evaluation or saves no best weights. Resume it with --resume auto, or "
+            "train with SaveBestCallback."
+        )
+    return None

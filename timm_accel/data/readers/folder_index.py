@@ -19,6 +19,7 @@ from timm_accel.data.image_files import FileCounts, empty_folders, ending_of, im
 from timm_accel.data.readers.cached_arrays import cache_file, read_arrays, write_arrays
 from timm_accel.data.readers.indexed_reader import FileList, IndexedReader
 from timm_accel.data.readers.regular_files import open_regular
+from timm_accel.messages import nearest_path
 
 _FORMAT = 2
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, of two seconds
@@ -63,7 +64,8 @@ class FolderReader(IndexedReader):
                     f"{wanted} {self.root!r}, a file and not a folder. Pass a folder, a .tar, or a manifest "
                     "as .csv or .parquet; unpack other archives."
                 )
-            raise FileNotFoundError(f"{wanted} {self.root!r}, which is not a folder. Correct the path.")
+            remedy = nearest_path(self.root, "Correct the path.")
+            raise FileNotFoundError(f"{wanted} {self.root!r}, which is not a folder. {remedy}")
         files = open_index(self.root, cache_folder).files
         if not files.counts.used:
             raise FileNotFoundError(f"{wanted} {self.root!r}, {files.counts.why_none()}")

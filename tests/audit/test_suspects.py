@@ -1,0 +1,136 @@
+"""Wrong labels, outliers and ambiguous images are found among good ones, and their list is taken back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_images
+from refusal import refused
+
+from timm_accel.audit import audit, find_suspects, write_corrected, write_suspects
+from timm_accel.data import ManifestReader, Source
+from timm_accel.predict import Scores
+from timm_accel.text_files import read_csv
+
+
+def scored(paths: list[str], labels: list[int], names: list[str], wrong: list[int] = [], seed: int = 0) -> Scores:  # noqa: B006
+    """Scores that are sure of the labels, but for those that are wrong, whose next class they are sure of."""
+    generator, count = torch.Generator().manual_seed(seed), len(names)
+    probabilities = torch.rand(len(labels), count, generator=generator, dtype=torch.float64) * 0.05
+    right = torch.tensor(labels)
+    right[wrong] = (right[wrong] + 1) % 2
+    probabilities[range(len(labels)), right] += 1
+    probabilities /= probabilities.sum(dim=1, keepdim=True)
+    missing = [name for number, name in enumerate(names) if number not in labels]
+    return Scores(paths, torch.tensor(labels), probabilities, names, [], missing)
+
+
+def test_wrong_labels_outliers_and_ambiguous_images_are_found_each_once() -> None:
+    scores = scored([f"{number}.png" for number in range(90)], [number % 3 for number in range(90)],
+                    ["cat", "dog", "owl", "yak"], wrong=[0, 1, 30])  # fmt: skip
+    scores.probabilities[[50, 60]] = torch.tensor(
+        [[0.34, 0.33, 0.33, 0.0], [0.05, 0.42, 0.48, 0.05]], dtype=torch.float64
+    )
+    found = find_suspects(scores)
+    assert {each.path for each in found if each.kind == "label"} == {"0.png", "1.png", "30.png"}
+    assert [(each.path, each.kind) for each in found[3:]] == [("50.png", "outlier"), ("60.png", "ambiguous")]
+    assert {each.path: (each.label, each.suggestion) for each in found[:3]} == {
+        "0.png": ("cat", "dog"),
+        "1.png": ("dog", "cat"),
+        "30.png": ("cat", "dog"),
+    }
+    worst = [each.score for each in found[:3]]
+    assert worst == sorted(worst)
+
+
+def test_scores_without_a_fault_have_no_suspects() -> None:
+    assert find_suspects(scored([str(n) for n in range(40)], [n % 2 for n in range(40)], ["cat", "dog"])) == ()
+
+
+def test_wrong_labels_of_multi_label_images_are_found() -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0]]).repeat(10, 1)
+    probabilities = targets.double() * 0.9 + 0.05
+    targets[4] = torch.tensor([0.0, 1.0])
+    scores = Scores([str(number) for number in range(40)], targets, probabilities, ["sun", "sea"], [], [])
+    [found] = find_suspects(scores)
+    assert (found.path, found.label, found.suggestion, found.kind) == ("4", "sea", "sun", "label")
+    assert found.score == pytest.approx(0.05)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "data", {"cat": 12, "dog": 12})
+
+
+def scores_of(data: Path, **options: Any) -> Scores:
+    paths = sorted(map(str, data.rglob("*.png")))
+    return scored(paths, [int("dog" in path) for path in paths], ["cat", "dog"], **options)
+
+
+def test_an_audit_lists_the_suspects_of_predictions(data: Path, tmp_path: Path) -> None:
+    scores = scores_of(data, wrong=[3])
+    scores.to_parquet(tmp_path / "scores.parquet")
+    for predictions in (scores, tmp_path / "scores.parquet"):
+        found = audit(data, num_workers=0, progress=False, predictions=predictions)
+        assert [each.path for each in found.suspects] == [str(data / "cat" / "003.png")]
+        expected = f"Predictions find 1 image whose label is likely wrong: {data}/cat/003.png (cat, or dog?)."
+        assert expected in found.problems()
+    assert '"suggestion": "dog"' in found.to_json()
+
+
+def test_the_list_is_taken_back_to_leave_images_out_and_to_correct_labels(data: Path, tmp_path: Path) -> None:
+    scores = scores_of(data, wrong=[3, 20])
+    suspects = find_suspects(scores)
+    write_suspects(suspects, tmp_path / "suspects.csv")
+    rows = read_csv(tmp_path / "suspects.csv")
+    assert [(Path(row["path"]).name, row["label"], row["suggestion"], row["kind"]) for row in rows] == [
+        (Path(each.path).name, each.label, each.suggestion, "label") for each in suspects
+    ]
+    whole = Source(data)
+    source = Source(data, exclude=tmp_path / "suspects.csv")
+    left = [
+        {reader.filename(number, absolute=True) for number in range(len(reader))}
+        for reader in (source.open("train"), source.open("val"))
+    ]
+    assert left[0] | left[1] == set(scores.paths) - {each.path for each in suspects}
+    train = whole.open("train")
+    assert left[0] <= {train.filename(number, absolute=True) for number in range(len(train))}  # the split is the same
+
+    write_corrected(scores, suspects, tmp_path / "corrected.csv")
+    reader = ManifestReader(tmp_path / "corrected.csv")
+    labels = {reader.filename(number, absolute=True): reader.labels[number] for number in range(len(reader))}
+    assert labels[str(data / "cat" / "003.png")] == 1
+    assert labels[str(data / "cat" / "004.png")] == 0
+    assert sum(labels.values()) == 12
+
+
+def test_predictions_of_other_images_or_classes_are_refused(data: Path) -> None:
+    with refused(ValueError, "Expected predictions of images of the data", "1 other image of 24", "elsewhere.png"):
+        scores = scores_of(data)
+        scores.paths[5] = "elsewhere.png"
+        audit(data, num_workers=0, progress=False, predictions=scores)
+    with refused(ValueError, "Expected predictions of the classes of the data", "'cats'", "Did you mean 'cat'?"):
+        scores = scores_of(data)
+        scores.class_names[0] = "cats"
+        audit(data, num_workers=0, progress=False, predictions=scores)
+    with refused(FileNotFoundError, "which does not exist"):
+        audit(data, num_workers=0, progress=False, predictions=data / "absent.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("path\nelsewhere.png\n", "with none of them"),
+        ("file\ncat/000.png\n", "with the column path"),
+        (None, "which does not exist"),
+        ("path\n" + "\n".join(f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(12)), "all of"),
+        (b"path\n\xff\n", "a CSV in UTF-8"),
+    ],
+)
+def test_a_list_that_excludes_nothing_or_all_is_refused(content: Any, words: str, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with refused(FileNotFoundError if content is None else ValueError, "Expected exclude", words):
+        Source(data, exclude=path).open("train")

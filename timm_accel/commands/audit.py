@@ -1,0 +1,45 @@
+"""The command ``audit``: find the faults of a dataset before a run."""
+
+import timm
+
+from timm_accel.audit import audit as audit_of
+from timm_accel.commands.columns import print_text
+from timm_accel.commands.files import check_out
+from timm_accel.messages import printable
+from timm_accel.models import check_model_name
+from timm_accel.terminal import screen_width, shows_bars
+
+
+def audit(
+    data: str,
+    *,
+    model: str | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    num_workers: int | None = None,
+    out: str | None = None,
+) -> int:
+    """Read every file of a dataset once, and report its faults.
+
+    These are unreadable files, duplicates and leaks between splits, faults of classes, sizes and colors.
+
+    Args:
+        data: A folder, a tar or a manifest, with splits or without.
+        model: A name of timm.list_models(); the pixels are compared with the mean and std that it expects.
+        pixel_range: The values that become black and white in images of more than 8 bits; None for the range of
+            16 bits.
+        num_workers: The worker processes; None for one for each CPU, 0 to read in this process.
+        out: Also write this .json file, with every group of duplicates.
+
+    Returns:
+        1 if a file could not be read, otherwise 0.
+    """
+    check_out(out, (".json",))
+    config = None
+    if model is not None:
+        check_model_name(model)
+        config = timm.get_pretrained_cfg(model).to_dict()
+    found = audit_of(data, num_workers=num_workers, progress=shows_bars(), model_config=config, pixel_range=pixel_range)
+    print_text(printable(found.table(screen_width())))
+    if out is not None:
+        found.to_json(out)
+    return int(bool(found.unreadable))

@@ -1,0 +1,97 @@
+"""Text for a terminal: its width, the width of text in it, and text that is made to fit."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from math import ceil
+from unicodedata import category, east_asian_width, normalize
+
+_BARS = "▁▂▃▄▅▆▇█"
+_NO_WIDTH = ("Mn", "Me", "Cf")  # combining marks and joiners
+
+
+def screen_width() -> int:
+    """Return the columns of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
+def shows_bars() -> bool:
+    """Return whether progress bars go to a terminal, and not into a log."""
+    return sys.stderr.isatty()
+
+
+def text_width(text: str) -> int:
+    """Return the columns that text takes: a Chinese, Japanese or Korean letter takes two, a combining mark none.
+
+    >>> text_width("cat"), text_width("猫"), text_width("e\u0301")
+    (3, 2, 1)
+    """
+    return sum(map(_letter_width, normalize("NFC", text)))
+
+
+def _letter_width(letter: str) -> int:
+    if category(letter) in _NO_WIDTH:
+        return 0
+    return 2 if east_asian_width(letter) in "WF" else 1
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """Return text with spaces after it, or before it to the right, up to a number of columns."""
+    spaces = " " * (width - text_width(text))
+    return spaces + text if right else text + spaces
+
+
+def shortened(text: str, width: int) -> str:
+    """Return text of at most so many columns, without its middle; of a path the name of the file stays, if it fits.
+
+    >>> shortened("photos/2026/summer/beach/cat.jpg", 20)
+    'photos/2026…/cat.jpg'
+    """
+    if text_width(text) <= width:
+        return text
+    room, name = width - 1, text_width(text.replace("\\", "/").rpartition("/")[2]) + 1
+    text = normalize("NFC", text)
+    end = ""
+    for letter in reversed(text):
+        if text_width(letter + end) > (name if name <= room else room // 2):
+            break
+        end = letter + end
+    start = ""
+    for letter in text:
+        if text_width(start + letter) + text_width(end) > room:
+            break
+        start += letter
+    return f"{start}…{end}"
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Return the lines of text; a word is not divided, since it may be a path to copy.
+
+    Args:
+        text: Words with spaces between them.
+        width: The columns of a line.
+        indent: What all lines but the first begin with.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}{word}" if lines else word)
+    return lines
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw values as a line of bars from the smallest to the largest value.
+
+    >>> sparkline([0, 1, 2, 3, 2, 1, 0], 7)
+    '▁▃▆█▆▃▁'
+
+    Args:
+        values: Finite values.
+        width: The largest number of columns; of more values than columns, each column shows the first that is its.
+    """
+    columns = min(width, len(values))
+    shown = [values[ceil(column * len(values) / columns)] for column in range(columns)]
+    low, span = min(shown), max(shown) - min(shown)
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1)) if span else 0] for value in shown)
