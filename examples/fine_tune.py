@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
-from timm_accel.callbacks import DEFAULT_CALLBACKS, SaveBestCallback, SaveStateCallback
+from timm_accel.callbacks import DEFAULT_CALLBACKS, PrintResultsCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.data import Source
 from timm_accel.messages import one_sentence
 from timm_accel.optim import create_optimizer
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> TimmMixupTrainer:
         freeze_schedule={0: -1, max(1, epochs // 5): 0},  # freezes all stages except the head for a fifth of the run
         scheduler_args={"sched": "cosine", "warmup_epochs": 0, "min_lr": 1e-6, "step_on_epochs": False},
         ema_decay=0.99,
-        callbacks=[*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), SaveStateCallback()],
+        callbacks=[*DEFAULT_CALLBACKS, SaveBestCallback("accuracy"), SaveStateCallback(), PrintResultsCallback()],
         run_dir=arguments.run_dir,
         seed=arguments.seed,
     )

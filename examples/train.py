@@ -12,7 +12,14 @@ handwritten digits. If it stops, run the same command with --resume auto.
 from accelerate.utils import set_seed
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
-from timm_accel.callbacks import DEFAULT_CALLBACKS, CsvHistoryCallback, SaveBestCallback, SaveStateCallback
+from timm_accel.callbacks import (
+    DEFAULT_CALLBACKS,
+    CsvHistoryCallback,
+    PrintResultsCallback,
+    PrintSetupCallback,
+    SaveBestCallback,
+    SaveStateCallback,
+)
 from timm_accel.commands.parsing.script import read_options
 from timm_accel.data import Source, write_digits
 from timm_accel.losses import create_loss
@@ -105,10 +112,15 @@ def main(
             SaveBestCallback("accuracy"),
             CsvHistoryCallback,
             SaveStateCallback(every_n_updates=save_every_n_updates),
+            PrintSetupCallback,
+            PrintResultsCallback(source.data),
         ],
         run_dir=run_dir,
         seed=seed,
-        recipe={"image_size": image_size, "mixup": mixup, "cutmix": cutmix, "smoothing": smoothing},  # as it resumes
+        recipe={  # what a state must have in common to resume from it
+            **{"image_size": image_size, "mixup": mixup, "cutmix": cutmix, "smoothing": smoothing},
+            "ema_decay": ema_decay,
+        },
     )
 
     workers = {} if num_workers is None else {"num_workers": num_workers}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from history_rows import without_speed
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from tiny_runs import NO_WORKERS, differences, fit, make_trainer, tiny_data, tiny_model
@@ -132,7 +133,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     return {
         "state": {name: last.load(name) for name in last.manifest["files"]},
         "files": {
-            path.relative_to(run_dir).as_posix(): path.read_bytes()
+            path.relative_to(run_dir).as_posix(): without_speed(path)
             for path in sorted(run_dir.rglob("*"))
             if path.is_file() and path.name != LOCK and "state" not in path.relative_to(run_dir).parts
         },

@@ -19,7 +19,7 @@ from timm_accel.audit.report import Audit, Split
 from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback
 from timm_accel.data import FolderReader, write_digits
 from timm_accel.data.readers import folder_index
-from timm_accel.data.splitting import write_split
+from timm_accel.data.splits.splitting import write_split
 from timm_accel.export import ExportError, export_torchscript
 from timm_accel.features import extract_embeddings
 from timm_accel.model_soup import average_weights

@@ -1,18 +1,22 @@
-"""Parts of messages: similar names, another library's error in one line, the extra to install, text for a terminal."""
+"""Parts of messages: similar names, another library's error in one line, the extra to install, text for a terminal or a
+notebook.
+"""
 
 import dis
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from html import escape
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = __name__.split(".")[0]
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 """How long a rank other than the first waits before it reports an error."""
 UNPRINTABLE = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters, as in a regular expression, that control a terminal, but newlines, and those that UTF-8 cannot hold."""
@@ -99,6 +103,30 @@ def shortened(value: Any, limit: int = 200) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: ``"1 file"``, ``"2,000 classes"``."""
     return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def html_table(rows: Iterable[Sequence[str]], heads: int = 1) -> str:
+    """Return a table for a notebook; its first rows are heads, and all text is escaped.
+
+    >>> html_table([["class"], ["<b>"]])
+    '<table><tr><th>class</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+
+    Args:
+        rows: The text of each cell.
+        heads: The number of rows that name the columns.
+    """
+    tags = chain(repeat("th", heads), repeat("td"))
+    return f"<table>{''.join(f'<tr>{html_lines(tag, row)}</tr>' for tag, row in zip(tags, rows, strict=False))}</table>"
+
+
+def html_lines(tag: str, texts: Iterable[str]) -> str:
+    """Return an HTML element for each text, which is escaped."""
+    return "".join(f"<{tag}>{escape(printable(text))}</{tag}>" for text in texts)
+
+
+def html_block(*parts: str) -> str:
+    """Return HTML that scrolls where the page is narrower."""
+    return f'<div style="overflow-x: auto; max-width: 100%">{"".join(parts)}</div>'
 
 
 def own_sentence(error: BaseException) -> str | None:

@@ -73,10 +73,11 @@ def cell_of(value: Any) -> Any:
         return ";".join(cell_of(name).replace(";", "\\u003b") for name in value)
     if not isinstance(value, str):
         return value
-    return escaped(value) if _is_number(value) else re.sub(f"^[{_FORMULA}]", _code, escaped(value))
+    return escaped(value) if is_number(value) else re.sub(f"^[{_FORMULA}]", _code, escaped(value))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number as Python reads it."""
     try:
         float(text)
     except ValueError:

@@ -10,7 +10,7 @@ from PIL import Image
 from refusal import refused
 
 from timm_accel.data import Source
-from timm_accel.data.cross_validation import split_by_fold
+from timm_accel.data.splits.folds import split_by_fold
 
 
 @pytest.mark.parametrize("groups", [None, [number // 2 for number in range(60)]])
@@ -80,5 +80,5 @@ def test_classes_and_groups_that_cannot_be_divided_are_refused(labels, groups, w
 
 
 def test_streams_have_no_folds(tmp_path: Path) -> None:
-    with refused(ValueError, "Expected no folds beside 'wds/shards', since a stream"):
+    with refused(ValueError, "Expected no folds beside the stream 'wds/shards', but got 3"):
         Source("wds/shards", root=tmp_path, folds=3, fold=1).open("train")

@@ -11,7 +11,7 @@ from refusal import refused
 
 from timm_accel.audit import audit
 from timm_accel.data import Source, create_datasets
-from timm_accel.data.nested_splits import find_splits
+from timm_accel.data.splits.nested_splits import find_splits
 
 COUNTS = {"cat": 4, "dog": 4}
 HALF = (0.5,) * 3

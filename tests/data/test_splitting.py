@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from timm_accel.data.splitting import split_by_class, write_split
+from timm_accel.data.splits.splitting import split_by_class, write_split
 
 LABELS = np.repeat([0, 1, 2], [100, 40, 6])
 

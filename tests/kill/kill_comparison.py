@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from history_rows import without_speed
 from kill_harness import Run
 
 from timm_accel.states.folder import open_state, state_folders
@@ -14,4 +15,4 @@ def contents(run: Run) -> dict[str, Any]:
     found = {name: state.load(name) for name in state.manifest["files"]}
     found |= {name: state.manifest[name] for name in ("progress", "num_updates", "run")}
     files = [run.history, *(path for path in run.run_dir.glob("best*/*") if path.is_file())]
-    return found | {str(path.relative_to(run.run_dir)): path.read_bytes() for path in files}
+    return found | {str(path.relative_to(run.run_dir)): without_speed(path) for path in files}

@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import write_images
 from resumed_runs import Noting, cut, every_update, make_run, same_outcome, states, train
+from terminals import open_terminal
 from test_contract import MIXINS, OPTIONS
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -18,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS
+from timm_accel.callbacks.output import progress_bar
 from timm_accel.data.seeding import seed_prefetch
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.mixins import ModelEmaMixin
@@ -203,7 +205,13 @@ def watch(kind: type, folder: Path, fused: bool = False, num_workers: int = 0) -
 @pytest.mark.parametrize("precision", ["no", "bf16"], indirect=True)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_no_training_step_waits_for_the_device(num_workers: int, fused: bool, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shows_bar", [False, True])
+def test_no_training_step_waits_for_the_device(
+    shows_bar: bool, num_workers: int, fused: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shows_bar:
+        open_terminal(monkeypatch)
+        monkeypatch.setattr(progress_bar._Terminal, "interval", 0.0)  # drawn after each batch
     trainer = watch(Watched, tmp_path, fused, num_workers)
     assert trainer.num_updates == 20
     assert torch.cuda.get_sync_debug_mode() == 0

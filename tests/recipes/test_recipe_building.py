@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import ColorJitter, RandomHorizontalFlip, RandomVerticalFlip
 
 from timm_accel import Recipe, create_classifier
-from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback, TimeLimitCallback
+from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback, TimeLimitCallback, TrackerCallback
 from timm_accel.data.readers.memory_cache import MemoryCache
 from timm_accel.data.transforms.drafted_crop import DraftedCrop
 from timm_accel.losses import KINDS
@@ -151,6 +151,7 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "patience": (3, lambda run: callback(run, EarlyStoppingCallback).patience),
     "evaluate_every_n_epochs": (3, lambda run: run.trainer.evaluate_every_n_epochs),
     "train_accuracy": (True, lambda run: run.trainer.train_accuracy),
+    "trackers": (("tensorboard",), lambda run: callback(run, TrackerCallback).trackers),
     "min_delta": (0.125, lambda run: callback(run, EarlyStoppingCallback).min_delta),
 }  # fmt: skip
 HARD: dict[str, tuple[Any, Callable[[Run], Any]]] = {

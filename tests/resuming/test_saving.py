@@ -10,6 +10,7 @@ import pytest
 import torch
 from refusal import refused
 from resumed_runs import Noting, cut, every_update, full_disk, make_run, outcome, positions, same_outcome, states, train
+from terminals import Terminal
 from timm.optim import create_optimizer_v2
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
@@ -168,14 +169,18 @@ def test_a_state_asked_for_between_training_and_evaluation_continues_there(tmp_p
         assert same_outcome(tmp_path / "whole", resumed_dir) is None, number
 
 
-def test_the_screen_shows_a_resumed_epoch_as_it_stands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_screen_shows_a_resumed_epoch_as_it_stands(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     callbacks = [every_update(), ProgressBarCallback, PrintMetricsCallback]
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     train(make_run(tmp_path / "whole", callbacks=callbacks), num_epochs=1)
     lines = capfd.readouterr().out.splitlines()
     resumed_dir = cut(tmp_path / "whole", 4, tmp_path / "cut")
     train(make_run(resumed_dir, callbacks=callbacks), num_epochs=1, resume_from="auto")
     shown = capfd.readouterr()
-    assert "71%" in shown.err  # 5 of 7 batches are done before the first
+    assert "71%" in terminal.getvalue()  # 5 of 7 batches are done before the first
     first, second, third = shown.out.splitlines()
     assert third.startswith("The states take ")
     assert first.startswith("Resumed from '")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from history_rows import without_speed
 from refusal import refused
 from tiny_runs import fit, make_trainer, same_weights, tiny_data
 from torch.utils.data import IterableDataset
@@ -92,7 +93,7 @@ def test_a_resumed_run_evaluates_the_same_epochs(cut: int, tmp_path: Path) -> No
             if self.epochs_done + 1 == cut and resume is None:
                 self.request_stop("Cut.", interrupted=True)
 
-    rows: dict[str, str] = {}
+    rows: dict[str, bytes] = {}
     for name in ("whole", "cut"):
         for resume in ["auto"] if name == "whole" else [None, "auto"]:
             callbacks = [CsvHistoryCallback, SaveStateCallback()]
@@ -100,7 +101,7 @@ def test_a_resumed_run_evaluates_the_same_epochs(cut: int, tmp_path: Path) -> No
             trainer = make_trainer(Interrupting, run_dir=tmp_path / name, evaluate_every_n_epochs=2, **options)
             with pytest.raises(SystemExit, match="75") if resume is None else nullcontext():
                 fit(trainer, eval_dataset=tiny_data(6), num_epochs=5, resume_from=resume)
-        rows[name] = (tmp_path / name / "history.csv").read_text()
+        rows[name] = without_speed(tmp_path / name / "history.csv")
     assert rows["cut"] == rows["whole"]
 
 

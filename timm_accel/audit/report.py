@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from timm_accel.audit.findings import findings
 from timm_accel.audit.suspects import Suspect
 from timm_accel.audit.wide_pixels import WidePixels
-from timm_accel.messages import printable
+from timm_accel.messages import html_block, html_lines, html_table, printable
 from timm_accel.text_files import escaped, json_text, write_json
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ class Audit:
         Args:
             width: The columns of the screen; the splits of a wider table are below each other.
         """
-        titles = ["", *_ROWS]
-        columns = [[*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items()]
+        titles, *columns = self._columns()
         lines = _aligned([[[cell] for cell in column] for column in (titles, *columns)])
         if max(map(len, lines)) > width:
             lines = _aligned([[_wrapped(cell, 30) for cell in column] for column in (titles, *columns)])
@@ -130,6 +129,16 @@ class Audit:
         problems = self.problems()
         lines += ["", *(f"{number}. {text}" for number, text in enumerate(problems, start=1))]
         return "\n".join(lines if problems else [*lines, "No problems found."])
+
+    def _columns(self) -> list[list[str]]:
+        """Return the cells of each column of the table."""
+        return [["", *_ROWS], *([*map(escaped, (name, *_cells(split)))] for name, split in self.splits.items())]
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        problems = html_lines("li", self.problems())
+        below = f"<ol>{problems}</ol>" if problems else "<p>No problems found.</p>"
+        return html_block(html_table(zip(*self._columns(), strict=True)), below)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the audit as JSON, with every group of duplicates.

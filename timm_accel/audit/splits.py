@@ -79,7 +79,7 @@ def _open_folder(root: Path) -> dict[str, Any]:
     from timm_accel.data.labeled_images import LabeledImages
     from timm_accel.data.readers.indexed_reader import name_alike
     from timm_accel.data.readers.reader_views import alike
-    from timm_accel.data.split_folders import open_unsplit, split_folders
+    from timm_accel.data.splits.split_folders import open_unsplit, split_folders
     from timm_accel.data.transforms.prepare_image import PrepareImage
 
     if root.is_dir() and (folders := split_folders(root)):
@@ -99,7 +99,7 @@ def _open_folder(root: Path) -> dict[str, Any]:
 def _further(parent: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the readers of other folders of classes beside the splits, such as ``extra``."""
     from timm_accel.data.image_files import is_leftover
-    from timm_accel.data.split_folders import open_class_folder
+    from timm_accel.data.splits.split_folders import open_class_folder
 
     found = {}
     for folder in sorted(parent.iterdir()):

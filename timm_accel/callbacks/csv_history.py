@@ -1,6 +1,7 @@
 """Write the history to a CSV file, one row per epoch."""
 
 import csv
+from contextlib import suppress
 from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_kind, check_run_dir
-from timm_accel.text_files import cell_of, unescaped, write_csv
+from timm_accel.states.speed import COLUMNS as SPEED
+from timm_accel.text_files import cell_of, is_number, read_csv, unescaped, write_csv
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -21,7 +23,9 @@ class CsvHistoryCallback(Callback):
     """Write ``history.csv`` into the run folder: epoch (from 1), learning rate, and every metric of each epoch.
 
     The field of a metric is empty in an epoch that did not record it. Tensors and arrays are written as numbers or
-    lists. Where the file cannot be written, this is reported, and the run continues; the rows are written later.
+    lists. ``images_per_second``, ``data_wait`` (a share of the time) and ``peak_memory_gb`` are those of the training
+    epoch: see `timm_accel.states.speed`. They are in no state: a resumed run finds those of earlier epochs in the file.
+    Where the file cannot be written, this is reported, and the run continues; the rows are written later.
 
     Args:
         path: The file; None for ``history.csv`` in the trainer's ``run_dir``.
@@ -36,6 +40,7 @@ class CsvHistoryCallback(Callback):
         self._file: Path | None = None
         self._columns: list[str] = []
         self._rows = Growing()  # of text
+        self._speeds: dict[str, dict[str, str]] = {}  # of each epoch
         self._size = 0  # of the file in bytes
         self._optional = OptionalFile()
 
@@ -56,6 +61,7 @@ class CsvHistoryCallback(Callback):
         )
         check_kind(self._file, "file")
         self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
+        self._speeds = {}
         self._writes = trainer.current_run().accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,14 +78,26 @@ class CsvHistoryCallback(Callback):
 
     def on_resumed(self, trainer: "LoopTrainer", state: Path, **kwargs: Any) -> None:
         if self._writes and self._columns:
+            self._speeds = self._read_speeds()
             with self._optional.writing(trainer.print):
                 self._rewrite()
+
+    def _read_speeds(self) -> dict[str, dict[str, str]]:
+        """Return what the file holds of the speed of each epoch; nothing where it cannot be read."""
+        assert self._file is not None
+        with suppress(OSError, ValueError, KeyError, csv.Error):
+            rows = read_csv(self._file)
+            return {row["epoch"]: {name: row[name] for name in SPEED if is_number(row.get(name, ""))} for row in rows}
+        return {}
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         epoch = {"epoch": trainer.run_history.current_epoch, "lr": trainer.current_run().epoch_learning_rate}
         row: dict[str, Any] = epoch | plain_value(self._metrics.take(trainer.run_history))
         self._rows.append({name: "" if value is None else str(value) for name, value in row.items()})
-        new = [name for name in row if name not in self._columns]
+        speed = {name: str(value) for name, value in trainer.current_run().speed.row().items() if name not in row}
+        if speed:  # none where the run resumed after the training of this epoch
+            self._speeds[str(epoch["epoch"])] = speed
+        new = [name for name in [*row, *SPEED] if name not in self._columns]
         self._columns += new
         if self._writes and (new or not self._append(self._rows[-1])):
             with self._optional.writing(trainer.print):
@@ -89,7 +107,7 @@ class CsvHistoryCallback(Callback):
         """Append a row to the file as it was written last; return whether that was possible."""
         assert self._file is not None
         line = StringIO(newline="")
-        csv.writer(line).writerow([cell_of(row.get(name, "")) for name in self._columns])
+        csv.writer(line).writerow(map(cell_of, self._cells(row)))
         added = line.getvalue().encode()
         try:
             with open(self._file, "r+b", buffering=0, opener=open_own) as file:
@@ -101,9 +119,13 @@ class CsvHistoryCallback(Callback):
         except OSError:  # the disk is full, or the file was deleted
             return False
 
+    def _cells(self, row: dict[str, str]) -> list[str]:
+        whole = self._speeds.get(row["epoch"], {}) | row
+        return [whole.get(name, "") for name in self._columns]
+
     def _rewrite(self) -> None:
         assert self._file is not None
-        rows = ([row.get(name, "") for name in self._columns] for row in self._rows)
+        rows = map(self._cells, self._rows)
         self._size = -1  # where this write fails, the next one is whole too
         write_csv(self._file, [self._columns, *rows])
         self._size = self._file.stat().st_size

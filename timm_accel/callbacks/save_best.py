@@ -3,6 +3,7 @@
 from copy import deepcopy
 from functools import partial
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,7 +74,7 @@ class SaveBestCallback(Callback):
         assert self._root is not None
         self.best, self._lost, self._saved, self._outdated = {}, set(), {}, {}
         trainer.check_metric("watch_metric", self.watch_metric)
-        owns = all(trainer.belongs_to_run(self._folder(name)) for name in self.FOLDERS)
+        owns = all(trainer.belongs_to_run(self.folder(name)) for name in self.FOLDERS)
         check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
         if owns:
             self.best, lost = on_main_process(trainer.current_run().accelerator, self._read_best)
@@ -93,7 +94,7 @@ class SaveBestCallback(Callback):
         """
         found, lost = {}, {}
         for name in self.FOLDERS:
-            folder, metric = self._folder(name), metric_prefix(name) + self.watch_metric
+            folder, metric = self.folder(name), metric_prefix(name) + self.watch_metric
             remove_unfinished(folder)
             for path, kind in ((folder, "folder"), (folder / CONFIG_FILE, "file"), (folder / WEIGHTS_FILE, "file")):
                 check_kind(path, kind)
@@ -136,7 +137,7 @@ class SaveBestCallback(Callback):
         if trainer.run_dir is not None and trainer.run_dir.resolve() in state.resolve().parents:
             missing = self._saved.keys() - self.best.keys() - self._lost
             what = "Expected {!r} to hold the best weights, but it is missing."
-            self._report_lost(trainer, {name: what.format(str(self._folder(name))) for name in missing})
+            self._report_lost(trainer, {name: what.format(str(self.folder(name))) for name in missing})
         for name in sorted(self._lost & self._saved.keys() & trainer.evaluated_models().keys()):
             best = self._saved[name]
             if best["metric"] != metric_prefix(name) + self.watch_metric:
@@ -145,7 +146,7 @@ class SaveBestCallback(Callback):
             found = on_main_process(trainer.current_run().accelerator, restore)
             if found is not None:
                 self.best[name] = best
-                trainer.print(f"Restored the weights in {str(self._folder(name))!r} from {str(found)!r}.")
+                trainer.print(f"Restored the weights in {str(self.folder(name))!r} from {str(found)!r}.")
 
     def _restore(self, trainer: "LoopTrainer", name: str, states: Path) -> Path | None:
         """Save lost weights again from the newest whole state of their epoch, and return its folder."""
@@ -167,9 +168,16 @@ class SaveBestCallback(Callback):
             if metric in trainer.run_history.get_metric_names():
                 self._save_if_better(trainer, name, metric)
 
+    def would_save(self, metric: str, value: Any) -> bool:
+        """Whether a metric is watched, and the value is better than that of the best weights."""
+        for name in self.FOLDERS:
+            if metric == metric_prefix(name) + self.watch_metric and isinstance(value, Real):
+                return is_better(float(value), self.best.get(name, {}).get("value"), self.greater_is_better)
+        return False
+
     def _save_if_better(self, trainer: "LoopTrainer", name: str, metric: str) -> None:
         value = trainer.latest_metric("watch_metric", metric)
-        if is_better(value, self.best.get(name, {}).get("value"), self.greater_is_better):
+        if self.would_save(metric, value):
             epoch = trainer.run_history.current_epoch
             self._save(trainer, name, {"metric": metric, "value": value, "epoch": epoch})
 
@@ -181,7 +189,7 @@ class SaveBestCallback(Callback):
         with self._files[name].writing(trainer.print):
             save_classifier(
                 trainer.evaluated_models()[name] if model is None else model,
-                self._folder(name),
+                self.folder(name),
                 class_names(trainer.train_dataset),
                 getattr(trainer.eval_dataset, "data_config", None),
                 best=best,
@@ -191,13 +199,8 @@ class SaveBestCallback(Callback):
             self.best[name] = best
         return not self._files[name].failed
 
-    def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        for name, best in sorted(self.best.items(), reverse=True):
-            trainer.print(
-                f"Best {best['metric']} {best['value']:.4f} in epoch {best['epoch']}: weights in {self._folder(name)}"
-            )
-
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """Return the folder of the best weights of the model or of the EMA model."""
         assert self._root is not None
         return self._root / self.FOLDERS[name]
 

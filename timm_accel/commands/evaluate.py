@@ -4,7 +4,7 @@ from typing import Any
 
 from timm_accel.commands.columns import Row, print_facts, print_rows, print_text
 from timm_accel.commands.files import check_out, say_in_progress
-from timm_accel.data.splitting import split_name
+from timm_accel.data.splits.splitting import split_name
 from timm_accel.predict import Classifier, Evaluation, evaluate_classifier, load_classifier
 from timm_accel.predict import fit_temperature as fit_temperature_of
 from timm_accel.terminal import shows_bars

@@ -1,14 +1,16 @@
 """The command ``preview-lr``: the learning rates of a recipe, without training."""
 
+from dataclasses import replace
 from math import ceil, floor
 from typing import Any
 
 from timm_accel.commands.columns import Row, print_facts, print_rows
 from timm_accel.commands.files import check_figure
-from timm_accel.data import Source, write_digits
+from timm_accel.data import write_digits
 from timm_accel.data.sources import is_stream
 from timm_accel.messages import counted
 from timm_accel.recipes import Recipe
+from timm_accel.recipes.building import source_of
 from timm_accel.schedules import SimulatedSchedule, simulate_schedule
 from timm_accel.terminal import screen_width, sparkline
 from timm_accel.text_files import write_csv
@@ -52,14 +54,12 @@ def _updates_per_epoch(recipe: Recipe, num_processes: int) -> int:
             f"Expected updates_per_epoch beside {data!r}, since the images of a stream are not counted, but got None. "
             "Pass the number of images over the global batch size."
         )
-    source = Source(
-        data,
-        root=recipe.data_root,
-        download=recipe.download,
-        val_fraction=recipe.val_fraction,
-        group=recipe.group,
-        class_map=recipe.class_map,
-    )
+    if recipe.batch_size == "auto":
+        raise ValueError(
+            "Expected updates_per_epoch beside batch_size='auto', since no batch is tried, but got None. Pass it, or a "
+            "batch_size."
+        )
+    source = replace(source_of(recipe, data), split_file=None)
     batches = len(source.open("train")) / (recipe.batch_size * num_processes)
     drops = batches >= 1 if recipe.drop_last is None else recipe.drop_last
     return max(1, ceil((floor(batches) if drops else ceil(batches)) / recipe.gradient_accumulation_steps))

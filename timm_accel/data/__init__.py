@@ -9,7 +9,7 @@ from timm_accel.data.readers.folder_index import FolderReader
 from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.samplers import RepeatedSampler, class_balanced_sampler
 from timm_accel.data.sources import Source
-from timm_accel.data.splitting import split_by_class
+from timm_accel.data.splits.splitting import split_by_class
 from timm_accel.data.streams.streamed_images import StreamedImages
 from timm_accel.data.transforms.prepare_image import PrepareImage
 

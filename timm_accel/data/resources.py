@@ -2,13 +2,11 @@
 
 import os
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 _SHARED_MEMORY = Path("/dev/shm")
 _CGROUPS = (  # the limit and the use of memory, of version 2 and 1
@@ -48,18 +46,6 @@ def free_memory() -> int:
         with suppress(OSError, ValueError):  # no such limit: the file is absent, or holds "max"
             free = min(free, int(limit.read_text()) - int(used.read_text()))
     return max(0, free)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the bytes of the peak of memory: of tensors on a GPU, or else of this process. It waits for no device."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # no module of Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def in_megabytes(num_bytes: int) -> str:

@@ -14,9 +14,7 @@ from timm.data.readers.reader import Reader
 from torch.utils.data import IterableDataset
 
 from timm_accel.data.classes import in_label_order, is_multi_label, labels_of
-from timm_accel.data.cross_validation import check_fold, split_by_fold
 from timm_accel.data.equal_files import equal_images, merged_groups
-from timm_accel.data.excluded_images import without_excluded
 from timm_accel.data.labels import require_labels
 from timm_accel.data.readers.dataset_reader import DatasetReader
 from timm_accel.data.readers.hf_reader import is_hf_dataset, open_hf
@@ -24,8 +22,10 @@ from timm_accel.data.readers.manifest_folder import is_manifest, split_manifests
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import tar_splits
-from timm_accel.data.split_folders import open_split, open_unsplit, split_folders
-from timm_accel.data.splitting import read_split, split_by_class, split_name, write_split
+from timm_accel.data.splits.excluded_images import without_excluded
+from timm_accel.data.splits.folds import check_fold, split_by_fold
+from timm_accel.data.splits.split_folders import open_split, open_unsplit, split_folders
+from timm_accel.data.splits.splitting import read_split, split_by_class, split_name, write_split
 from timm_accel.messages import missing_extra, one_line
 
 _STREAMS = {  # the extra and the packages of each
@@ -105,10 +105,7 @@ class Source:
         if not self._divided:
             check_fold(self.folds, self.fold)
             if is_stream(self.data):
-                raise ValueError(
-                    f"Expected no folds beside {self.data!r}, since a stream is not divided, but got {self.folds}. "
-                    "Leave it out, or use a source that is no stream."
-                )
+                raise ValueError(f"Expected no folds beside the stream {self.data!r}, but got {self.folds}. Leave it out.")
             reader = replace(self, folds=None, fold=None)._open(None)
             self._keep(reader, **dict(zip(("train", "val"), self._drawn(reader), strict=True)))
         return self._kept(split)

@@ -1,8 +1,9 @@
-"""Figures of data, features, confusion matrices and learning rates, by matplotlib (extra ``plots``)."""
+"""Figures of data, features, confusions, learning rates and learning curves, by matplotlib (extra ``plots``)."""
 
 from timm_accel.plots.confusion import plot_confusion
 from timm_accel.plots.feature_maps import plot_feature_maps
 from timm_accel.plots.figures import plot_augmentations, plot_batch, plot_mixup, plot_transform
+from timm_accel.plots.history import plot_history
 from timm_accel.plots.learning_rates import plot_lr_finder, plot_schedule
 from timm_accel.plots.saving import save_figure
 
@@ -11,6 +12,7 @@ __all__ = [
     "plot_batch",
     "plot_confusion",
     "plot_feature_maps",
+    "plot_history",
     "plot_lr_finder",
     "plot_mixup",
     "plot_schedule",

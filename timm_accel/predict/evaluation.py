@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from timm_accel.messages import html_block, html_lines, html_table
 from timm_accel.text_files import escaped, write_json
 
 
@@ -83,6 +84,19 @@ class Evaluation:
         write_json(path, asdict(self))
 
     def __str__(self) -> str:
+        lines = [*self._summary(), *(f"{name:<24}{value}" for name, value in self._metric_rows())]
+        width = max(5, *(len(name) for name in self.class_names)) + 2
+        lines.append("")
+        for name, precision, recall, f1, support in self._class_rows():
+            lines.append(f"{name:<{width}}{precision:>9}{recall:>8}{f1:>8}{support:>9}")
+        return escaped("\n".join([*lines, *([""] if self.most_confused else []), *self._confused()]))
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        above, below = (html_lines("p", lines) for lines in (self._summary(), self._confused()))
+        return html_block(above, html_table(self._metric_rows(), heads=0), html_table(self._class_rows()), below)
+
+    def _summary(self) -> list[str]:
         found = self.num_images + len(self.unreadable)
         read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
         lines = [f"{read} images of {len(self.classes)} classes"]
@@ -93,13 +107,18 @@ class Evaluation:
             )
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} cannot be read: {', '.join(self.unreadable[:5])}")
-        lines += [f"{name:<24}{value:.4f}" for name, value in self.metrics.items()]
-        width = max(5, *(len(name) for name in self.class_names)) + 2
-        lines += ["", f"{'class':<{width}}precision  recall      f1  support"]
-        for each in self.classes:
-            figures = f"{each.precision:>9.3f}{each.recall:>8.3f}{each.f1:>8.3f}{each.support:>9}"
-            lines.append(f"{each.name:<{width}}{figures}")
-        if self.most_confused:
-            pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
-            lines += ["", f"most confused: {', '.join(pairs)}"]
-        return escaped("\n".join(lines))
+        return lines
+
+    def _metric_rows(self) -> list[tuple[str, str]]:
+        return [(name, f"{value:.4f}") for name, value in self.metrics.items()]
+
+    def _class_rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (each.name, f"{each.precision:.3f}", f"{each.recall:.3f}", f"{each.f1:.3f}", f"{each.support}")
+            for each in self.classes
+        ]
+        return [("class", "precision", "recall", "f1", "support"), *rows]
+
+    def _confused(self) -> list[str]:
+        pairs = [f"{each.label} as {each.prediction} ({each.count})" for each in self.most_confused[:5]]
+        return [f"most confused: {', '.join(pairs)}"] if pairs else []

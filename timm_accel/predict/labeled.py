@@ -22,7 +22,7 @@ from timm_accel.data.readers.manifest_reader import ManifestReader
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.resources import check_loader_options
 from timm_accel.data.sources import Source
-from timm_accel.data.split_folders import split_folders
+from timm_accel.data.splits.split_folders import split_folders
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
 

@@ -1,7 +1,7 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from timm_accel.callbacks import (
     DEFAULT_CALLBACKS,
     CsvHistoryCallback,
     EarlyStoppingCallback,
+    PrintResultsCallback,
     PrintSetupCallback,
     SaveBestCallback,
     SaveStateCallback,
     TimeLimitCallback,
+    TrackerCallback,
+    check_trackers,
 )
 from timm_accel.data import (
     RepeatedSampler,
@@ -60,6 +63,8 @@ def build_run(recipe: Recipe) -> Run:
             f"Expected fold to be from 1 to {recipe.folds} for one run, but got None. Choose one, or train on all "
             "of them with cross_validate(recipe)."
         )
+    if recipe.trackers:
+        check_trackers(recipe.trackers)  # a missing package is reported before the data are read
     state = process_state()
     with local_main_process_first(state):
         unstarted = UnstartedRun(recipe.run_dir)
@@ -82,7 +87,7 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Ru
         recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
-    trainer = _create_trainer(recipe, state, model, train_set)
+    trainer = _create_trainer(recipe, state, model, train_set, [*_create_trackers(recipe), PrintResultsCallback(data)])
     return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set), unstarted)
 
 
@@ -92,7 +97,7 @@ def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any)
         state.print(f"batch_size is {found} per process, as in the run that is resumed.")
         return found
     smallest = replace(recipe, batch_size=2)
-    trainer = _create_trainer(smallest, state, model, train_set)
+    trainer = _create_trainer(smallest, state, model, train_set, [])
     arguments = _train_arguments(smallest, train_set, None)
     options = {name: arguments[name] for name in ("gradient_accumulation_steps", "train_dataloader_kwargs")}
     found = find_batch_size(trainer, train_set, even=recipe.mixes, **options)
@@ -108,7 +113,9 @@ def _saved_batch_size(recipe: Recipe) -> int | None:
     return next((open_state(folder).manifest["batch_size"] for folder in newest), None)
 
 
-def _create_trainer(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> TimmMixupTrainer:
+def _create_trainer(
+    recipe: Recipe, state: Any, model: nn.Module, train_set: Any, further: list[Any]
+) -> TimmMixupTrainer:
     assert isinstance(recipe.batch_size, int)
     loss_fn, eval_loss_fn = _create_losses(recipe, train_set)
     images = recipe.batch_size * recipe.gradient_accumulation_steps * state.num_processes
@@ -130,7 +137,10 @@ def _create_trainer(recipe: Recipe, state: Any, model: nn.Module, train_set: Any
         loss_func=loss_fn,
         eval_loss_fn=eval_loss_fn,
         num_class=len(train_set.class_names),
-        callbacks=_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
+        callbacks=[
+            *_create_callbacks(recipe, "map" if is_multi_label(train_set) else "accuracy"),
+            *further,
+        ],
         run_dir=recipe.run_dir,
         seed=recipe.seed,
         recipe=plain_options(recipe.resume_key()),
@@ -252,6 +262,12 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     if recipe.patience is not None:
         stopping = [EarlyStoppingCallback(watched, True, patience=recipe.patience, min_delta=recipe.min_delta)]
     return [*DEFAULT_CALLBACKS, *stopping, *saving, PrintSetupCallback]
+
+
+def _create_trackers(recipe: Recipe) -> list[TrackerCallback]:
+    return (
+        [TrackerCallback(recipe.trackers, config=plain_options(asdict(recipe.resolved())))] if recipe.trackers else []
+    )
 
 
 def _mixin_options(recipe: Recipe) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def _train_fold(recipe: Recipe) -> tuple[dict[str, float], dict[str, float], Sco
     path = Path(recipe.run_dir) / _SCORES
     state = process_state()
     if state.is_main_process and not path.exists():
-        score_images(recipe.run_dir, evaluated, batch_size=run.recipe.batch_size, device=trainer.device).to_parquet(
-            path
-        )
+        images = run.train_arguments["per_device_batch_size"]
+        scored = score_images(recipe.run_dir, evaluated, batch_size=images, device=trainer.device)
+        scored.to_parquet(path)
     wait_for_all(state.num_processes)
     scores = Scores.from_parquet(path)
     return evaluation_of(scores).metrics, last, scores

@@ -38,7 +38,7 @@ def must_be(words: str, holds: Callable[[Any], bool], names: Callable[[], Sequen
     return {"condition": Condition(words, holds, names)}
 
 
-def must_pass(check: Callable[[Any], None], words: str) -> Metadata:
+def must_pass(check: Callable[[Any], object], words: str) -> Metadata:
     """Return the ``metadata`` of a field with an existing check.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from timm.data import Mixup
 from timm.optim import list_optimizers
 
-from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback
+from timm_accel.callbacks import EarlyStoppingCallback, SaveStateCallback, check_trackers
 from timm_accel.data import Source, create_datasets
 from timm_accel.data.sources import check_group
 from timm_accel.data.transforms.create import check_policy
@@ -59,6 +59,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("keep_states_when_done", "max_minutes", "data_identity"),
     *("data_root", "download", "on_error", "patience", "min_delta", "evaluate_every_n_epochs", "train_accuracy"),
     *("mixed_precision", "torch_compile"),
+    "trackers",
 }
 
 
@@ -307,6 +308,10 @@ class Recipe:
     never."""
     min_delta: float = field(default=default_of(EarlyStoppingCallback, "min_delta"), metadata=AT_LEAST_0)
     """The smallest change that counts as better, with patience."""
+    trackers: tuple[str, ...] | None = field(
+        default=None, metadata=must_pass(check_trackers, "a list of names that accelerate knows")
+    )
+    """Where to log the run: tensorboard, trackio, wandb, mlflow, …; None for nowhere."""
 
     default_warmup = False  # whether warmup_epochs was left to a named recipe; no option
 

@@ -1,5 +1,6 @@
 """The mean loss of an epoch, summed on the device so that no step waits for the host."""
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ class RunningMean:
         self.weight = torch.zeros_like(self.total)
         self.count = 0
         self.sums = False
+        self.last_average: float | None = None  # as `finite` read it back
 
     def update(
         self,
@@ -62,8 +64,10 @@ class RunningMean:
         self.count += state_dict["count"]
 
     def finite(self) -> bool:
-        """Whether no loss so far was NaN or infinite. Waits for the device."""
-        return bool(self.total.isfinite())
+        """Whether no loss so far was NaN or infinite. Waits for the device, once: the mean is read back with it."""
+        read = torch.complex(self.total, self.weight).item()
+        self.last_average = read.real if self.sums else read.real / read.imag if read.imag else None
+        return isfinite(read.real)
 
     @property
     def average(self) -> float:

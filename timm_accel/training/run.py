@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from timm_accel.data.seeding import seed_prefetch
 from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.running_mean import RunningMean, global_means
+from timm_accel.states.speed import Speed
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training.loaders import LoaderWorkers, device_transform_of
 from timm_accel.training.prefetch import prefetch
@@ -50,6 +51,8 @@ class Run:
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
         self.training_means: dict[str, RunningMean] = {}  # metrics of the training epoch, beside its loss
+        self.speed, self.evaluation_speed = Speed(), Speed()  # of the training epoch and the evaluation
+        self.at_exit = ExitStack()  # closed when the run is left, also by an error
         self._consensus: Consensus | None = None
         self._unwrapped: tuple[Any, Any] = (None, None)
         self._repeated = RepeatedMetrics()
@@ -160,17 +163,21 @@ class Run:
             trainer.eval_epoch_start()
             losses = {name: RunningMean(trainer.device) for name in trainer.evaluated_models()}
             trainer._loss_tracker = losses["model"]
+            speed = Speed(losses["model"], self.accelerator)
+            self.evaluation_speed = self.evaluation_speed if is_intermediate else speed
             unlimited = trainer._eval_dataloader
             self.notify("on_eval_epoch_start", is_intermediate=is_intermediate)
             limited = trainer._eval_dataloader is not unlimited  # by a callback from upstream
             with torch.no_grad():
-                for batch in self._prefetched(trainer._eval_dataloader if limited else loader):
+                for batch in self._prefetched(speed, trainer._eval_dataloader if limited else loader):
                     if batch is not None:  # None: none of its images could be read
                         self._eval_batch(batch, losses, divisors)
             trainer.record_evaluation_metrics()
             trainer.eval_epoch_end()
             name = "evaluation_loss" if not is_training else "eval_loss" if is_intermediate else "eval_loss_epoch"
             self._record({f"{metric_prefix(weights_name)}{name}": loss for weights_name, loss in losses.items()})
+            seconds = speed.end()
+            self.speed.leave_out(seconds if is_intermediate else 0)
             self.notify("on_eval_epoch_end", is_intermediate=is_intermediate)
             self._repeated.report(trainer.print)
         if not is_intermediate:
@@ -209,10 +216,13 @@ class Run:
             for module, mode in modes.items():
                 module.training = mode
 
-    def _prefetched(self, batches: Iterable, loader: Any = None, start: int | None = None) -> Iterator[Any]:
+    def _prefetched(
+        self, speed: Speed, batches: Iterable, loader: Any = None, start: int | None = None
+    ) -> Iterator[Any]:
         """Yield the batches after on-device normalization and random erasing.
 
         Args:
+            speed: It counts the time spent waiting for the loader.
             batches: The remaining batches of the loader.
             loader: The loader; None if `batches` is the loader.
             start: The number of the first batch in the training epoch; None in evaluation, where nothing is random.
@@ -234,7 +244,7 @@ class Run:
             number, batch = numbered
             return None if batch is None else trainer.checked_batch(batch, number, training=start is not None)
 
-        return map(check, enumerate(prefetch(batches, finish, trainer.device), start or 0))
+        return map(check, enumerate(prefetch(speed.waiting(batches), finish, trainer.device), start or 0))
 
     def _record(self, means: dict[str, RunningMean]) -> None:
         for name, mean in global_means(means, self.accelerator).items():

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
@@ -137,7 +138,10 @@ class LoopTrainer(Trainer):
         return self._current_run or Run(self, self._num_updates)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        super().print(*(printable(str(each)) for each in args), **kwargs)
+        """Print on rank 0, above a progress bar if there is one; upstream prints on one rank of each machine."""
+        if self._accelerator is None or self._accelerator.is_main_process:
+            with tqdm.external_write_mode(kwargs.get("file")):
+                print(*(printable(str(each)) for each in args), **kwargs)
 
     # What a mixin or a subclass overrides, beside upstream's own hooks
 
@@ -393,6 +397,7 @@ class LoopTrainer(Trainer):
             yield
         finally:
             self._current_run, self._num_updates = None, run.num_updates
+            run.at_exit.close()
             self.create_scheduler_fn = None  # often a bound method: the cycle would keep loaders alive
             run.loader_workers.end()
 

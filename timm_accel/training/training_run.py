@@ -14,6 +14,7 @@ from timm_accel.data.seeding import seed_order, seed_step
 from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Stop
 from timm_accel.states.running_mean import RunningMean
+from timm_accel.states.speed import Speed, reset_peak_memory
 from timm_accel.training import snapshot
 from timm_accel.training.gradient_group import GradientGroup, multiply_gradients, with_last
 from timm_accel.training.loaders import count_batches, remaining, set_epoch
@@ -107,6 +108,8 @@ class TrainingRun(Run):
         trainer._loss_tracker, self.resumed_loss = self.resumed_loss or RunningMean(trainer.device), None
         if self.progress.batch == 0:
             self.begin_training_means()
+        reset_peak_memory(trainer.device)
+        self.speed = Speed(trainer._loss_tracker, self.accelerator)
         self.notify("on_train_epoch_start")
         seed_order(trainer.seed, epoch)
         with closing(self._micro_batches(loader)) as batches:
@@ -123,6 +126,7 @@ class TrainingRun(Run):
         self.batch_index = None
         trainer.train_epoch_end()
         self._record({"train_loss_epoch": trainer._loss_tracker, **self.training_means})
+        self.speed.end()  # the record has waited for the device
         self.notify("on_train_epoch_end")
         self.progress = replace(self.progress, batch=0, stage="evaluate")
         self.sync()
@@ -140,7 +144,7 @@ class TrainingRun(Run):
         batches = () if self._reached_max_steps() else remaining(loader, start)
         processes = self.accelerator.num_processes
         self._group = group = GradientGroup(loader, accumulation, processes, self.sum_over_ranks)
-        finished = with_last(self._prefetched(batches, loader, start), group.looks_ahead)
+        finished = with_last(self._prefetched(self.speed, batches, loader, start), group.looks_ahead)
         for index, (batch, is_last) in enumerate(finished, start):
             self.batch_index, group.is_last = index, is_last
             if index == start and self._rebuilds_buckets:

@@ -3,7 +3,8 @@
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from timm_accel.data.resources import in_megabytes, peak_memory
+from timm_accel.data.resources import in_megabytes
+from timm_accel.states.speed import peak_memory
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer

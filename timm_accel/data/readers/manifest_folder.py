@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_accel.data.readers.manifest_reader import MANIFESTS, manifest_columns
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.splitting import SPLITS, split_name
 
 
 def is_manifest(data: Any) -> bool:

@@ -15,7 +15,7 @@ from timm_accel.data.classes import class_name
 from timm_accel.data.labels import UNLABELED
 from timm_accel.data.readers.filename_reader import check_classes, number_classes
 from timm_accel.data.readers.regular_files import FolderListing, check_regular, is_special
-from timm_accel.data.splitting import SPLITS, misspelled_split, split_name
+from timm_accel.data.splits.splitting import SPLITS, misspelled_split, split_name
 from timm_accel.messages import missing_extra, one_line
 from timm_accel.text_files import unescaped
 

@@ -18,10 +18,10 @@ import numpy as np
 from timm.utils import natural_key
 
 from timm_accel.data.image_files import FileCounts, ending_of, image_endings, is_leftover
-from timm_accel.data.nested_splits import find_splits
 from timm_accel.data.readers.cached_arrays import cache_file, read_arrays, write_arrays
 from timm_accel.data.readers.indexed_reader import FileList, as_array, as_texts
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.nested_splits import find_splits
+from timm_accel.data.splits.splitting import SPLITS, split_name
 
 _FORMAT = 1
 _SETTLED_NS = 2_000_000_000  # as for folders: the coarsest clock of a file system

@@ -13,7 +13,7 @@ from timm_accel.data.classes import class_name
 from timm_accel.data.image_files import is_leftover
 from timm_accel.data.readers.indexed_reader import IndexedReader, check_stray_images
 from timm_accel.data.readers.tar_index import open_tar_index
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.splitting import SPLITS, split_name
 
 
 class TarReader(IndexedReader):

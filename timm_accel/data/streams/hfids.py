@@ -10,7 +10,7 @@ from timm.data.readers._hfds import get_class_labels
 from timm.data.readers.reader_hfids import ReaderHfids
 
 from timm_accel.data.readers.hf_reader import find_columns, found_names
-from timm_accel.data.splitting import split_name
+from timm_accel.data.splits.splitting import split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from timm_accel.data.splitting import split_name
+from timm_accel.data.splits.splitting import split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 if find_spec("tensorflow_datasets") is not None:

@@ -15,7 +15,7 @@ from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log
 from timm_accel.data.classes import numbered_names
 from timm_accel.data.image_files import image_endings, is_leftover
 from timm_accel.data.readers.regular_files import check_regular
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.splitting import SPLITS, split_name
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 from timm_accel.messages import one_line
 

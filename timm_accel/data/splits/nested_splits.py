@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.splitting import SPLITS, split_name
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_accel.data.splitting import numbered_groups
+from timm_accel.data.splits.splitting import numbered_groups
 
 
 def check_fold(folds: Any, fold: Any) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_accel.data.nested_splits import find_splits
 from timm_accel.data.readers.folder_index import FolderReader, open_index
 from timm_accel.data.readers.indexed_reader import check_stray_images, name_alike
 from timm_accel.data.readers.tar_reader import is_tar, open_tar
-from timm_accel.data.splitting import SPLITS, split_name
+from timm_accel.data.splits.nested_splits import find_splits
+from timm_accel.data.splits.splitting import SPLITS, split_name
 
 
 def open_unsplit(path: Path) -> Any:

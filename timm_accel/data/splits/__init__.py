@@ -1,0 +1,1 @@
+"""How images are parted: splits in folders, drawn splits, folds of a cross-validation, and images left out."""
