@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_IMODE
+from stat import S_IMODE, S_ISREG
 from uuid import uuid4
 
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]  # Windows has no quota of users
@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, *, shared: bool = False, flush: bool = True) 
         raise IsADirectoryError(f"Expected path to be a file, but got the folder {str(path)!r}. Add a file name.")
     temporary = _temporary_folder(path, f".{uuid4().hex}" if shared else "")
     try:
-        _remove(temporary)  # left by a killed process
+        remove(temporary)  # left by a killed process
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(mode=0o700)
     except OSError as error:
@@ -78,10 +78,24 @@ def _refusal(path: Path, why: str | None) -> OSError:
 def remove_leftover(path: Path) -> None:
     """Remove the leftover of a killed `atomic_write`; call it only from the single writer of `path`."""
     with suppress(OSError):
-        _remove(_temporary_folder(path))
+        remove(_temporary_folder(path))
 
 
-def _remove(path: Path) -> None:
+def open_own(path: str, flags: int) -> int:
+    """Open a regular file of a run, and never follow a link; `open` takes this as its `opener`.
+
+    Raises:
+        OSError: There is a link, a pipe or a device in its place, which is neither read nor written.
+    """
+    no_link, no_wait = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))  # Windows has neither
+    descriptor = os.open(path, flags | no_link | no_wait, 0o666)
+    if not S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, "Not a regular file", path)
+    return descriptor
+
+
+def remove(path: Path) -> None:
     """Remove a folder, or a file or link in its place."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -90,6 +90,16 @@ def _quoted(text: str, limit: int | None) -> str:
     return text[:limit]
 
 
+def shortened(value: Any, limit: int = 200) -> str:
+    """Return a value as code in one line, and no more than its first characters.
+
+    >>> shortened({"a": [1, 2]}), shortened("cats and dogs", 5)
+    ("{'a': [1, 2]}", "'cats…")
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: ``"1 file"``, ``"2,000 classes"``."""
     return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"

@@ -1,5 +1,6 @@
 """The history file: a row is appended, and a file that changed meanwhile is written again."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ def test_a_row_is_appended(tmp_path: Path) -> None:
         lambda path: path.write_text(""),
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(path.read_bytes() + b"3,0.1,half a ro"),
+        lambda path: path.rename(path.with_name("moved")) and path.symlink_to("moved"),
+        lambda path: path.unlink() or os.mkfifo(path),
     ],
-    ids=["deleted", "empty", "shorter", "longer"],
+    ids=["deleted", "empty", "shorter", "longer", "link", "pipe"],
 )
 def test_a_file_that_changed_is_written_again(change: Callable[[Path], Any], tmp_path: Path) -> None:
     changed, whole = run(tmp_path / "changed", change), run(tmp_path / "whole", lambda path: None)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from refusal import contents, refused
-from resumed_runs import cut, make_run, same_outcome, states, train
+from resumed_runs import cut, make_run, same_outcome, sign_again, states, train
 
+from timm_accel.callbacks import Callback
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.models import signed_config
 
@@ -69,12 +71,64 @@ def test_the_state_of_their_epoch_restores_them(
     assert contents(run / "best") == before
 
 
+class Copying(Callback):
+    """Copies the best weights when all is restored, before later epochs replace them."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_resumed(self, trainer: Any, state: Path, **kwargs: Any) -> None:
+        for name in ("best", "best_ema"):
+            shutil.copytree(self.run / name, self.run.parent / "copies" / name)
+
+
+@pytest.mark.parametrize("lost", [["best"], ["best_ema"], ["best", "best_ema"]])
+@pytest.mark.parametrize("newer", ["whole", "damaged", "a link"])
+def test_an_older_state_of_their_epoch_restores_them(
+    newer: str, lost: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cut(whole, 10, tmp_path / "run")  # within the second epoch
+    shutil.copytree(states(run)[7], run / "state" / "000900_epoch_1_batch_0")
+    for name in lost:
+        flip(run / name)
+    source = run / "state" / "000900_epoch_1_batch_0"
+    if newer == "damaged":
+        (source / "rank_0.pt").write_bytes(b"")
+    elif newer == "a link":
+        source.rename(tmp_path / "aside")
+        source.symlink_to(tmp_path / "aside")
+    trainer = make_run(run)
+    trainer.callback_handler.add_callback(Copying(run))
+    train(trainer, resume_from=states(run)[-2], num_epochs=2)
+    restored = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Restored the weights")]
+    holder = source if newer == "whole" else whole.parent / "run" / "state" / states(whole)[7].name
+    assert [line.split("'")[1] for line in restored] == [str(run / name) for name in sorted(lost)[::-1]]
+    assert {Path(line.split("'")[3]).name for line in restored} == {holder.name}
+    for name in lost:
+        assert contents(run.parent / "copies" / name) == contents(whole.parent / "first" / name)
+
+
+def test_a_state_of_their_epoch_that_had_others_does_not_restore_them(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as that of a run with other evaluation images."""
+    run = cut(whole, 10, tmp_path / "run")
+    common = torch.load(states(run)[7] / "common.pt", weights_only=True)
+    common["callbacks"]["SaveBestCallback"]["best"]["model"]["value"] += 1
+    torch.save(common, states(run)[7] / "common.pt")
+    sign_again(states(run)[7])
+    flip(run / "best")
+    train(make_run(run), resume_from="auto")
+    assert "Restored" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_the_next_evaluation_saves_them_again(
     kind: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage, words = DAMAGE[kind]
     run = cut(whole, 10, tmp_path / "run")  # within the second epoch
+    shutil.rmtree(states(run)[7])  # that of their epoch
     damage(run / "best")
     train(make_run(run), resume_from="auto")
     said = capsys.readouterr().out

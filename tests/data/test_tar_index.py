@@ -89,6 +89,13 @@ def test_images_order_and_labels_of_a_tar_are_those_of_timm(tmp_path: Path) -> N
         assert list(ours.class_to_idx.items()) == list(timms.class_name_to_idx.items())
 
 
+def test_a_system_without_pread_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tar(tmp_path / "a.tar", NAMES)
+    expected = content(TarReader(path))
+    monkeypatch.delattr(os, "pread")  # Windows
+    assert content(TarReader(path)) == expected
+
+
 def test_images_order_and_labels_of_a_folder_of_tars_are_those_of_timm(tmp_path: Path) -> None:
     for number, name in enumerate(("owl", "cat", "dog10", "dog9")):
         write_tar(tmp_path / f"{name}.tar", {f"{name}_{image}.png": 10 * number + image for image in (11, 2, 1)})

@@ -10,7 +10,7 @@ import pytest
 from resumed_runs import make_run, positions, run_script, same_outcome, train
 
 RUN = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import torch
 from resumed_runs import Noting, make_run, train
@@ -52,7 +52,7 @@ def test_sighup_that_is_ignored_or_handled_by_the_user_stays_so(before: str, tmp
 
 def test_a_closed_terminal_ends_the_run_with_a_state(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
-    action = "print('now', flush=True); signal.pause()"
+    action = "print('now', flush=True); [time.sleep(0.01) for _ in range(3000) if os.isatty(1)]"  # until it is handled
     script.write_text(RUN.format(action=action, before="sys.stderr.isatty() or sys.exit(9)"))
     process, terminal = pty.fork()
     if process == 0:

@@ -101,7 +101,7 @@ def test_everything_is_on_the_disk_before_the_name_appears(tmp_path: Path, monke
     monkeypatch.setattr(Path, "rename", note_rename)
     name = write(tmp_path).folder.name
     unfinished = f"{name}.unfinished"
-    assert order == [COMMON, "rank_0.pt", "manifest.json", unfinished, f"rename {unfinished}", tmp_path.name, ".latest"]
+    assert order == [COMMON, "rank_0.pt", "manifest.json", unfinished, f"rename {unfinished}", tmp_path.name, "latest"]
 
 
 def test_what_a_killed_write_left_is_no_state_and_goes_with_the_next(tmp_path: Path) -> None:

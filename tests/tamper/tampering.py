@@ -1,6 +1,7 @@
 """Changes to each file of a run folder, of every kind that a disk, a tool or a person may make."""
 
 import json
+import os
 import random
 import shutil
 from collections import defaultdict
@@ -55,6 +56,11 @@ def replace_by_a_file(path: Path) -> None:
     path.write_text("nothing")
 
 
+def replace_by_a_link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 BYTES: dict[str, Callable[[Path], Any]] = {
     "truncate": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "truncate by one": lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -67,15 +73,18 @@ BYTES: dict[str, Callable[[Path], Any]] = {
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00\x81" * 20),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "a folder": replace_by_a_folder,
+    "a pipe": lambda path: path.unlink() or os.mkfifo(path),
+    "a broken link": lambda path: path.unlink() or path.symlink_to("nowhere"),
 }
 
 
 def byte_changes(run: Path, other: Path) -> Iterator[Change]:
-    """Each kind of damage to each file, and the file of the same place in another run."""
+    """Each kind of damage to each file, and a link to its original, and the file of the same place in another run."""
     for path in files(run):
         name = path.relative_to(run).as_posix()
         for kind, damage in BYTES.items():
             yield Change(f"{kind}: {path.name}", name, lambda root, name=name, damage=damage: damage(root / name))
+        yield Change(f"a link: {path.name}", name, lambda root, name=name: replace_by_a_link(root / name, run / name))
         if (theirs := other / name).is_file():
             yield Change(
                 f"swap: {path.name}",

@@ -9,7 +9,7 @@ TESTS = Path(__file__).parent.parent
 SCRIPT = """
 import errno, os, signal, sys
 import psutil, torch, torchmetrics, accelerate, timm  # they may use what their system has
-for name in ("sched_getaffinity", "EX_TEMPFAIL", "getpgid", "mkfifo"):
+for name in ("sched_getaffinity", "EX_TEMPFAIL", "getpgid", "mkfifo", "pread"):
     delattr(os, name)
 for name in ("SIGUSR1", "SIGUSR2", "SIGHUP"):
     delattr(signal, name)
@@ -19,8 +19,15 @@ from tiny_runs import fit, make_trainer, tiny_data
 from timm_accel.callbacks import CsvHistoryCallback, SaveStateCallback
 from timm_accel.data.resources import available_cpus
 
+def lock_cannot_be_touched(name, arguments):  # Windows neither writes nor removes an open file that is locked
+    if (name == "open" and arguments[1] == "w") or name == "os.remove":
+        if os.path.basename(str(arguments[0])) == "lock":
+            raise PermissionError(errno.EACCES, "Permission denied", arguments[0])
+
+sys.addaudithook(lock_cannot_be_touched)
 assert available_cpus() == os.cpu_count()
-for options in ({}, {"resume_from": "auto", "num_epochs": 3}):
+spawned = {"num_workers": 1, "multiprocessing_context": "spawn"}  # as on macOS and Windows
+for options in ({"train_dataloader_kwargs": spawned}, {"resume_from": "auto", "num_epochs": 3}):
     fit(make_trainer(run_dir=sys.argv[1], callbacks=[CsvHistoryCallback, SaveStateCallback()]), **options)
 """
 

@@ -6,11 +6,12 @@ from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.atomic import open_own
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.states.growing import Growing
-from timm_accel.states.run_dir import check_run_dir
+from timm_accel.states.run_dir import check_kind, check_run_dir
 from timm_accel.states.speed import COLUMNS as SPEED
 from timm_accel.text_files import cell_of, is_number, read_csv, unescaped, write_csv
 
@@ -31,7 +32,7 @@ class CsvHistoryCallback(Callback):
 
     Raises:
         ValueError: There is neither a path nor a ``run_dir``.
-        OSError: At the start, if the file exists or its folder cannot be written to.
+        OSError: At the start, if the file exists, is a link, or its folder cannot be written to.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -58,6 +59,7 @@ class CsvHistoryCallback(Callback):
             [] if trainer.belongs_to_run(self._file) else [self._file.name],
             argument="the folder of path",
         )
+        check_kind(self._file, "file")
         self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
         self._speeds = {}
         self._writes = trainer.current_run().accelerator.is_main_process
@@ -67,15 +69,18 @@ class CsvHistoryCallback(Callback):
         return {"columns": self._columns, "rows": self._rows, "seen": self._metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the content of the file."""
+        """Restore the rows of the file."""
         self._columns = list(state_dict["columns"])
         text = csv.DictReader(StringIO(state_dict.get("text", ""), newline=""))  # of a state of format 1
         old = ({name: unescaped(cell) for name, cell in row.items()} for row in text)
         self._rows = Growing([*state_dict.get("rows", ()), *old])
         self._metrics.load_state_dict(state_dict["seen"])
+
+    def on_resumed(self, trainer: "LoopTrainer", state: Path, **kwargs: Any) -> None:
         if self._writes and self._columns:
             self._speeds = self._read_speeds()
-            self._rewrite()
+            with self._optional.writing(trainer.print):
+                self._rewrite()
 
     def _read_speeds(self) -> dict[str, dict[str, str]]:
         """Return what the file holds of the speed of each epoch; nothing where it cannot be read."""
@@ -104,12 +109,13 @@ class CsvHistoryCallback(Callback):
         line = StringIO(newline="")
         csv.writer(line).writerow(map(cell_of, self._cells(row)))
         added = line.getvalue().encode()
-        self._size += len(added)
         try:
-            with open(self._file, "r+b", buffering=0) as file:
-                file.seek(0, SEEK_END)
-                file.write(added)
-                return file.tell() == self._size
+            with open(self._file, "r+b", buffering=0, opener=open_own) as file:
+                if file.seek(0, SEEK_END) != self._size:
+                    return False
+                written = file.write(added)
+                self._size += written
+                return written == len(added)
         except OSError:  # the disk is full, or the file was deleted
             return False
 

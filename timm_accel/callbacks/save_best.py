@@ -1,5 +1,7 @@
 """Save the best weights and the best EMA weights, each by the metric of these weights."""
 
+from copy import deepcopy
+from functools import partial
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -11,13 +13,14 @@ from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
-from timm_accel.states.run_dir import check_run_dir
-from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix
+from timm_accel.states.folder import COMMON, whole_states
+from timm_accel.states.run_dir import check_kind, check_run_dir
+from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix, weights_of
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
 
-_NEXT = "The state restores them if it is of their epoch; otherwise the next evaluation saves the best weights again."
+_NEXT = "A state of their epoch restores them; if there is none, the next evaluation saves the best weights again."
 
 
 class SaveBestCallback(Callback):
@@ -93,9 +96,10 @@ class SaveBestCallback(Callback):
         for name in self.FOLDERS:
             folder, metric = self.folder(name), metric_prefix(name) + self.watch_metric
             remove_unfinished(folder)
+            for path, kind in ((folder, "folder"), (folder / CONFIG_FILE, "file"), (folder / WEIGHTS_FILE, "file")):
+                check_kind(path, kind)
             if not folder.exists():
                 continue
-            _refuse_other_kinds(folder)
             try:
                 found[name] = _best_in(folder)
             except (ValueError, OSError) as error:
@@ -134,13 +138,26 @@ class SaveBestCallback(Callback):
             missing = self._saved.keys() - self.best.keys() - self._lost
             what = "Expected {!r} to hold the best weights, but it is missing."
             self._report_lost(trainer, {name: what.format(str(self.folder(name))) for name in missing})
-        progress, models = trainer.current_run().progress, trainer.evaluated_models()
-        for name in sorted(self._lost & self._saved.keys() & models.keys()):
+        for name in sorted(self._lost & self._saved.keys() & trainer.evaluated_models().keys()):
             best = self._saved[name]
-            is_its_epoch = (progress.epoch, progress.batch, progress.stage) == (best["epoch"], 0, "train")
-            is_its_metric = best["metric"] == metric_prefix(name) + self.watch_metric
-            if is_its_epoch and is_its_metric and self._save(trainer, name, best):
-                trainer.print(f"Restored the weights in {str(self.folder(name))!r} from {str(state)!r}.")
+            if best["metric"] != metric_prefix(name) + self.watch_metric:
+                continue
+            restore = partial(self._restore, trainer, name, state.parent)
+            found = on_main_process(trainer.current_run().accelerator, restore)
+            if found is not None:
+                self.best[name] = best
+                trainer.print(f"Restored the weights in {str(self.folder(name))!r} from {str(found)!r}.")
+
+    def _restore(self, trainer: "LoopTrainer", name: str, states: Path) -> Path | None:
+        """Save lost weights again from the newest whole state of their epoch, and return its folder."""
+        best = self._saved[name]
+        for state in whole_states(states, epoch=best["epoch"]):
+            common = state.load(COMMON)
+            if common["callbacks"].get(type(self).__qualname__, {}).get("best", {}).get(name) == best:
+                model = deepcopy(trainer.evaluated_models()[name])
+                model.load_state_dict(weights_of(common, name))
+                return state.folder if self._save(trainer, name, best, model) else None
+        return None
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.current_run().skips_evaluation:
@@ -164,14 +181,14 @@ class SaveBestCallback(Callback):
             epoch = trainer.run_history.current_epoch
             self._save(trainer, name, {"metric": metric, "value": value, "epoch": epoch})
 
-    def _save(self, trainer: "LoopTrainer", name: str, best: dict[str, Any]) -> bool:
+    def _save(self, trainer: "LoopTrainer", name: str, best: dict[str, Any], model: Any = None) -> bool:
         """Save weights as the best ones, and return False where they cannot be written."""
         if not trainer.current_run().accelerator.is_main_process:
             self.best[name] = best
             return True
         with self._files[name].writing(trainer.print):
             save_classifier(
-                trainer.evaluated_models()[name],
+                trainer.evaluated_models()[name] if model is None else model,
                 self.folder(name),
                 class_names(trainer.train_dataset),
                 getattr(trainer.eval_dataset, "data_config", None),
@@ -186,13 +203,6 @@ class SaveBestCallback(Callback):
         """Return the folder of the best weights of the model or of the EMA model."""
         assert self._root is not None
         return self._root / self.FOLDERS[name]
-
-
-def _refuse_other_kinds(folder: Path) -> None:
-    """Raise an `OSError` where something else is in the place of the folder or of a file in it."""
-    for path, kind in ((folder, "folder"), (folder / CONFIG_FILE, "file"), (folder / WEIGHTS_FILE, "file")):
-        if path.exists() and path.is_dir() != (kind == "folder"):
-            raise FileExistsError(f"Expected {str(path)!r} to be a {kind}, but got something else. Move it away.")
 
 
 def _best_in(folder: Path) -> dict[str, Any]:

@@ -67,6 +67,6 @@ def export_program(
         program = torch.export.export(prepared.module, (prepared.images(2),), dynamic_shapes=(batch,), strict=False)
         content = BytesIO()  # torch 2.14 aborts the process where it writes to a full disk itself
         torch.export.save(program, content, extra_files={EXTRA_FILE: prepared.metadata.to_json()})
-        unfinished.write_bytes(content.getbuffer())
+        unfinished.write_bytes(content.getvalue())
 
     return write_checked(Path(path), prepared, write, method="export", tolerance=tolerance)

@@ -75,6 +75,6 @@ def export_torchscript(
             module = torch.jit.trace(prepared.module, prepared.images(2))  # a batch of 1 may take another branch
         content = BytesIO()  # torch 2.14 aborts the process where it writes to a full disk itself
         torch.jit.save(module, content, _extra_files={EXTRA_FILE: prepared.metadata.to_json()})
-        unfinished.write_bytes(content.getbuffer())
+        unfinished.write_bytes(content.getvalue())
 
     return write_checked(Path(path), prepared, write, method=method, tolerance=tolerance)

@@ -12,7 +12,7 @@ from typing import Any
 
 from timm_accel.data.transforms.data_config import check_crop, check_mean_and_std
 from timm_accel.data.transforms.pixel_range import check_pixel_range
-from timm_accel.messages import one_line
+from timm_accel.messages import one_line, shortened
 from timm_accel.states.manifest import digest_of, digest_of_file
 
 WEIGHTS_FILE = "model.safetensors"
@@ -156,8 +156,7 @@ def check_data_config(config: Mapping[str, Any], where: str) -> None:
 
 
 def _wrong(name: str, where: str, wanted: str, value: Any) -> ValueError:
-    text = repr(value)
-    shown = text if len(text) <= 100 else f"{text[:100]}…"
+    shown = shortened(value, 100)
     return ValueError(f"Expected {name} in {where} to be {wanted}, but got {shown}. Save or export the model again.")
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from timm_accel.atomic import atomic_write, open_own, remove
 from timm_accel.states.manifest import FORMAT, digest_of_file, read_manifest, signed
 
 STATES = "state"
@@ -60,6 +61,7 @@ class SavedState:
             raise _damaged(self.folder, odd[0], "is no file of it. Remove that file")
         for name, (size, digest) in self.manifest["files"].items():
             path = self.folder / name
+            _refuse_link(self.folder, name)
             found = path.stat().st_size if path.is_file() else None
             if found != size:
                 how = "is missing" if found is None else f"has {found} bytes instead of {size}"
@@ -79,6 +81,12 @@ def _damaged(folder: Path, name: str, how: str) -> DamagedStateError:
     return DamagedStateError(
         f"Expected the state {str(folder)!r} to be complete, but {name!r} {how}. Use another state."
     )
+
+
+def _refuse_link(folder: Path, name: str) -> None:
+    """Raise a `DamagedStateError` for a link, whose file may change or vanish without the state."""
+    if (folder / name).is_symlink():
+        raise _damaged(folder, name, "is a link")
 
 
 def write_state(
@@ -116,7 +124,7 @@ def write_state(
         for file_name, content in files.items():
             written[file_name] = _write(unfinished / file_name, content)
         manifest = signed({"format": FORMAT, **about, "files": written})
-        with open(unfinished / MANIFEST, "w") as text:
+        with open(unfinished / MANIFEST, "x") as text:  # no link in its place is followed
             json.dump(manifest, text, indent=2)
             _flush(text)
         flush_folder(unfinished)
@@ -146,7 +154,8 @@ def tidy_states(root: Path, newest: SavedState) -> None:
 
 def _remove_unfinished(root: Path) -> None:
     for left in root.glob(f"*{UNFINISHED}"):
-        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            remove(left)
 
 
 def _link(name: str, folder: Path, before: SavedState | None) -> list[Any] | None:
@@ -162,7 +171,7 @@ def _link(name: str, folder: Path, before: SavedState | None) -> list[Any] | Non
 
 
 def _write(path: Path, content: Any) -> list[Any]:
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         _save(content, file)
         _flush(file)
     return [path.stat().st_size, digest_of_file(path)]
@@ -178,11 +187,11 @@ def _save(content: Any, file: Any) -> None:
 
 
 def _write_latest(root: Path, name: str) -> None:
-    new = root / f".{LATEST}"
-    with open(new, "w") as file:
-        file.write(name + "\n")
-        _flush(file)
-    new.replace(root / LATEST)
+    latest = root / LATEST
+    if latest.is_symlink():
+        latest.unlink()  # one to a folder could not be replaced
+    with atomic_write(latest) as unfinished:
+        unfinished.write_text(f"{name}\n")
 
 
 def _flush(file: Any) -> None:
@@ -218,8 +227,14 @@ def open_state(path: str | Path) -> SavedState:
         DamagedStateError: Its manifest cannot be read.
     """
     folder = Path(path)
-    if folder.name == LATEST and folder.is_file():
+    if folder.name == LATEST and (folder.is_file() or folder.is_symlink()):
         folder = _named_by(folder) or next(iter(state_folders(folder.parent)), folder)
+    if _NAME.fullmatch(folder.name) and folder.is_symlink():
+        raise DamagedStateError(
+            f"Expected the state {str(folder)!r} to be a folder, but got a link to {os.readlink(folder)!r}. Name that "
+            "folder, or put it in place of the link."
+        )
+    _refuse_link(folder, MANIFEST)
     if not (folder / MANIFEST).is_file():
         if _NAME.fullmatch(folder.name) and os.path.lexists(folder):
             raise _damaged(folder, MANIFEST, "is missing")
@@ -245,7 +260,7 @@ def open_state(path: str | Path) -> SavedState:
 def _named_by(latest: Path) -> Path | None:
     """Return the state that ``latest`` names; None where it names none."""
     try:
-        with open(latest, errors="replace") as file:
+        with open(latest, errors="replace", opener=open_own) as file:
             name = file.read(1000).strip()
     except OSError:
         return None
@@ -277,6 +292,17 @@ def newest_state(root: Path, report: Callable[[str], None]) -> SavedState | None
             "start a new run in another folder."
         )
     return None
+
+
+def whole_states(root: Path, epoch: int) -> Iterator[SavedState]:
+    """Yield the undamaged states of the end of an epoch (from 1), the newest first."""
+    for folder in state_folders(root):
+        with suppress(ValueError):  # damaged, or of another version
+            state = open_state(folder)
+            progress = state.manifest["progress"]
+            if (progress["epoch"], progress["batch"], progress["stage"]) == (epoch, 0, "train"):
+                state.check()
+                yield state
 
 
 def prune_states(root: Path, keep: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from timm_accel.messages import shortened
+
 FORMAT = 2  # 1 had no digest, no parts, and no milestone in the folder's name
 DIGEST = "sha256"
 
@@ -91,13 +93,8 @@ def _fault(content: Any, fields: Mapping[str, Callable[[Any], bool]]) -> str | N
         if name not in content:
             return f"has no {name!r}"
         if not is_right(content[name]):
-            return f"has {_shorten(content[name])} under {name!r}"
+            return f"has {shortened(content[name], 60)} under {name!r}"
     return None
-
-
-def _shorten(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from timm_accel.atomic import open_own
 from timm_accel.states.folder import STATES, state_folders
 
 RUN_CONTENTS = ("history.csv", STATES, "best", "best_ema")
@@ -34,7 +35,7 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
     """
     folder = Path(run_dir)
     for name in contents:
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             raise FileExistsError(
                 f"Expected {argument} to hold no run yet, since runs are never overwritten, but got {str(run_dir)!r}, "
                 f"which holds {name!r}. Name a new folder, move the old one away, or resume the run in it with "
@@ -51,6 +52,27 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
     return folder
 
 
+def check_kind(path: Path, kind: str) -> None:
+    """Check the place of a file or folder that a run writes; there may be nothing yet.
+
+    A link there may lead to the files of something else. The run folder itself may be one.
+
+    Args:
+        path: The place.
+        kind: ``file`` or ``folder``.
+
+    Raises:
+        FileExistsError: There is something else, such as a link.
+    """
+    if path.is_symlink():
+        found, remedy = f"a link to {os.readlink(path)!r}", "Move it away; only the run folder itself may be a link."
+    elif path.exists() and not (path.is_dir() if kind == "folder" else path.is_file()):
+        found, remedy = "something else", "Move it away."
+    else:
+        return
+    raise FileExistsError(f"Expected {str(path)!r} to be a {kind}, but got {found}. {remedy}")
+
+
 class UnstartedRun:
     """Removes what the start of a run leaves in its folder where it is refused: the folder is as it was found.
 
@@ -60,7 +82,7 @@ class UnstartedRun:
 
     def __init__(self, run_dir: str | Path) -> None:
         self.folder = Path(run_dir)
-        self._found = {name for name in _OF_A_START if (self.folder / name).exists()}
+        self._found = {name for name in _OF_A_START if os.path.lexists(self.folder / name)}
         self._missing = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
 
     def undo(self) -> None:
@@ -88,9 +110,10 @@ def lock_run_dir(folder: Path) -> FileLock:
 
     Raises:
         BlockingIOError: Another run holds it; the message names its process.
-        OSError: The file system has no locks.
+        OSError: The file system has no locks, or something else is in the place of the lock.
     """
     path = folder / LOCK
+    check_kind(path, "file")
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -106,12 +129,13 @@ def lock_run_dir(folder: Path) -> FileLock:
         ) from error
     me = [str(os.getpid()), platform.node()]
     if _lines(path)[:2] != me:  # on a file system without flock filelock has written them, and looks for its file
-        path.write_text("\n".join([*me, ""]))
+        with suppress(OSError), open(path, "w", opener=open_own) as file:  # a full disk, or Windows: it names nobody
+            file.write("\n".join([*me, ""]))
     return lock
 
 
 def _lines(path: Path) -> list[str]:
-    with suppress(OSError), open(path, errors="replace") as file:
+    with suppress(OSError), open(path, errors="replace", opener=open_own) as file:
         return file.read(1000).split("\n")
     return []
 
@@ -129,8 +153,9 @@ def _holder(path: Path) -> str:
 
 
 def unlock_run_dir(lock: FileLock) -> None:
-    """Remove the lock file and release the lock."""
-    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that opened it meanwhile checks again
+    """Remove the lock file, where that is possible, and release the lock."""
+    with suppress(OSError):  # Windows removes no open file
+        Path(lock.lock_file).unlink()  # while it is held: a process that opened it meanwhile checks again
     lock.release()
 
 

@@ -32,6 +32,11 @@ class HeldWeights(NamedTuple):
     tensors: dict[str, torch.Tensor]
 
 
+def weights_of(common: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``model`` or ``ema_model`` in the ``common.pt`` of a state, by their names in the model."""
+    return common[MODEL] if name == MODEL else clean_state_dict(common["components"][name])  # timm wraps the EMA model
+
+
 def held_weights(common: Mapping[str, Any]) -> HeldWeights:
     """Return the EMA weights of a state, or those of the model if it has no updated EMA weights.
 
@@ -40,5 +45,5 @@ def held_weights(common: Mapping[str, Any]) -> HeldWeights:
     """
     components = common["components"]
     if components.get(EMA_PROGRESS, {}).get("updated", False):
-        return HeldWeights(EMA_MODEL, clean_state_dict(components[EMA_MODEL]))  # timm wraps the model in a module
-    return HeldWeights(MODEL, clean_state_dict(common["model"]))
+        return HeldWeights(EMA_MODEL, weights_of(common, EMA_MODEL))
+    return HeldWeights(MODEL, clean_state_dict(common[MODEL]))

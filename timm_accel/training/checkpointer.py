@@ -23,9 +23,9 @@ from timm_accel.states.folder import (
     write_state,
 )
 from timm_accel.states.growing import GrowingParts, load_common
-from timm_accel.states.run_dir import RUN_CONTENTS, check_run_dir, lock_run_dir, unlock_run_dir
+from timm_accel.states.run_dir import RUN_CONTENTS, check_kind, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.training import snapshot
-from timm_accel.training.data_of_run import DataOfRun
+from timm_accel.training.data_of_run import LISTINGS, DataOfRun
 from timm_accel.training.identity import (
     CONDITIONS,
     LENGTH,
@@ -118,6 +118,8 @@ class Checkpointer:
     def _claim(self) -> None:
         assert self.run_dir is not None
         states = self.run_dir / STATES
+        for folder in (states, states / LISTINGS):
+            check_kind(folder, "folder")
         within = self.resume_from == "auto" or states.resolve() in Path(self.resume_from or "").resolve().parents
         contents = () if self.resume_from is not None and within and states.is_dir() else RUN_CONTENTS
         self._lock = lock_run_dir(check_run_dir(self.run_dir, contents))
@@ -239,14 +241,14 @@ class Checkpointer:
         within = f", and {progress.batch} batches of the next" if progress.batch else ""
         done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"
         report(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
-        for sentence in () if self.data is None else self.data.changes.values():
-            report(f"{sentence} The run continues with them.")
+        for changed in () if self.data is None else self.data.changes.values():
+            report(f"{changed.sentence} The run continues with them.")
         if not same_length:
             report(f"The schedule has the length of this run: {changes(LENGTH, saved, current)}.")
-        if changed := changes(CONDITIONS, saved, current):
-            warnings.warn(describe_inexact_resume(changed, saved, current), stacklevel=2)
-        if changed := changes(PACKAGES, saved["versions"], versions()):
-            report(f"Other versions may round differently: {changed}.")
+        if others := changes(CONDITIONS, saved, current):
+            warnings.warn(describe_inexact_resume(others, saved, current), stacklevel=2)
+        if others := changes(PACKAGES, saved["versions"], versions()):
+            report(f"Other versions may round differently: {others}.")
 
 
 def _resume_position(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[Progress, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_accel.data.identity.changes import describe_changes
+from timm_accel.data.identity.changes import Changes, describe_changes
 from timm_accel.data.identity.listing import Listing, list_images, read_listing
 from timm_accel.states.folder import SavedState
 
@@ -30,18 +30,18 @@ class DataOfRun:
         self.about = {kind: listing.about() for kind, listing in self._listings.items()}
         self.changes = {} if resumed is None else self._changes(resumed)
 
-    def _changes(self, resumed: SavedState) -> dict[str, str]:
+    def _changes(self, resumed: SavedState) -> dict[str, Changes]:
         found = {}
         for kind, saved in resumed.manifest.get("data", {}).items():
             if (now := self._listings.get(kind)) is not None:
                 before = read_listing(resumed.folder.parent / LISTINGS, saved)
                 found[kind] = describe_changes(kind, saved, before, now)
-        return {kind: sentence for kind, sentence in found.items() if sentence}
+        return {kind: changes for kind, changes in found.items() if changes is not None}
 
     @property
     def has_other_evaluation(self) -> bool:
         """Whether the images of the evaluation are others than those of the state; their order does not count."""
-        return "evaluation" in self.changes and not self.changes["evaluation"].endswith("in another order.")
+        return "evaluation" in self.changes and not self.changes["evaluation"].same_images
 
     def write(self, states: Path) -> None:
         """Write the lists beside the states, unless they are there.

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from timm_accel.data.classes import class_names
+from timm_accel.messages import shortened
 
 if TYPE_CHECKING:
     from timm_accel.training.training_run import TrainingRun
@@ -62,11 +63,6 @@ def describe_run(
     return json.loads(json.dumps(described, default=str))
 
 
-def _shorten(value: Any, max_length: int = 200) -> str:
-    text = repr(value)
-    return text if len(text) <= max_length else f"{text[:max_length]}…"
-
-
 def _describe_group(group: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a parameter group that no schedule changes."""
     kept = {name: group[name] for name in ("weight_decay", "lr_scale") if name in group and _is_plain(group[name])}
@@ -95,7 +91,7 @@ def differences(saved: Any, current: Any, name: str = "", max_items: int = 5) ->
         for number, pair in enumerate(zip(saved, current, strict=True)):
             found += differences(*pair, f"{name}[{number}]")
     elif saved != current:
-        found = [f"{name} ({_shorten(saved)} in the state, {_shorten(current)} now)"]
+        found = [f"{name} ({shortened(saved)} in the state, {shortened(current)} now)"]
     return found if len(found) <= max_items else [*found[: max_items - 1], f"{len(found) - max_items + 1} more"]
 
 

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,20 @@ from timm_accel.data.identity.listing import UNKNOWN, Listing
 _WORDS = {"added": "added", "removed": "removed", "moved": "moved to another class", "changed": "changed"}
 
 
-def describe_changes(kind: str, saved: dict[str, Any], before: Listing | None, now: Listing) -> str:
-    """Return a sentence with the counts of the changes and up to three names; "" if nothing changed.
+class Changes(NamedTuple):
+    """What changed in a dataset.
+
+    Args:
+        sentence: The counts of the changes and up to three names.
+        same_images: Whether these are the same images, in another order.
+    """
+
+    sentence: str
+    same_images: bool = False
+
+
+def describe_changes(kind: str, saved: dict[str, Any], before: Listing | None, now: Listing) -> Changes | None:
+    """Return what changed; None if nothing did.
 
     Times count only where the data lie in the same folder, and not where every file has another one: a copy does.
 
@@ -24,23 +36,24 @@ def describe_changes(kind: str, saved: dict[str, Any], before: Listing | None, n
         now: The list of the dataset of this run.
     """
     if saved["digest"] == now.digest():
-        return ""
+        return None
     begins = f"The {kind} data differ from the state's: "
     if before is None:
-        return f"{begins}{saved['images']} images before, {now.count} now; the list of the earlier ones is lost."
+        lost = "the list of the earlier ones is lost"
+        return Changes(f"{begins}{saved['images']} images before, {now.count} now; {lost}.")
     if len(before.names) == 0 or len(now.names) == 0:
         if before.count == now.count:
-            return f"{begins}other labels of {now.count} images."
-        return f"{begins}{before.count} images before, {now.count} now."
+            return Changes(f"{begins}other labels of {now.count} images.")
+        return Changes(f"{begins}{before.count} images before, {now.count} now.")
     found = _changes(before, now)
     counts = [f"{len(names)} {_WORDS[how]}" for how, names in found.items() if names]
     if counts:
         shown = [name for names in found.values() for name in names[:1]]
         others = [name for names in found.values() for name in names[1:3]]
-        return f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *others][:3]))}."
+        return Changes(f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *others][:3]))}.")
     if not (np.array_equal(before.names, now.names) and np.array_equal(before.labels, now.labels)):
-        return f"{begins}the same {now.count} images in another order."
-    return ""
+        return Changes(f"{begins}the same {now.count} images in another order.", same_images=True)
+    return None
 
 
 def _changes(before: Listing, now: Listing) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import numpy as np
 from timm.data.readers.reader import Reader
 from torch.utils.data import Subset
 
-from timm_accel.atomic import atomic_write
+from timm_accel.atomic import atomic_write, open_own
 from timm_accel.data.classes import labels_of
 from timm_accel.data.readers.tar_reader import TarReader
 from timm_accel.data.seeding import SeededDataset
@@ -77,7 +77,9 @@ class Listing:
             OSError: The folder cannot be written to.
         """
         path = _file(folder, self.digest())
-        if not path.exists():
+        if path.is_symlink():
+            path.unlink()
+        if not path.is_file():
             with atomic_write(path) as unfinished:
                 stored: dict[str, Any] = {"count": np.array(UNKNOWN if self.count is None else self.count)}
                 np.savez_compressed(unfinished, **stored, **self._arrays())
@@ -86,7 +88,8 @@ class Listing:
 def read_listing(folder: Path, about: dict[str, Any]) -> Listing | None:
     """Return the list that belongs to the values of a state; None if it is missing or damaged."""
     try:
-        with np.load(_file(folder, str(about["digest"])), allow_pickle=False) as stored:
+        path = _file(folder, str(about["digest"]))
+        with open(path, "rb", opener=open_own) as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         count = int(arrays.pop("count"))
         listing = Listing(**arrays, root=str(about["root"]), count=None if count == UNKNOWN else count)

@@ -55,13 +55,13 @@ def write_arrays(file: Path, about: str, arrays: Mapping[str, np.ndarray]) -> No
     np.savez(content, **arrays)  # type: ignore[arg-type]
     try:
         with atomic_write(file, shared=True) as unfinished, open(unfinished, "wb") as opened:
-            opened.write(_digest(about, content.getbuffer()))
-            opened.write(content.getbuffer())
+            opened.write(_digest(about, content.getvalue()))
+            opened.write(content.getvalue())
     except OSError:
         return  # the next start makes the arrays again
 
 
-def _digest(about: str, content: bytes | memoryview) -> bytes:
+def _digest(about: str, content: bytes) -> bytes:
     digest = hashlib.sha256(about.encode())
     digest.update(content)
     return digest.digest()

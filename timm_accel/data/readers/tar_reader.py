@@ -61,13 +61,20 @@ class TarReader(IndexedReader):
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         number = range(len(self))[index]
         tar, size = int(self._tar_of[number]), int(self._sizes[number])
-        if tar not in self._opened:
-            self._opened[tar] = os.open(self._tars[tar], os.O_RDONLY)
-        # without a position in the file, which forked loader workers would share
-        content = os.pread(self._opened[tar], size, int(self._offsets[number]))
+        content = self._read(tar, size, int(self._offsets[number]))
         if len(content) < size:
             raise OSError(f"{self._tars[tar]!r} ends before the end of {self.filename(number)!r}")
         return io.BytesIO(content), int(self.labels[number])
+
+    def _read(self, tar: int, size: int, offset: int) -> bytes:
+        if not hasattr(os, "pread"):  # Windows
+            with open(self._tars[tar], "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        if tar not in self._opened:
+            self._opened[tar] = os.open(self._tars[tar], os.O_RDONLY)
+        # without a position in the file, which forked loader workers would share
+        return os.pread(self._opened[tar], size, offset)
 
     def size(self, index: int) -> int:
         """Return the size of an image in bytes."""
