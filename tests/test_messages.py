@@ -70,7 +70,7 @@ def test_a_root_cause_is_the_first_cause_by_class_and_first_line() -> None:
 
 def test_a_missing_extra_is_named_with_what_it_is_for_and_what_else_helps() -> None:
     error = missing_extra("plots", "the figure", "matplotlib", ", or save a table")
-    assert error.name == "sklearn"
+    assert error.name == "matplotlib"
     assert str(error) == (
         "Expected the extra 'plots' to be installed for the figure, but 'matplotlib' is missing. "
         'Run pip install "timm_accel[plots]", or save a table.'

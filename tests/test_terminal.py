@@ -10,7 +10,7 @@ from timm_accel.terminal import padded, screen_width, shortened, sparkline, text
 
 def test_the_examples_of_the_docstrings_are_right() -> None:
     found = doctest.testmod(terminal)
-    assert found.attempted == 3
+    assert found.attempted == 6
     assert found.failed == 0
 
 

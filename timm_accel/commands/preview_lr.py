@@ -10,7 +10,7 @@ from timm_accel.data import write_digits
 from timm_accel.data.sources import is_stream
 from timm_accel.messages import counted
 from timm_accel.recipes import Recipe
-from timm_accel.recipes.building import source_of
+from timm_accel.recipes.data import source_of
 from timm_accel.schedules import SimulatedSchedule, simulate_schedule
 from timm_accel.terminal import screen_width, sparkline
 from timm_accel.text_files import write_csv

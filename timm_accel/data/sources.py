@@ -23,7 +23,7 @@ from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_col
 from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.readers.tar_reader import tar_splits
 from timm_accel.data.splits.excluded_images import without_excluded
-from timm_accel.data.splits.folds import check_fold, split_by_fold
+from timm_accel.data.splits.folds import split_by_fold
 from timm_accel.data.splits.split_folders import open_split, open_unsplit, split_folders
 from timm_accel.data.splits.splitting import read_split, split_by_class, split_name, write_split
 from timm_accel.messages import missing_extra, one_line

@@ -1,6 +1,5 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,15 @@ from timm_accel.callbacks import (
     check_trackers,
 )
 from timm_accel.data import (
-    RepeatedSampler,
     Source,
-    StreamedImages,
-    class_balanced_sampler,
-    create_datasets,
     write_digits,
 )
 from timm_accel.data.classes import is_multi_label
-from timm_accel.data.sources import is_stream
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
+from timm_accel.recipes.data import create_data, source_of, train_arguments
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.recipes.run import Run, plain_options
 from timm_accel.states.consensus import on_main_process
@@ -88,7 +83,7 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Ru
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
     trainer = _create_trainer(recipe, state, model, train_set, [*_create_trackers(recipe), PrintResultsCallback(data)])
-    return Run(recipe.resolved(), trainer, _train_arguments(recipe, train_set, eval_set), unstarted)
+    return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 
 def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> int:
@@ -98,7 +93,7 @@ def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any)
         return found
     smallest = replace(recipe, batch_size=2)
     trainer = _create_trainer(smallest, state, model, train_set, [])
-    arguments = _train_arguments(smallest, train_set, None)
+    arguments = train_arguments(smallest, train_set, None)
     options = {name: arguments[name] for name in ("gradient_accumulation_steps", "train_dataloader_kwargs")}
     found = find_batch_size(trainer, train_set, even=recipe.mixes, **options)
     state.print(f"batch_size is {found} per process, the largest of those tried that fits into memory.")
@@ -148,27 +143,6 @@ def _create_trainer(
     )
 
 
-def source_of(recipe: Recipe, data: Any) -> Source:
-    """Return the source of a recipe's images; a split that is drawn is that of the run folder.
-
-    Args:
-        recipe: The recipe.
-        data: Its ``data_dir``, or the folder of digits.
-    """
-    return Source(
-        data,
-        root=recipe.data_root,
-        download=recipe.download,
-        val_fraction=recipe.val_fraction,
-        group=recipe.group,
-        split_file=None if is_stream(data) else Path(recipe.run_dir) / "split.csv",
-        class_map=recipe.class_map,
-        exclude=recipe.exclude,
-        folds=recipe.folds,
-        fold=recipe.fold,
-    )
-
-
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
     model, data_config = create_classifier(
         recipe.model,
@@ -199,39 +173,6 @@ def _try_evaluation_size(recipe: Recipe, model: nn.Module, channels: int) -> Non
             f"Expected eval_image_size to be a size that {recipe.model} takes as well as {recipe.image_size}, but got "
             f"{size} ({error}). Choose the same size, or a model that takes any."
         ) from error
-
-
-def create_data(recipe: Recipe, source: Source, data_config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the training and the evaluation dataset of a recipe.
-
-    Args:
-        recipe: The recipe.
-        source: The source of its images.
-        data_config: The preprocessing of the model: mean, std, crop_pct, crop_mode, interpolation.
-    """
-    return create_datasets(
-        recipe.image_size,
-        data_config["mean"],
-        data_config["std"],
-        data=source,
-        eval_split=recipe.eval_split,
-        eval_image_size=recipe.eval_image_size,
-        crop_pct=recipe.crop_pct or data_config["crop_pct"],
-        crop_mode=recipe.crop_mode or data_config["crop_mode"],
-        eval_interpolation=data_config["interpolation"],
-        auto_augment=recipe.auto_augment,
-        color_jitter=recipe.color_jitter or None,
-        scale=recipe.scale,
-        ratio=recipe.ratio,
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        re_prob=recipe.re_prob,
-        re_mode=recipe.re_mode,
-        cache=recipe.cache,
-        draft=recipe.draft,
-        on_error=recipe.on_error,
-        pixel_range=recipe.pixel_range,
-    )
 
 
 def _create_losses(recipe: Recipe, train_set: Any) -> tuple[nn.Module, nn.Module]:
@@ -301,33 +242,3 @@ def _mixin_options(recipe: Recipe) -> dict[str, Any]:
         "distill_temperature": recipe.distill_temperature,
         "distill_hard": recipe.distill_hard,
     }
-
-
-def _train_arguments(recipe: Recipe, train_set: Any, eval_set: Any) -> dict[str, Any]:
-    workers = {} if recipe.num_workers is None else {"num_workers": recipe.num_workers}
-    order: dict[str, Any] = {} if recipe.drop_last is None else {"drop_last": recipe.drop_last}
-    if isinstance(train_set, StreamedImages):
-        _refuse_samplers(recipe)
-    elif recipe.sampler is not None:
-        order["sampler"] = class_balanced_sampler(train_set.labels)
-    elif recipe.num_repeats > 1:
-        order["sampler"] = RepeatedSampler(len(train_set), recipe.num_repeats, num_samples=len(train_set))
-    return {
-        "per_device_batch_size": recipe.batch_size,
-        "train_dataset": train_set,
-        "eval_dataset": eval_set,
-        "num_epochs": recipe.num_epochs,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-        "train_dataloader_kwargs": workers | order,
-        "eval_dataloader_kwargs": workers,
-        "resume_from": recipe.resume,
-    }
-
-
-def _refuse_samplers(recipe: Recipe) -> None:
-    for name in ("sampler", "num_repeats"):
-        if (value := getattr(recipe, name)) != getattr(Recipe, name):
-            raise ValueError(
-                f"Expected no {name} beside {recipe.data_dir!r}, since a stream has its own order, but got {value!r}. "
-                "Leave it out, or use a source that is no stream."
-            )

@@ -11,7 +11,7 @@ from timm_accel.models import read_config
 from timm_accel.models.opening import best_folders
 from timm_accel.predict import Classifier, Evaluation, Scores, evaluation_of, load_classifier, score_images
 from timm_accel.recipes import Recipe
-from timm_accel.recipes.building import create_data, source_of
+from timm_accel.recipes.data import create_data, source_of
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
 from timm_accel.report.history import History, read_history, read_options
