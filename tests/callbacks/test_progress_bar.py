@@ -1,5 +1,6 @@
 """The progress bar: what it shows in terminals, in a log, and the time that is left."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -158,6 +159,19 @@ def test_lines_of_the_log_stand_above_the_bar(clock: Clock, monkeypatch: pytest.
 
     fit(make_trainer(callbacks=[Ticking(clock, 1.0), ProgressBarCallback, Talking]), num_epochs=1)
     assert terminal.screen() == ["one-2", "", "upstream"] * 4 + [""]
+
+
+def test_what_others_write_replaces_the_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch, 80)
+    long = "'shoes/sandal/broken.jpg' cannot be read (Truncated File Read) and is skipped; further ones are counted."
+
+    class Saying(Callback):
+        def on_train_step_end(self, trainer: Any, **kwargs: Any) -> None:
+            print(long, file=sys.stderr)  # as a loader worker does, which knows of no bar
+
+    fit(make_trainer(callbacks=[Ticking(clock, 1.0), ProgressBarCallback, Saying]), num_epochs=1)
+    assert terminal.screen() == [long] * 4 + [""]
+    assert "25%" in terminal.getvalue()
 
 
 def test_a_message_after_an_error_does_not_stick_to_the_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

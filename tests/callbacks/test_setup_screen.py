@@ -4,11 +4,13 @@ import io
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import write_images
+from timm.utils import ModelEmaV3
 from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -16,6 +18,7 @@ from torch.utils.data import IterableDataset
 from timm_accel import Recipe, TimmTrainer
 from timm_accel.callbacks import DEFAULT_CALLBACKS, PrintSetupCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.callbacks.setup import estimate
+from timm_accel.callbacks.setup.about_run import about_ema
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.recipes import build_run
 from timm_accel.terminal import text_width
@@ -181,6 +184,28 @@ def test_a_resumed_run_tells_from_where(folder: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     build_run(recipe(folder, num_epochs=4, resume="auto")).train()
     assert screen(capsys.readouterr().out)["resumes"].endswith("at epoch 4 of 4, batch 1")
+    build_run(recipe(folder, num_epochs=4, resume="auto")).train()
+    assert screen(capsys.readouterr().out)["resumes"].endswith("epoch_4_batch_0: already finished")
+
+
+def test_the_screen_has_the_decay_that_was_chosen_and_it_is_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_run(recipe(folder, num_epochs=8, ema_decay=None)).train()
+    out = capsys.readouterr().out
+    assert screen(out)["EMA"].startswith("decay 0.875: averages over 8 updates, ")
+    assert "ema_decay is" not in out
+    build_run(recipe(folder, num_epochs=9, ema_decay=None, resume="auto")).train()
+    assert capsys.readouterr().out.count("ema_decay is 0.875: ") == 1  # that of the state
+
+
+def test_the_screen_has_the_decay_itself_beside_the_window_of_its_warm_up() -> None:
+    run = SimpleNamespace(updates_per_epoch=11)
+    trainer: Any = SimpleNamespace(
+        ema_model=ModelEmaV3(tiny_model(), decay=0.9848, use_warmup=True), current_run=lambda: run,
+        run_config=SimpleNamespace(max_num_train_steps=330),
+    )  # fmt: skip
+    assert list(about_ema(trainer)) == [("EMA", "decay 0.9848: averages over 48 updates, 4.3 epochs")]
 
 
 def test_the_estimate_is_that_of_the_updates_between_two_sync_points(monkeypatch: pytest.MonkeyPatch) -> None:

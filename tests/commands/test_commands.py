@@ -183,8 +183,8 @@ def test_words_that_do_not_fit_are_refused(function: Any, words: list[str], sent
         (["train", "--config", "none.yaml"], 2, "timm-accel train: Expected arguments as --help lists them"),
         (["train", "--opt", "adamv"], 1, "timm-accel train: Expected opt to be a name that timm knows"),
         (["train", "--data_dir", "no/such"], 1, "timm-accel train: Expected a folder with"),
-        (["train", "--recipe", "a33"], 1, "timm-accel train: Expected recipe to be one by name, but got 'a33'."),
-        (["recipes", "a33"], 1, "timm-accel recipes: Expected recipe to be one by name"),
+        (["train", "--recipe", "a33"], 1, "timm-accel train: Expected the name of a recipe, but got 'a33'."),
+        (["recipes", "a33"], 1, "timm-accel recipes: Expected the name of a recipe"),
         (["recipes", "a3", "a2"], 2, "timm-accel recipes: Expected 1 argument without a name, but got 'a2' too."),
         (["completion"], 2, "timm-accel completion: Expected the argument shell, but got none."),
         (["completion", "fish"], 2, "timm-accel completion: Expected shell to be one of bash, zsh, tcsh"),
@@ -235,10 +235,18 @@ def test_a_later_rank_waits_for_the_first_before_it_reports(monkeypatch: pytest.
 # Commands
 
 
-def test_recipes_are_listed_with_source_and_result_and_printed_as_yaml(capsys: Any) -> None:
+def test_recipes_are_listed_with_source_and_result_and_printed_as_yaml(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["recipes"]) == 0
     text = capsys.readouterr().out
     assert re.findall(r"^(\w+): .*\n  source: .+\n  result: .+$", text, re.MULTILINE) == recipe_names()
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["recipes"]) == 0
+    narrow = capsys.readouterr().out
+    assert narrow.split() == text.split()
+    assert all(len(line) <= 40 for line in narrow.splitlines() if "http" not in line)
     assert main(["recipes", "a3"]) == 0
     options = yaml.safe_load(capsys.readouterr().out)
     assert (options["lr"], options["opt"]) == (0.008, "lamb")

@@ -271,7 +271,7 @@ def test_an_odd_batch_is_accepted_by_a_recipe_that_does_not_mix() -> None:
         (["--ema_decy=0.9"], ("Expected an option", "got 'ema_decy'", "Did you mean 'ema_decay'")),
         (["--loss", "bec"], ("Expected loss to be one of bce, ce", "got 'bec'", "--help")),
         (["--class_weights", "equal"], ("class_weights to be one of auto, list[float], dict[str, float]", "'equal'")),
-        (["--recipe", "a33"], ("Expected recipe to be one by name", "got 'a33'", "Did you mean 'a3'")),
+        (["--recipe", "a33"], ("Expected the name of a recipe", "got 'a33'", "Did you mean 'a3'")),
         (["--data", "folder"], ("Expected an option", "got 'data'", "or 'data_dir'")),  # no abbreviations
         (["--confg", "my.yaml"], ("Expected an option", "got 'confg'", "Did you mean 'config'")),
         (["folder"], ("Expected an option", "got 'folder'", "Known names: 'auto_augment'")),

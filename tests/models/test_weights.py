@@ -2,8 +2,10 @@
 
 import logging
 from copy import deepcopy
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import pytest
 import timm
@@ -16,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from timm_accel.callbacks import SaveBestCallback, SaveStateCallback
 from timm_accel.mixins import ClassificationMetricsMixin, ModelEmaMixin
+from timm_accel.mixins.distillation.teachers import open_teacher
 from timm_accel.models import LoadReport, create_classifier, save_classifier
 from timm_accel.models.weights import LoadRecord
 
@@ -199,7 +202,7 @@ def put_on_hub(monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any], archite
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: deepcopy(tensors))
     if architecture is not None:
         about = timm.get_pretrained_cfg(architecture).to_dict() | {"source": "hf-hub", "hf_hub_id": "me/x"}
-        for module in ("timm_accel.models.loading", "timm.models._factory"):
+        for module in ("timm_accel.models.downloads", "timm.models._factory"):
             monkeypatch.setattr(f"{module}.load_model_config_from_hf", lambda *_, **__: (about, architecture, {}))
 
 
@@ -258,7 +261,7 @@ def test_pretrained_weights_are_timms_whatever_lies_here(tmp_path: Path, monkeyp
 
 
 def test_a_model_of_the_hub_must_be_the_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm_accel.models.loading.load_model_config_from_hf", lambda name: ({}, f"of_{name}", {}))
+    monkeypatch.setattr("timm_accel.models.downloads.load_model_config_from_hf", lambda name: ({}, f"of_{name}", {}))
     with refused(ValueError, "weights to be of test_resnet", "'hf-hub:me/x'", "of_me/x"):
         create_classifier("test_resnet", 3, weights="hf-hub:me/x")
 
@@ -361,3 +364,29 @@ def test_a_new_head_beside_weights_starts_near_equal_chances(tmp_path: Path) -> 
     assert not model.get_classifier().bias.any()
     same, _ = create_classifier(name, 7, image_size=32, weights=tmp_path / "weights.pth")
     assert same.get_classifier().weight.std() > 0.1  # loaded, not drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet10t", {"pretrained": True}), ("resnet18", {"weights": "resnet18.a1_in1k"}),
+     ("resnet18", {"weights": "hf-hub:me/x"}), ("resnet18", {"weights": "hf-hub:me//x"})],
+)  # fmt: skip
+def test_weights_that_cannot_be_downloaded_are_refused_with_name_and_cause(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with refused(OSError, "to download the weights of", repr(options.get("weights", name)), "Check the name"):
+        create_classifier(name, 3, **options)
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), HTTPError("http://x/y", 404, "Not Found", Message(), None)])
+def test_an_error_of_urllib_is_a_sentence_too(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", fail)
+    with refused(OSError, "to download the weights of 'resnet10t'", str(error)):
+        create_classifier("resnet10t", 3, pretrained=True)
+    with refused(OSError, "to download the weights of 'resnet10t'", str(error)):
+        open_teacher("resnet10t", nn.Identity())

@@ -596,7 +596,7 @@ def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    with refused(ValueError, "recipe to be one by name", "got 'a33'", "'a3'"):
+    with refused(ValueError, "the name of a recipe", "got 'a33'", "'a3'"):
         named_recipe("a33")
     with refused(ValueError, "options of Recipe", "got 'num_epoch'", "'num_epochs'"):
         named_recipe("a3").recipe(num_epoch=3)

@@ -6,6 +6,7 @@ from accelerate.utils import gather_object
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
+from timm_accel.messages import counted
 from timm_accel.text_files import write_csv
 
 FILE = "bad_images.csv"
@@ -93,7 +94,10 @@ class UnreadableImagesCallback(Callback):
             with self._file.writing(trainer.print):
                 write_csv(trainer.run_dir / FILE, [("path", "error"), *sorted(self._errors.items())])
                 where = f"; all are listed in {str(trainer.run_dir / FILE)!r}"
-        trainer.print(f"{len(new)} images could not be read and were skipped, such as {new[0]!r}{where}.")
+        trainer.print(
+            f"{counted(len(new), 'image')} could not be read and {'was' if len(new) == 1 else 'were'} skipped, such as "
+            f"{new[0]!r}{where}."
+        )
 
     def _stop_if_too_many(self, trainer: Any, dataset: Any, numbers: list[int]) -> None:
         if len(numbers) > dataset.max_unreadable:

@@ -3,6 +3,7 @@
 import yaml
 
 from timm_accel.recipes import named_recipe, recipe_names
+from timm_accel.terminal import screen_width, wrapped
 
 
 def recipes(name: str | None = None) -> None:
@@ -15,4 +16,6 @@ def recipes(name: str | None = None) -> None:
         print(yaml.safe_dump(dict(named_recipe(name).options), sort_keys=False), end="")
         return
     for each in map(named_recipe, recipe_names()):
-        print(f"{each.name}: {each.about}\n  source: {each.source}\n  result: {each.published}")
+        print(*wrapped(f"{each.name}: {each.about}", screen_width(), "  "), sep="\n")
+        for text in (f"source: {each.source}", f"result: {each.published}"):
+            print(*(f"  {line}" for line in wrapped(text, screen_width() - 2, "  ")), sep="\n")

@@ -8,6 +8,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from timm_accel.callbacks import PrintSetupCallback
 from timm_accel.data.seeding import mix_seed
 from timm_accel.models import EmaUpdate
 from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
@@ -149,12 +150,19 @@ class ModelEmaMixin(LoopTrainer):
     def train_epoch_start(self) -> None:
         super().train_epoch_start()
         assert self.ema_model is not None
-        if self.ema_decay is None and not self._ema_decay_logged:  # a resumed run has its decay only now
+        if self.ema_decay is None and not self._ema_decay_logged:
             self._ema_decay_logged = True
+            if self._is_on_screen():
+                return
             self.print(
                 f"ema_decay is {self.ema_model.decay:.4g}: at the end, the EMA weights average over about "
                 f"{self._window(self.ema_model):.0f} of the run's {self.run_config.max_num_train_steps} updates."
             )
+
+    def _is_on_screen(self) -> bool:
+        """Return whether the screen before training told the decay; a resumed run has its decay only after it."""
+        resumed = getattr(getattr(self.current_run(), "checkpointer", None), "resumed", None) is not None
+        return not resumed and any(isinstance(each, PrintSetupCallback) for each in self.callback_handler)
 
     def after_update(self) -> None:
         super().after_update()

@@ -69,6 +69,7 @@ def create_classifier(
 
     Raises:
         FileNotFoundError: The weights do not exist.
+        OSError: The weights could not be downloaded.
         TypeError: The model lacks an argument, or the head is of another kind.
         ValueError: The model is unknown, an argument is out of range or is missing in this family, the weights do not
             fit, or the head's output has another shape.

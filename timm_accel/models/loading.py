@@ -5,11 +5,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import load_model_config_from_hf
 from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.building import build, check_model_name
+from timm_accel.models.downloads import architecture_of, create_pretrained
 from timm_accel.models.heads import Head, attach_head, init_small_classifier
 from timm_accel.models.sources import FoundWeights, is_remote, read_source
 from timm_accel.models.trial import REFUSALS
@@ -31,6 +31,7 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
 
     Raises:
         FileNotFoundError: The weights do not exist.
+        OSError: The weights could not be downloaded.
         ValueError: The weights are of another model.
     """
     architecture = name.split(".")[0]
@@ -43,7 +44,7 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
         )
     with recorded_load(source.tensors) as record:
         if source.is_remote:
-            model = timm.create_model(source.where, pretrained=True, **options)
+            model = create_pretrained(source.where, **options)
         else:
             model = _build_with_tensors(name, source, options)
     if record.called:
@@ -71,7 +72,7 @@ def _remote_architecture(weights: str) -> str:
     if ":" not in weights:
         check_model_name(weights)
         return weights.split(".")[0]
-    return load_model_config_from_hf(weights.split(":", 1)[1])[1]
+    return architecture_of(weights)
 
 
 def _build_with_tensors(name: str, source: FoundWeights, options: dict[str, Any]) -> nn.Module:

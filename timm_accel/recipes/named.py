@@ -89,6 +89,6 @@ def named_recipe(name: str) -> NamedRecipe:
         ValueError: There is none of that name.
     """
     if name not in recipe_names():
-        raise ValueError(f"Expected recipe to be one by name, but got {name!r}. {nearest(name, recipe_names())}")
+        raise ValueError(f"Expected the name of a recipe, but got {name!r}. {nearest(name, recipe_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return NamedRecipe(name=name, **content)

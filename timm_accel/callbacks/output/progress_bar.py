@@ -190,13 +190,16 @@ class _Bar(tqdm):
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
-        """Return what overwrites the last line; upstream's blanks reach into the next line of a narrowed terminal."""
+        """Return what overwrites the last line, and leaves the cursor at its start: what others print replaces it.
+
+        Upstream's blanks reach into the next line of a narrowed terminal, and upstream's cursor stays at the end.
+        """
         last = 0
 
         def print_status(text: str) -> None:
             nonlocal last
             blanks = min(last, width_of(file) - 1) - len(text)
-            file.write("\r" + text + " " * blanks)
+            file.write("\r" + text + " " * blanks + "\r")
             file.flush()
             last = len(text)
 

@@ -125,9 +125,11 @@ def about_ema(trainer: "LoopTrainer") -> Facts:
     every = getattr(trainer, "ema_update_every", 1)
     updates_per_epoch = trainer.current_run().updates_per_epoch
     step = updates_per_epoch if every == "epoch" else every
-    decay = ema_model.get_decay(trainer.run_config.max_num_train_steps)
-    window = step / (1 - decay)
-    yield "EMA", f"decay {decay:.4g}: averages over {window:.0f} updates, {window / updates_per_epoch:.1f} epochs"
+    window = step / (1 - ema_model.get_decay(trainer.run_config.max_num_train_steps))
+    yield (
+        "EMA",
+        f"decay {ema_model.decay:.4g}: averages over {window:.0f} updates, {window / updates_per_epoch:.1f} epochs",
+    )
 
 
 def about_loss(trainer: "LoopTrainer") -> Facts:
@@ -163,8 +165,11 @@ def about_results(trainer: "LoopTrainer") -> Facts:
     resumed = getattr(getattr(trainer.current_run(), "checkpointer", None), "resumed", None)
     if resumed is not None:
         progress, folder = resumed.manifest["progress"], Path(resumed.folder)
-        done = f"epoch {progress['epoch'] + 1} of {trainer.run_config.num_epochs}, batch {progress['batch'] + 1}"
-        yield "resumes", f"{folder}: at {done}"
+        done, epochs = progress["epoch"], trainer.run_config.num_epochs
+        where = (
+            f"at epoch {done + 1} of {epochs}, batch {progress['batch'] + 1}" if done < epochs else "already finished"
+        )
+        yield "resumes", f"{folder}: {where}"
 
 
 ABOUT_RUN = (about_model, about_device, about_batches, about_schedule, about_ema, about_loss, about_results)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from accelerate.utils import convert_to_fp32
 from timm.task import DistillationTeacher
@@ -14,6 +13,7 @@ from torch.utils.data import IterableDataset
 from timm_accel.data.classes import class_names
 from timm_accel.messages import one_line
 from timm_accel.models import check_model_name, open_classifier
+from timm_accel.models.downloads import create_pretrained
 from timm_accel.models.trial import output_shape
 
 
@@ -62,6 +62,7 @@ def open_teacher(given: Any, student: nn.Module) -> tuple[nn.Module, list[str] |
         TypeError: It is of another type.
         ValueError: timm has no such model, or cannot rebuild that of the folder.
         FileNotFoundError: The folder holds no weights.
+        OSError: The weights could not be downloaded.
     """
     if isinstance(given, nn.Module):
         return given, None
@@ -73,7 +74,7 @@ def open_teacher(given: Any, student: nn.Module) -> tuple[nn.Module, list[str] |
         model, config = open_classifier(given)
         return model, config.get("label_names")
     check_model_name(given)
-    return timm.create_model(given, pretrained=True, in_chans=getattr(student, "in_chans", 3)), None
+    return create_pretrained(given, in_chans=getattr(student, "in_chans", 3)), None
 
 
 def check_student(student: nn.Module, kind: str) -> None:
