@@ -20,6 +20,7 @@ from timm_accel.features import embeddings, extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier
 from timm_accel.predict import evaluate_classifier, load_classifier
+from timm_accel.predict.measures import multiclass_metrics
 from timm_accel.recipes import Recipe, build_run
 from timm_accel.states.processes import local_main_process_first
 from timm_accel.training import LoopTrainer
@@ -93,6 +94,8 @@ def together() -> None:
     RESULTS["images"] = torch.stack(trainer.images)
     trainer.evaluate(tiny_data(7), dataloader_kwargs={"num_workers": 0})
     RESULTS["loss"] = trainer.run_history.get_latest_metric("evaluation_loss")
+    right = float(state.process_index == 0)
+    RESULTS["own"] = multiclass_metrics(torch.tensor([[right, 1 - right]]), torch.tensor([0]))
 
 
 def main() -> None:

@@ -88,5 +88,10 @@ def test_each_image_of_an_epoch_goes_to_one_process(processes: int, together: An
         assert len({image.numpy().tobytes() for image in torch.cat(shares)}) == 24
 
 
+def test_an_evaluation_measures_the_images_of_its_process_alone(together: Any) -> None:
+    found = [(rank["own"]["accuracy"], rank["own"]["f1_macro"]) for rank in together]
+    assert found == [(1.0, 1.0)] + [(0.0, 0.0)] * (len(together) - 1)  # the report of a run is that of rank 0 alone
+
+
 def test_the_others_wait_for_the_first(processes: int, together: Any) -> None:
     assert [rank["came after"] for rank in together] == [False] + [True] * (processes - 1)

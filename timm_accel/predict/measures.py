@@ -29,7 +29,12 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[
         classes: The classes that the data have; ``f1_macro`` is the mean over them. None for all.
     """
     count = probabilities.shape[1]
-    counted = {"accuracy": TopKAccuracy(), "accuracy_top5": TopKAccuracy(5), "f1_macro": MacroF1(count)}
+    own = {"sync_on_compute": False}  # the images are all there; in a launch one process may measure alone
+    counted = {
+        "accuracy": TopKAccuracy(**own),
+        "accuracy_top5": TopKAccuracy(5, **own),
+        "f1_macro": MacroF1(count, **own),
+    }
     if count <= 5:
         counted.pop("accuracy_top5")
     for metric in counted.values():
