@@ -96,7 +96,7 @@ def test_the_curves_are_those_of_the_history(run: Path, page: Page) -> None:
 
 
 def test_names_of_classes_and_files_are_text_and_nothing_else(page: Page) -> None:
-    assert page.count("script") == 1  # our own
+    assert page.count("script") == 1  # ours
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
     images = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert images
