@@ -180,7 +180,7 @@ def test_words_that_do_not_fit_are_refused(function: Any, words: list[str], sent
         (["--data_dir", "x"], 2, "timm-accel: Expected a command, but got '--data_dir'."),
         (["train", "-lr", "1"], 2, "timm-accel train: Expected an option, but got 'lr'. Did you mean 'lr'"),
         (["train", "--lr", "fast"], 2, "timm-accel train: Expected lr to be float, but got 'fast'."),
-        (["train", "--config", "none.yaml"], 2, "timm-accel train: Expected arguments as --help lists them"),
+        (["train", "--config", "none.yaml"], 2, "timm-accel train: Expected --config to be a YAML file"),
         (["train", "--opt", "adamv"], 1, "timm-accel train: Expected opt to be a name that timm knows"),
         (["train", "--data_dir", "no/such"], 1, "timm-accel train: Expected a folder with"),
         (["train", "--recipe", "a33"], 1, "timm-accel train: Expected the name of a recipe, but got 'a33'."),

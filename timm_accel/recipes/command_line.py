@@ -1,12 +1,13 @@
 """Messages of a command line about a faulty recipe."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import yaml
 
-from timm_accel.messages import UsageError, nearest, printable
+from timm_accel.messages import UsageError, nearest, nearest_path, printable
 from timm_accel.recipes.options import in_words
 from timm_accel.recipes.recipe import Recipe
 
@@ -31,6 +32,10 @@ def _explain(message: str, kinds: Mapping[str, Any]) -> str:
         return f"Expected an option, but got {name!r}. {nearest(name, [*kinds, 'config', 'recipe'])}"
     if got := _not_options(message):
         return f"Expected the file of --config to be YAML of name: value, but got {got}. --help lists all options."
+    if absent := re.search(r"Parser key \"config\": (?:File|Path) (.*): '(.*)'$", message):
+        path = os.path.relpath(absent[2]) if absent[2].startswith(f"{os.getcwd()}{os.sep}") else absent[2]
+        remedy = nearest_path(path, "Correct the path.")
+        return f"Expected --config to be a YAML file, but got {path!r}, which {absent[1]}. {remedy}"
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
     if wrong and wrong[1] in kinds:
         kind = in_words(kinds[wrong[1]])

@@ -153,11 +153,15 @@ def tuple_for_list(value: Any, kind: Any) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """Return the choices of a `Literal` and the other types of its union except None; any other type as annotated."""
+    """Return the choices of a `Literal` and the other types of its union but None; any other type as annotated."""
     if not (choices := _choices(kind)):
         return inspect.formatannotation(kind)
-    others = [inspect.formatannotation(each) for each in get_args(kind) if get_origin(each) in (list, dict)]
-    return f"one of {', '.join([*choices, *others])}"
+    others = [
+        inspect.formatannotation(each)
+        for each in get_args(kind)
+        if get_origin(kind) is not Literal and get_origin(each) is not Literal and each is not type(None)
+    ]
+    return " or ".join([*others, f"one of {', '.join(choices)}"])
 
 
 def _choices(kind: Any) -> list[str]:

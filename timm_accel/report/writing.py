@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from timm_accel.atomic import atomic_write
-from timm_accel.messages import printable
+from timm_accel.messages import nearest_path, printable
 from timm_accel.models.opening import best_folders
 from timm_accel.report.comparison import comparison_of
 from timm_accel.report.page import page_of
@@ -86,7 +86,10 @@ def _environment() -> Environment:
 
 def _check_run(folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"Expected runs to be folders of runs, but got {str(folder)!r}, which is none.")
+        remedy = nearest_path(folder, "Correct the path.")
+        raise FileNotFoundError(
+            f"Expected runs to be folders of runs, but got {str(folder)!r}, which is none. {remedy}"
+        )
     if not (folder / "history.csv").is_file() and not best_folders(folder):
         raise FileNotFoundError(
             f"Expected a run with a history or weights, but got {str(folder)!r} without both. Wait for its first "
