@@ -274,7 +274,7 @@ def test_an_odd_batch_is_accepted_by_a_recipe_that_does_not_mix() -> None:
         (["--recipe", "a33"], ("Expected the name of a recipe", "got 'a33'", "Did you mean 'a3'")),
         (["--data", "folder"], ("Expected an option", "got 'data'", "or 'data_dir'")),  # no abbreviations
         (["--confg", "my.yaml"], ("Expected an option", "got 'confg'", "Did you mean 'config'")),
-        (["folder"], ("Expected an option", "got 'folder'", "Known names: 'auto_augment'")),
+        (["photos"], ("Expected an option", "got 'photos'", "Known names: 'auto_augment'")),
         (["--batch_size", "many"], ("Expected batch_size to be int", "got 'many'", "--help")),
         (["--clip_grad", "much"], ("Expected clip_grad to be float | None", "got 'much'", "--help")),
         (["--pretrained", "maybe"], ("Expected pretrained to be bool", "got 'maybe'", "--help")),

@@ -156,12 +156,9 @@ def in_words(kind: Any) -> str:
     """Return the choices of a `Literal` and the other types of its union but None; any other type as annotated."""
     if not (choices := _choices(kind)):
         return inspect.formatannotation(kind)
-    others = [
-        inspect.formatannotation(each)
-        for each in get_args(kind)
-        if get_origin(kind) is not Literal and get_origin(each) is not Literal and each is not type(None)
-    ]
-    return " or ".join([*others, f"one of {', '.join(choices)}"])
+    others = [each for each in get_args(kind) if each in (bool, int, float, str)]
+    many = [inspect.formatannotation(each) for each in get_args(kind) if get_origin(each) in (list, dict)]
+    return " or ".join([*(each.__name__ for each in others), f"one of {', '.join([*choices, *many])}"])
 
 
 def _choices(kind: Any) -> list[str]:
