@@ -202,7 +202,7 @@ def put_on_hub(monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any], archite
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: deepcopy(tensors))
     if architecture is not None:
         about = timm.get_pretrained_cfg(architecture).to_dict() | {"source": "hf-hub", "hf_hub_id": "me/x"}
-        for module in ("timm_accel.models.downloads", "timm.models._factory"):
+        for module in ("timm_accel.models.sources", "timm.models._factory"):
             monkeypatch.setattr(f"{module}.load_model_config_from_hf", lambda *_, **__: (about, architecture, {}))
 
 
@@ -261,7 +261,7 @@ def test_pretrained_weights_are_timms_whatever_lies_here(tmp_path: Path, monkeyp
 
 
 def test_a_model_of_the_hub_must_be_the_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm_accel.models.downloads.load_model_config_from_hf", lambda name: ({}, f"of_{name}", {}))
+    monkeypatch.setattr("timm_accel.models.sources.load_model_config_from_hf", lambda name: ({}, f"of_{name}", {}))
     with refused(ValueError, "weights to be of test_resnet", "'hf-hub:me/x'", "of_me/x"):
         create_classifier("test_resnet", 3, weights="hf-hub:me/x")
 

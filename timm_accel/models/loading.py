@@ -9,9 +9,8 @@ from torch import nn
 
 from timm_accel.messages import one_line
 from timm_accel.models.building import build, check_model_name
-from timm_accel.models.downloads import architecture_of, create_pretrained
 from timm_accel.models.heads import Head, attach_head, init_small_classifier
-from timm_accel.models.sources import FoundWeights, is_remote, read_source
+from timm_accel.models.sources import FoundWeights, architecture_of, create_pretrained, is_remote, read_source
 from timm_accel.models.trial import REFUSALS
 from timm_accel.models.weights import check_fit, load_head, recorded_load, report
 

@@ -1,12 +1,15 @@
-"""Read weights from a file, a folder of weights, a run or a state of a run."""
+"""Read weights from a file, a folder of weights, a run or a state of a run, or let timm download them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from timm.models import clean_state_dict, load_model_config_from_hf, load_state_dict
 
 from timm_accel.messages import nearest_path, one_line
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
@@ -19,6 +22,8 @@ _LOCAL = "local-dir:"
 _PYTORCH = "model_state_dict"  # the name in torch's tutorials; timm looks for state_dict and model
 _LIGHTNING = "model."  # before every name, if a LightningModule holds the model under that name
 _BEST = tuple(reversed(BEST_FOLDERS.values()))
+_FAILURES = (OSError, EntryNotFoundError, HFValidationError, HTTPException)
+"""Of the hub and of urllib: no network, no such repository or file, an error of the server, no space."""
 
 
 @dataclass(frozen=True)
@@ -146,3 +151,38 @@ def _tensors_of(value: Any) -> dict[str, torch.Tensor]:
     if not isinstance(value, Mapping):
         return {}
     return {str(name): tensor for name, tensor in value.items() if isinstance(tensor, torch.Tensor)}
+
+
+def create_pretrained(weights: str, **options: Any) -> Any:
+    """Create a timm model with its weights from the network or the cache.
+
+    Args:
+        weights: A model of ``timm.list_models()``, with or without its tag, or ``hf-hub:…``.
+        **options: Arguments of ``timm.create_model``.
+
+    Raises:
+        OSError: They could not be downloaded.
+    """
+    try:
+        return timm.create_model(weights, pretrained=True, **options)
+    except _FAILURES as error:
+        raise _not_downloaded(weights, error) from error
+
+
+def architecture_of(weights: str) -> str:
+    """Return the architecture that the config of ``hf-hub:…`` names.
+
+    Raises:
+        OSError: The config could not be downloaded.
+    """
+    try:
+        return load_model_config_from_hf(weights.split(":", 1)[1])[1]
+    except _FAILURES as error:
+        raise _not_downloaded(weights, error) from error
+
+
+def _not_downloaded(weights: str, error: Exception) -> OSError:
+    return OSError(
+        f"Expected to download the weights of {weights!r} or to find them in the cache, but got "
+        f"{type(error).__name__}: {one_line(error)} Check the name and the network, or pass a file of weights."
+    )

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from timm_accel.data.classes import class_names
 from timm_accel.messages import one_line
 from timm_accel.models import check_model_name, open_classifier
-from timm_accel.models.downloads import create_pretrained
+from timm_accel.models.sources import create_pretrained
 from timm_accel.models.trial import output_shape
 
 
