@@ -213,6 +213,7 @@ def test_no_text_of_a_model_breaks_the_card(tmp_path: Path) -> None:
         "",
         "- [ ] x",
         "@me",
+        "__a__ b_c _d",
     ]
     labels = [*odd, *(f"class {number}" for number in range(1000))]
     model = brightness(multi_label=True)

@@ -14,7 +14,7 @@ from timm_accel.predict import Classifier, Prediction
 from timm_accel.report.history import EMA, read_history
 from timm_accel.text_files import escaped
 
-_MARKS = re.compile(r"[\\`*_~\[\]|$&<>@:]")  # what begins something within a line of Markdown
+_MARKS = re.compile(r"[\\`*~\[\]|$&<>@:]|(?<![^\W_])_|_(?![^\W_])")  # all that is no text in a line of Markdown
 _TIMES = ("epoch", "lr", "images_per_second", "data_wait", "peak_memory_gb")
 
 
@@ -66,7 +66,11 @@ def write_card(
         license: The license, as the hub spells it.
     """
     environment = Environment(  # no HTML, so that it escapes Markdown itself
-        loader=PackageLoader("timm_accel.sharing"), autoescape=False, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("timm_accel.sharing"),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["text"] = markdown_text
     text = environment.get_template("README.md.j2").render(

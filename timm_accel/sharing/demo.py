@@ -1,6 +1,6 @@
 """A local page to try a model: an image is dropped, and the predictions appear.
 
-gradio 6.31 needs Pillow below 13 and 17 more packages, so that the page is a file of its own and the server Python's.
+gradio 6.31 needs Pillow below 13 and 17 more packages, so the page is a plain file, and the server is Python's.
 """
 
 import json
@@ -19,7 +19,7 @@ _PAGE = Path(__file__).parent / "templates" / "demo.html"
 _SECONDS = 30  # for a request to arrive
 
 
-def create_demo(source: str | Path, *, port: int = 0) -> ThreadingHTTPServer:
+def create_demo(source: str | Path, *, port: int = 0) -> "DemoServer":
     """Open a model, and return the server of its page; ``serve_forever()`` starts it.
 
     The page is for this machine only. The server reads no file for it, keeps no image, and takes images of at most

@@ -45,8 +45,8 @@ def push_to_hub(
         PermissionError: There is no token.
         ValueError: `repo_id` is no name of a repository.
 
-    Source: ``HfApi.upload_folder``. timm's ``push_to_hf_hub`` (1.0.31) writes a card of its own, and also uploads a
-    pickle of the weights.
+    Source: ``HfApi.upload_folder``. timm's ``push_to_hf_hub`` (1.0.31) writes another card, and also uploads a
+    pickle.
     """
     try:
         validate_repo_id(repo_id)
