@@ -425,8 +425,9 @@ def test_a_browser_shows_predictions_without_errors_and_runs_no_name(
     demo: DemoServer, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = list(next((run.parent / "data").rglob("*.png")).read_bytes())
+    before = "document.title = [shown, table].map(each => getComputedStyle(each).display);"
     late = f"predict(new File([new Uint8Array({pixels})], 'a.png', {{type: 'image/png'}}));</script>"
-    page = demo.page().replace(b"</script>", late.encode())
+    page = demo.page().replace(b"</script>", f"{before} {late}".encode())
     monkeypatch.setattr(demo, "page", lambda: page)
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     result = subprocess.run(
@@ -435,5 +436,6 @@ def test_a_browser_shows_predictions_without_errors_and_runs_no_name(
     )  # fmt: skip
     rows = re.findall(r"<tr><td>(.*?)</td>", result.stdout, re.DOTALL)
     assert sorted(unescape(row) for row in rows) == sorted(EVIL.values())
+    assert "<title>none,none</title>" in result.stdout
     assert result.stdout.count("<script") == 1
     assert "CONSOLE" not in result.stderr

@@ -1,5 +1,6 @@
 """The example image of a package, from the data of the run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def example_image(run: Path, classifier: Classifier) -> Image.Image | None:
     """
     try:
         recipe = recipe_of_run(run)
-        data = None if recipe is None else data_of_run(recipe, classifier.data_config)[1]
+        at_hand = None if recipe is None else replace(recipe, download=False)
+        data = None if at_hand is None else data_of_run(at_hand, classifier.data_config)[1]
     except (OSError, ValueError, TypeError, ModuleNotFoundError):
         return None
     reader = getattr(data, "reader", None)
