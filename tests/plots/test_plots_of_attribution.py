@@ -22,16 +22,17 @@ pytest.importorskip("matplotlib.figure")
 pytest.importorskip("captum")
 
 SIZE, PATCH = 64, 24
+CONFIG = {"input_size": (3, 16, 16), "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}
 
 
 class Corner(nn.Module):
     """Logit 0 is the mean red of the upper left quarter, logit 1 the mean blue of the lower right one."""
 
     feature_info: Any = ({"module": "cells", "num_chs": 3, "reduction": 4},)
-    pretrained_cfg: Any = {"input_size": (3, 16, 16), "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}
 
     def __init__(self) -> None:
         super().__init__()
+        self.pretrained_cfg = CONFIG
         self.cells = nn.AvgPool2d(4)
         self.unused = nn.Linear(2, 2)
 
@@ -165,7 +166,6 @@ class Tokens(nn.Module):
     """A class token and 16 patches of 4 pixels; the last block adds to the class token the mean of all patches."""
 
     feature_info: Any = tuple({"module": f"blocks.{number}", "num_chs": 3, "reduction": 4} for number in range(2))
-    pretrained_cfg: Any = Corner.pretrained_cfg
     num_prefix_tokens = 1
 
     class Mean(nn.Module):
@@ -174,11 +174,12 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.pretrained_cfg = CONFIG
         self.blocks = nn.Sequential(nn.Identity(), self.Mean())
 
     def forward(self, images: Tensor) -> Tensor:
         patches = nn.functional.avg_pool2d(images, 4).flatten(2).transpose(1, 2)
-        return self.blocks(torch.cat([torch.zeros(len(images), 1, 3), patches], dim=1))[:, 0]
+        return self.blocks(torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1))[:, 0]
 
 
 def test_the_map_of_a_class_token_is_that_of_the_patches_before_the_last_block() -> None:
@@ -189,8 +190,8 @@ def test_the_map_of_a_class_token_is_that_of_the_patches_before_the_last_block()
     assert np.allclose(heat, expected / expected.max(), atol=1e-5)
 
 
-LAYOUTS = {"test_resnet": 4, "test_vit": 4, "test_convnext": 3, "test_mambaout": 3, "test_efficientnet": 4}
-OTHERS = {"hiera_tiny_224": 11, "resmlp_12_224": 11, "deit_tiny_distilled_patch16_224": 10}
+LAYOUTS = ["test_resnet", "test_vit", "test_convnext", "test_mambaout", "test_efficientnet"]
+OTHERS = ["hiera_tiny_224", "resmlp_12_224", "deit_tiny_distilled_patch16_224"]
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, *OTHERS])

@@ -82,6 +82,16 @@ def test_files_are_named_and_at_most_count_are_shown_in_natural_order(tmp_path: 
     ]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        plain(RED).save(tmp_path / name / "1.png")
+    assert [title.splitlines()[-1] for title in titles(plot_predictions(brightness(), tmp_path))] == [
+        "cat/1.png",
+        "dog/1.png",
+    ]
+
+
 def test_an_unreadable_image_is_an_empty_cell_at_its_place(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     figure = plot_predictions(brightness(), [plain(RED), tmp_path / "bad.png", plain(BLUE)])

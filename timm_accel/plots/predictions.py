@@ -79,9 +79,13 @@ def _cells_of(seen: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def _with_files(titles: Sequence[str], files: Sequence[str | None]) -> list[str]:
-    """Return titles with the name of the file in the last line, where there is one."""
-    names = iter(_drawable([Path(file).name for file in files if file is not None]))
-    return [title if file is None else f"{title}\n{next(names)}" for title, file in zip(titles, files, strict=True)]
+    """Return titles with the file in the last line, and its folder if two names are equal."""
+    paths = [Path(file) for file in files if file is not None]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(Path(path.parent.name, path.name)) for path in paths]
+    shown = iter(_drawable(names))
+    return [title if file is None else f"{title}\n{next(shown)}" for title, file in zip(titles, files, strict=True)]
 
 
 def _top_two(names: Sequence[str], probabilities: Tensor) -> list[str]:
