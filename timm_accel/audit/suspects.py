@@ -1,5 +1,6 @@
 """Images whose labels are likely wrong, that fit no class, or that lie between two classes, by predictions for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -104,7 +105,7 @@ def _suspect(scores: "Scores", index: int, score: float, kind: Literal["label", 
     return Suspect(scores.paths[index], label, suggestion, float(score), kind)
 
 
-def write_suspects(suspects: "tuple[Suspect, ...]", path: str | Path) -> None:
+def write_suspects(suspects: Sequence[Suspect], path: str | Path) -> None:
     """Write suspect images to a CSV file with the columns path, label, suggestion, score and kind, atomically.
 
     Delete the rows of images that are right, and pass the rest as ``exclude`` of a `Source` or a `Recipe`.
@@ -120,7 +121,7 @@ def write_suspects(suspects: "tuple[Suspect, ...]", path: str | Path) -> None:
     write_csv(path, [("path", "label", "suggestion", "score", "kind"), *rows])
 
 
-def write_corrected(scores: "Scores", suspects: "tuple[Suspect, ...]", path: str | Path) -> None:
+def write_corrected(scores: "Scores", suspects: Sequence[Suspect], path: str | Path) -> None:
     """Write a manifest of all scored images, with the suggested class of those whose label is likely wrong, atomically.
 
     Args:
