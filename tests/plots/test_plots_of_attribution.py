@@ -1,6 +1,7 @@
 """Grad-CAM: the map lies on the place that decides, for CNNs and transformers, and the model stays as it was."""
 
 import random
+import sys
 from functools import cache
 from typing import Any
 
@@ -277,3 +278,9 @@ def test_a_model_that_describes_no_levels_is_refused() -> None:
 def test_an_unknown_class_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected class_name to be one of the classifier's 2 classes, but got 'cat'"):
         plot_attribution(Corner(), corner_image(), "cat")
+
+
+def test_without_captum_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "timm_accel\[attribution\]"'):
+        plot_attribution(Corner(), corner_image())

@@ -11,6 +11,7 @@ from PIL import Image
 from trained_runs import brightness, trained_run
 
 from timm_accel.plots import plot_predictions, plot_top_losses
+from timm_accel.plots.losses import _title
 from timm_accel.predict import Classifier, Scores, score_images
 
 figures = pytest.importorskip("matplotlib.figure")
@@ -196,8 +197,6 @@ def test_a_file_that_was_damaged_since_is_an_empty_cell(tmp_path: Path) -> None:
 
 def test_labels_of_a_multi_label_image_are_all_named() -> None:
     scores = Scores(["a"], torch.tensor([[1, 0, 1]]), torch.tensor([[0.9, 0.2, 0.5]]).double(), list("xyz"), [], [])
-    from timm_accel.plots.losses import _title
-
     loss = -(np.log(0.9) + np.log(0.8) + np.log(0.5)) / 3
     assert _title(scores, 0, ["x", "y", "z"], unreadable=False) == f"x 0.90\nis x, z, loss {loss:.2f}"
 

@@ -80,6 +80,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def model_of(classifier: Classifier) -> nn.Module:
+    """Return the torch module of a classifier.
+
+    Raises:
+        ValueError: It has none.
+    """
     if classifier.model is None:
         raise ValueError(
             f"Expected the classifier to have a torch model, since Grad-CAM needs its gradients, but got "
