@@ -27,7 +27,7 @@ CONFIG = {"input_size": (3, 16, 16), "mean": (0.0,) * 3, "std": (1.0,) * 3, "cro
 
 
 class Corner(nn.Module):
-    """Logit 0 is the mean red of the upper left quarter, logit 1 the mean blue of the lower right one."""
+    """Logits: mean red of the upper left quarter less mean blue, and mean blue of the lower right quarter."""
 
     feature_info: Any = ({"module": "cells", "num_chs": 3, "reduction": 4},)
 
@@ -39,7 +39,9 @@ class Corner(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         cells = self.cells(images)
-        return torch.stack([cells[:, 0, :2, :2].mean((1, 2)), cells[:, 2, 2:, 2:].mean((1, 2))], dim=1)
+        return torch.stack(
+            [cells[:, 0, :2, :2].mean((1, 2)) - cells[:, 2].mean((1, 2)), cells[:, 2, 2:, 2:].mean((1, 2))], dim=1
+        )
 
 
 def corner_image() -> Image.Image:
@@ -63,7 +65,7 @@ def heat_of(figure: Any, index: int = 0) -> np.ndarray:
     [("0", [[240.0, 120, 0, 0], [0] * 4, [0] * 4, [0] * 4]), ("1", [[0] * 4, [0] * 4, [0] * 4, [0, 0, 0, 255.0]])],
 )
 def test_the_map_is_the_channel_of_the_class(class_name: str, weighted: Any) -> None:
-    """Of each logit only one channel has a gradient, 1/16 on average, so the map is that channel over its maximum."""
+    """One channel has a positive gradient, 1/16 on average; blue lowers logit 0."""
     maps = torch.nn.functional.interpolate(torch.tensor(weighted)[None, None], (16, 16), mode="bilinear")[0, 0]
     heat = heat_of(plot_attribution(Corner(), corner_image(), class_name))
     assert np.allclose(heat, maps / maps.max(), atol=1e-5)
