@@ -9,6 +9,7 @@ from timm_accel.messages import one_line
 from timm_accel.models import read_config
 from timm_accel.models.opening import best_folders
 from timm_accel.predict import Classifier, Evaluation, Scores, evaluation_of, load_classifier, score_images
+from timm_accel.predict.scored_images import highest_losses, is_listed
 from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
@@ -17,7 +18,6 @@ from timm_accel.report.mistakes import (
     ShownImage,
     calibration_chart,
     confident_errors,
-    highest_losses,
     shown_images,
 )
 
@@ -84,7 +84,7 @@ def _mistakes(run: Path, data: Any, batch_size: int, num_workers: int) -> dict[s
 
 def _shown_mistakes(scores: Scores, classifier: Classifier, data: Any) -> dict[str, list[ShownImage]]:
     reader = getattr(data, "reader", None)
-    reader = reader if hasattr(reader, "filename") and not hasattr(reader, "share") else None
+    reader = reader if is_listed(reader) else None
     return {
         "worst": shown_images(scores, highest_losses(scores, MAX_IMAGES), reader, classifier.prepare),
         "errors": shown_images(scores, confident_errors(scores, MAX_IMAGES), reader, classifier.prepare),
