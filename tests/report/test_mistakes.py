@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from timm_accel.predict import Scores
+from timm_accel.predict.scored_images import highest_losses
 from timm_accel.report import charts
 from timm_accel.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, nice_ticks
-from timm_accel.report.mistakes import calibration_chart, confident_errors, highest_losses
+from timm_accel.report.mistakes import calibration_chart, confident_errors
 
 SCORES = Scores(
     ["right", "wrong", "sure", "worst"],

@@ -1,4 +1,4 @@
-"""The command ``export``: write a trained model as an ONNX, TorchScript or .pt2 file."""
+"""The command ``export``: write a trained model as an ONNX, TorchScript or .pt2 file, or as a package."""
 
 from typing import Any, Literal
 
@@ -8,12 +8,17 @@ from timm_accel.export import Exported, Metadata, read_metadata
 from timm_accel.export import export as export_to
 from timm_accel.export.checking import TOLERANCE
 from timm_accel.export.formats import SUFFIXES
+from timm_accel.messages import UsageError
+from timm_accel.sharing import export_package
 
 
 def export(
     source: str,
-    out: str,
+    out: str | None = None,
     *,
+    package: str | None = None,
+    license: str = "unknown",
+    example: bool = True,
     normalize: bool = False,
     softmax: bool = False,
     class_names: list[str] | None = None,
@@ -28,12 +33,16 @@ def export(
 ) -> None:
     """Export a trained model to the format of a file's ending, and compare the file with the model.
 
-    An older file is only replaced by one that passed the comparison.
+    An older file is only replaced by one that passed the comparison. With --package it is a folder that stands alone:
+    model card, weights, ONNX file, predict.py and an example image.
 
     Args:
         source: A run, whose best or best_ema weights are exported, whichever have the better metric; or a folder of
             weights.
-        out: The file: .onnx, .pt2, .pt or .torchscript.
+        out: The file: .onnx, .pt2, .pt or .torchscript; none with package.
+        package: A new folder, in place of a file; only license and example go with it.
+        license: The license for the model card of a package, such as apache-2.0.
+        example: Whether an evaluation image is in the package.
         normalize: Whether the file takes uint8 images (B, C, H, W) and normalizes them itself.
         softmax: Whether the file returns probabilities.
         class_names: The names in the order of the output; None for those of the weights.
@@ -46,8 +55,6 @@ def export(
         external_data: Whether the weights are in a second file, for .onnx; above 2 GB they always are.
         method: How TorchScript is made, for .pt and .torchscript: script or trace; None for script.
     """
-    check_out(out, SUFFIXES)
-    say_in_progress(source)
     given: dict[str, Any] = {
         "class_names": class_names,
         "temperature": temperature,
@@ -57,6 +64,18 @@ def export(
         "external_data": external_data or None,
         "method": method,
     }
+    options = {name: value for name, value in given.items() if value is not None}
+    if package is not None:
+        changed = options | {"normalize": normalize, "softmax": softmax, "out": out}
+        changed |= {"reparameterize": not reparameterize, "tolerance": tolerance != TOLERANCE}
+        _refuse(package, [name for name, value in changed.items() if value])
+        say_in_progress(source)
+        print(f"Package: {export_package(source, package, license=license, example=example)}")
+        return
+    if out is None:
+        raise UsageError("Expected out or package, but got none. Name a file such as model.onnx, or --package FOLDER.")
+    check_out(out, SUFFIXES)
+    say_in_progress(source)
     exported = export_to(
         source,
         out,
@@ -64,9 +83,17 @@ def export(
         softmax=softmax,
         reparameterize=reparameterize,
         tolerance=tolerance,
-        **{name: value for name, value in given.items() if value is not None},
+        **options,
     )
     _print(exported, read_metadata(out))
+
+
+def _refuse(package: str, beside: list[str]) -> None:
+    if beside:
+        raise UsageError(
+            f"Expected package without {beside[0]}, since the files of a package fit each other, but got {package!r} "
+            "with it. Leave one of them out."
+        )
 
 
 def _print(exported: Exported, about: Metadata) -> None:

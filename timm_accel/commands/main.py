@@ -18,6 +18,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "export",
+    "demo",
     "audit",
     "average",
     "find-lr",

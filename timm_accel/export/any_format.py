@@ -39,13 +39,21 @@ def export(source: str | Path, out: str | Path, *, head: Head | None = None, **o
         raise TypeError(
             f"Expected options of {exporter.__name__}, but got {unknown[0]!r}. {nearest(unknown[0], known)}"
         )
-    model, config = open_classifier(_weights_folder(Path(source)), head)
+    model, config = open_classifier(weights_folder(Path(source)), head)
     names = {"class_names": "label_names", "temperature": "temperature", "multi_label": "multi_label"}
     stored = {option: config[name] for option, name in names.items() if name in config}
     return exporter(model, out, **(stored | options))
 
 
-def _weights_folder(source: Path) -> Path:
+def weights_folder(source: Path) -> Path:
+    """Return the folder of weights that a source is, or that of a run.
+
+    Args:
+        source: A folder with ``config.json``, or a run folder.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+    """
     if (source / CONFIG_FILE).is_file():
         return source
     try:

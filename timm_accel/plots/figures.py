@@ -26,6 +26,7 @@ from timm_accel.data.transforms.create import create_policy
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 from timm_accel.messages import missing_extra
 from timm_accel.plots.images import (
+    _check_count,
     _check_has_transform,
     _check_mixup,
     _image_and_label,
@@ -38,6 +39,7 @@ from timm_accel.plots.images import (
 from timm_accel.plots.text import _drawable, _font_families, _shorten
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 MAX_COLUMNS = 8
@@ -112,8 +114,7 @@ def plot_augmentations(
             f"Expected index to be from 0 to {len(dataset) - 1}, the last image of the dataset, but got {index}. "
             "Choose one of these."
         )
-    if count < 1:
-        raise ValueError(f"Expected count to be at least 1, but got {count}. Pass 1 or more.")
+    _check_count(count)
     if mean is None and std is None:
         mean, std = _normalization(dataset)
     finish = getattr(dataset, "device_transform", None) or (lambda image: image)
@@ -249,6 +250,16 @@ def _draw(
     columns: int | None,
     figure: "Figure | SubFigure | None",
 ) -> "Figure":
+    return _complete(_draw_cells(images, titles, columns, figure))
+
+
+def _draw_cells(
+    images: Sequence[torch.Tensor] | torch.Tensor,
+    titles: list[str],
+    columns: int | None,
+    figure: "Figure | SubFigure | None",
+) -> "list[Axes]":
+    """Return the axes of the images."""
     if columns is None:
         columns = ceil(len(titles) / ceil(len(titles) / MAX_COLUMNS))
     if columns < 1:
@@ -266,7 +277,11 @@ def _draw(
     for axes, image, title in zip(cells, images, titles, strict=False):
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9, parse_math=False, fontfamily=font)
-    return cast("Figure", figure.figure)  # the complete figure, also for a subfigure
+    return list(cells[: len(titles)])
+
+
+def _complete(cells: "list[Axes]") -> "Figure":
+    return cast("Figure", cells[0].figure.figure)  # also for a subfigure
 
 
 def _new_figure(width: float, height: float) -> "Figure":

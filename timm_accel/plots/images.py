@@ -55,6 +55,11 @@ def _per_channel(name: str, values: Sequence[float] | None, images: torch.Tensor
     return torch.as_tensor(values).float().view(-1, 1, 1)
 
 
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"Expected count to be at least 1, but got {count}. Pass 1 or more.")
+
+
 def _titles(targets: torch.Tensor, count: int, class_names: Sequence[str] | None) -> list[str]:
     _check_targets(targets, count)
     num_classes = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.data import create_transform
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -39,6 +39,7 @@ class Classifier:
         is_named: Whether the classes have names; otherwise the names are numbers.
         folder: The folder of its ``config.json``; None where there is none.
         source: The weights that it was loaded from, for messages.
+        model: The torch module that `run` calls; None for an exported file.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -51,6 +52,7 @@ class Classifier:
     is_named: bool = True
     folder: Path | None = None
     source: str = "the model"
+    model: nn.Module | None = None
 
     @property
     def input_size(self) -> tuple[int, int, int]:

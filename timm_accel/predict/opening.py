@@ -145,6 +145,7 @@ def _of_model(
         is_named=names is not None,
         folder=folder,
         source=source,
+        model=model,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from timm_accel.models import read_config
 from timm_accel.models.opening import best_folders
+from timm_accel.recipes.past_run import read_options
 from timm_accel.report.charts import Chart, line_chart
-from timm_accel.report.history import History, read_history, read_options
+from timm_accel.report.history import History, read_history
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
-"""Read the history of a run for its curves, and its options."""
+"""Read the history of a run for its curves."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
 from timm_accel.text_files import read_csv
@@ -69,12 +66,3 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
-
-
-def read_options(run: Path) -> dict[str, Any]:
-    """Return the options of a run from its recipe; empty for a run without one."""
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}

@@ -1,13 +1,10 @@
-"""Thumbnails of files and of tensors, as data URIs."""
+"""Thumbnails of images and of tensors, as data URIs."""
 
 import base64
 import io
-from typing import Any
 
 import torch
 from PIL import Image
-
-from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
 
 SIZE = 112
 
@@ -26,22 +23,3 @@ def thumbnail_of(image: Image.Image | torch.Tensor) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def thumbnail_from(reader: Any, number: int, prepare: PrepareImage) -> str | None:
-    """Return the thumbnail of an image of a reader, upright and in 8 bits; None if it cannot be read.
-
-    Args:
-        reader: A timm reader.
-        number: The index of the image.
-        prepare: Decodes an image as training does.
-    """
-    try:
-        file, _ = reader[number]
-        try:
-            return thumbnail_of(read_image(file, prepare))
-        finally:
-            if hasattr(file, "read"):
-                file.close()
-    except OSError:
-        return None

@@ -7,8 +7,9 @@ import torch
 
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.predict import Scores
+from timm_accel.predict.scored_images import images_of
 from timm_accel.report.charts import Chart, line_chart
-from timm_accel.report.images import thumbnail_from
+from timm_accel.report.images import thumbnail_of
 
 _BINS = 10
 
@@ -23,11 +24,6 @@ class ShownImage:
     probability: float
     loss: float
     thumbnail: str | None
-
-
-def highest_losses(scores: Scores, count: int) -> list[int]:
-    """Return the indices of the images with the highest losses, the highest first."""
-    return scores.losses.argsort(descending=True, stable=True)[:count].tolist()
 
 
 def confident_errors(scores: Scores, count: int) -> list[int]:
@@ -48,15 +44,12 @@ def shown_images(scores: Scores, indices: list[int], reader: Any, prepare: Prepa
         reader: The reader of all images; None where their files are not at hand.
         prepare: Decodes an image as training does.
     """
-    numbers: dict[str, int] = {}
-    if reader is not None:
-        numbers = {reader.filename(number, absolute=True): number for number in range(len(reader))}
-    losses = scores.losses
+    losses, images = scores.losses, images_of([scores.paths[index] for index in indices], reader, prepare)
     shown = []
-    for index in indices:
+    for index, image in zip(indices, images, strict=True):
         path, probabilities = scores.paths[index], scores.probabilities[index]
         best = int(probabilities.argmax())
-        thumbnail = thumbnail_from(reader, numbers[path], prepare) if path in numbers else None
+        thumbnail = None if image is None else thumbnail_of(image)
         label = ", ".join(scores.labels_of(index)) or "none"
         prediction, probability = scores.class_names[best], float(probabilities[best])
         shown.append(ShownImage(path, label, prediction, probability, float(losses[index]), thumbnail))

@@ -1,25 +1,23 @@
 """Collect what the page shows of one run: curves, metrics, mistakes, training images and options."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_accel.data import write_digits
 from timm_accel.messages import one_line
 from timm_accel.models import read_config
 from timm_accel.models.opening import best_folders
 from timm_accel.predict import Classifier, Evaluation, Scores, evaluation_of, load_classifier, score_images
-from timm_accel.recipes import Recipe
-from timm_accel.recipes.data import create_data, source_of
+from timm_accel.predict.scored_images import highest_losses, is_listed
+from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
-from timm_accel.report.history import History, read_history, read_options
+from timm_accel.report.history import History, read_history
 from timm_accel.report.mistakes import (
     ShownImage,
     calibration_chart,
     confident_errors,
-    highest_losses,
     shown_images,
 )
 
@@ -64,24 +62,17 @@ def page_of(run: Path, data: Any, batch_size: int, num_workers: int) -> Page:
         notes.append("The run has no recipe.yaml, so that its data are not known. Pass them to see the mistakes.")
     else:
         try:
-            shown = _mistakes(run, options, data, batch_size, num_workers)
+            shown = _mistakes(run, data, batch_size, num_workers)
         except (OSError, ValueError, TypeError, ModuleNotFoundError) as error:
             notes.append(f"The images could not be evaluated: {one_line(error, None)}")
     return Page(run.resolve().name, history, _charts(history), best, options, notes, **shown)
 
 
-def _mistakes(run: Path, options: dict[str, Any], data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
+def _mistakes(run: Path, data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
     classifier = load_classifier(run)
-    known = {field.name for field in fields(Recipe)}
-    recipe = None
-    if options:
-        stored = {name: value for name, value in options.items() if name in known}
-        recipe = Recipe(**stored | {"run_dir": str(run), "resume": None})
     shown: dict[str, Any] = {}
-    if data is None:
-        assert recipe is not None
-        found = write_digits() if recipe.data_dir is None else recipe.data_dir
-        train_set, data = create_data(recipe, source_of(recipe, found), classifier.data_config)
+    if data is None and (recipe := recipe_of_run(run)) is not None:
+        train_set, data = data_of_run(recipe, classifier.data_config)
         shown["augmented"], shown["mixed"] = augmented_examples(recipe, train_set)
     scores = score_images(classifier, data, batch_size=batch_size, num_workers=num_workers)
     return shown | {
@@ -93,7 +84,7 @@ def _mistakes(run: Path, options: dict[str, Any], data: Any, batch_size: int, nu
 
 def _shown_mistakes(scores: Scores, classifier: Classifier, data: Any) -> dict[str, list[ShownImage]]:
     reader = getattr(data, "reader", None)
-    reader = reader if hasattr(reader, "filename") and not hasattr(reader, "share") else None
+    reader = reader if is_listed(reader) else None
     return {
         "worst": shown_images(scores, highest_losses(scores, MAX_IMAGES), reader, classifier.prepare),
         "errors": shown_images(scores, confident_errors(scores, MAX_IMAGES), reader, classifier.prepare),
