@@ -16,6 +16,7 @@ from timm_accel.callbacks import Callback, PrintMetricsCallback
 from timm_accel.losses import LabelCheck
 from timm_accel.mixins import ClassificationMetricsMixin
 from timm_accel.predict.counts import MacroF1, TopKAccuracy
+from timm_accel.states.speed import Speed
 
 
 def evaluated(labels: Any, kind: type[LoopTrainer] = TimmTrainer, **options: Any) -> dict[str, float]:
@@ -288,7 +289,7 @@ def test_the_number_of_a_batch_counts_from_the_start_of_its_epoch() -> None:
     trainer = fit(make_trainer(TimmTrainer, num_classes=3), num_epochs=1)
     batch = [torch.zeros(2, 3, 8, 8), torch.tensor([0, 4])]
     with refused(ValueError, "got 4 for image 1 of batch 5"):
-        list(trainer.current_run()._prefetched([batch], start=5))
+        list(trainer.current_run()._prefetched(Speed(), [batch], start=5))
 
 
 def test_a_batch_of_another_form_is_left_to_the_hooks_that_read_it() -> None:

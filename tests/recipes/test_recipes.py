@@ -546,7 +546,7 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"on_error": "skp"}, ("on_error to be one of raise, skip", "got 'skp'", "'skip'")),
         ({"drop_last": "no"}, ("drop_last to be bool | None", "got 'no'", "default is None")),
         ({"mixed_precision": "bf6"}, ("mixed_precision to be one of no, fp16, bf16", "got 'bf6'", "mean 'bf16'")),
-        ({"torch_compile": "max"}, ("torch_compile to be one of default", "got 'max'", "'max-autotune'")),
+        ({"torch_compile": "max"}, ("torch_compile to be bool or one of default", "got 'max'", "'max-autotune'")),
         ({"patience": 0}, ("patience to be an integer of at least 1", "got 0")),
         ({"patience": 2, "min_delta": -1}, ("min_delta to be at least 0", "got -1")),
         ({"min_delta": 0.1}, ("patience to be a number of epochs with min_delta", "got None")),
@@ -587,7 +587,7 @@ def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
             "keep_states_when_done",
             "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile", "data_root",
-            "download", "evaluate_every_n_epochs", "train_accuracy", "data_identity"}  # fmt: skip
+            "download", "trackers", "evaluate_every_n_epochs", "train_accuracy", "data_identity"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
     assert Recipe(num_epochs=2).resume_key()["warmup_epochs"] == {FOLLOWS_RUN: 1}

@@ -97,7 +97,8 @@ class UnstartedRun:
                 if name not in self._found and path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 elif name not in self._found:
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # the folder is a file, or cannot be written to: it holds nothing of ours
+                        path.unlink(missing_ok=True)
         if lock is not None:
             unlock_run_dir(lock)
         for folder in self._missing:

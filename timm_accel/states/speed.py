@@ -113,6 +113,7 @@ def peak_memory(device: torch.device | None) -> int:
     if hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated(device)
     if resource is None:
-        return psutil.Process().memory_info().peak_wset
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)  # Windows has the peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
