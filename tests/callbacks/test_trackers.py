@@ -18,6 +18,7 @@ from timm_accel import Recipe
 from timm_accel.callbacks import SaveStateCallback, TrackerCallback, check_trackers
 from timm_accel.callbacks.tracking import services
 from timm_accel.recipes import build_run
+from timm_accel.states.speed import COLUMNS
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 WORKER = Path(__file__).parent / "tracker_worker.py"
@@ -51,13 +52,23 @@ def runs(tmp_path: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def without_speed(points: Any) -> Any:
+    """Points without the values of times, which differ between runs; their names and steps stay."""
+    if not isinstance(points, list):
+        return points
+    return [[name, step, None if name in COLUMNS else value] for name, step, value in points]
+
+
 def test_a_run_killed_seven_times_has_every_point_once(runs: dict[str, Any]) -> None:
     whole, killed = runs["whole"], runs["killed"]
     for tracker in {"tensorboard", "trackio"} & whole.keys():
         assert [step for name, step, _ in whole[tracker] if name == "train_loss"] == [*range(2, 21, 2)]
         assert [step for name, step, _ in whole[tracker] if name == "ema_model_accuracy"] == [5, 10, 15, 20]
         assert [step for name, step, _ in whole[tracker] if name == "best_accuracy"] == [20]
-    assert killed == whole  # no point twice, none missing, the same values and options
+    # no point twice, none missing, the same values and options
+    assert {name: without_speed(value) for name, value in killed.items()} == {
+        name: without_speed(value) for name, value in whole.items()
+    }
     if "trackio" in whole:  # each resume continued the same run
         assert [name.rpartition("-")[0] for name in runs["trackio_runs"]] == ["whole", "killed"]
 
@@ -181,7 +192,7 @@ def test_a_run_on_a_full_disk_goes_on(tmp_path: Path, capsys: pytest.CaptureFixt
         assert trainer.num_updates == 150
     said = capsys.readouterr().out
     assert said.count("The tracker 'tensorboard' failed") == 1
-    assert said.count("The run continues without this file.") == 1
+    assert 1 <= said.count("The run continues without this file.") < 10  # again only after a write that worked
 
 
 def test_two_processes_log_once(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from timm_accel.callbacks import (
     SaveStateCallback,
     TimeLimitCallback,
     TrackerCallback,
-    check_trackers,
 )
+from timm_accel.callbacks.tracking.services import check_trackers, require_packages
 from timm_accel.data import (
     Source,
     write_digits,
@@ -59,7 +59,7 @@ def build_run(recipe: Recipe) -> Run:
             "of them with cross_validate(recipe)."
         )
     if recipe.trackers:
-        check_trackers(recipe.trackers)  # a missing package is reported before the data are read
+        require_packages(check_trackers(recipe.trackers))  # a missing package is reported before the data are read
     state = process_state()
     with local_main_process_first(state):
         unstarted = UnstartedRun(recipe.run_dir)

@@ -97,7 +97,7 @@ class UnstartedRun:
                 if name not in self._found and path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 elif name not in self._found:
-                    with suppress(OSError):  # the folder is a file, or cannot be written to: it holds nothing of ours
+                    with suppress(OSError):  # the folder is a file, or cannot be written to: nothing was written
                         path.unlink(missing_ok=True)
         if lock is not None:
             unlock_run_dir(lock)
