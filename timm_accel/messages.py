@@ -21,8 +21,8 @@ GRACE_SECONDS = 30.0
 UNPRINTABLE = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters, as in a regular expression, that control a terminal, but newlines, and those that UTF-8 cannot hold."""
 _UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
-_RAISED_IN_WORKER = re.compile(  # the last frame, its line, marks below it, and the error
-    rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?:[ ~^]+\n)?[\w.]+: ((?:.|\n)*)$'
+_RAISED_IN_WORKER = re.compile(  # the last frame, its lines, marks below them (Python 3.13 shows more), and the error
+    rf'File "[^"]*[/\\]{_PACKAGE}[/\\][^"]*", line \d+, in [^\n]+\n +raise [^\n]*\n(?: [^\n]*\n)*[\w.]+: ((?:.|\n)*)$'
 )
 
 
