@@ -1,6 +1,5 @@
 """A figure of learning curves: what runs recorded in each epoch."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from timm_accel.plots.figures import _new_figure
 from timm_accel.plots.text import _drawable, _font_families
+from timm_accel.states.history import complete_rows, number_in
 from timm_accel.states.speed import COLUMNS
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
-from timm_accel.text_files import read_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +87,7 @@ def _curves(run: Path) -> dict[tuple[str, str], Curve]:
     curves: dict[tuple[str, str], Curve] = {}
     for row in _rows(run):
         for name, cell in row.items():
-            value = _number(cell)
+            value = number_in(cell)
             if value is not None and name not in _NO_METRICS:
                 epochs, values = curves.setdefault(_panel_of(name), ([], []))
                 epochs.append(float(row["epoch"]))
@@ -104,27 +103,13 @@ def _rows(run: Path) -> list[dict[str, str]]:
             f"Expected runs to be {what}, but {str(path)!r} does not exist. Wait for the first epoch of the run, or "
             "name another folder."
         )
-    try:
-        rows = read_csv(path)
-        complete = path.read_bytes().endswith(b"\n")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"Expected {str(path)!r} to be the history of a run, but got another file ({error})."
-        ) from error
-    rows = rows if complete else rows[:-1]  # a run writes its last line now
-    if not rows or any(_number(row.get("epoch", "")) is None for row in rows):
+    rows = complete_rows(path)
+    if not rows or any(number_in(row.get("epoch", "")) is None for row in rows):
         raise ValueError(
             f"Expected {str(path)!r} to hold a row for each complete epoch of a run, but got "
             f"{'none' if not rows else 'rows without an epoch'}. Wait for the first epoch, or name another run."
         )
     return rows
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:  # empty in an epoch without evaluation; lists are not drawn
-        return None
 
 
 def _panel_of(name: str) -> tuple[str, str]:

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_accel.models import read_config
-from timm_accel.models.opening import best_folders
 from timm_accel.recipes.past_run import read_options
 from timm_accel.report.charts import Chart, line_chart
-from timm_accel.report.history import History, read_history
+from timm_accel.report.history import History, best_metrics, read_history
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,7 @@ def comparison_of(folders: list[Path]) -> Comparison:
             f"Expected runs that recorded the same metrics, but got {', '.join(map(repr, names))}, which share none. "
             "Report them one by one."
         )
-    best = {
-        name: {weights.name: read_config(weights).get("best") or {} for weights in best_folders(folder)}
-        for name, folder in zip(names, folders, strict=True)
-    }
+    best = {name: best_metrics(folder) for name, folder in zip(names, folders, strict=True)}
     last = {name: {metric: history.points[metric][-1][1] for metric in metrics} for name, history in histories.items()}
     recipes = {name: read_options(folder) for name, folder in zip(names, folders, strict=True)}
     return Comparison(

@@ -1,13 +1,16 @@
-"""Read the history of a run for its curves."""
+"""Read the history of a run for its curves, and its best metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from timm_accel.models import read_config
+from timm_accel.models.opening import best_folders
+from timm_accel.states.history import complete_rows, number_in
+from timm_accel.states.speed import COLUMNS
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
-from timm_accel.text_files import read_csv
 
 EMA = metric_prefix(EMA_MODEL)
-_TIMES = ("images_per_second", "data_wait", "peak_memory_gb")
 _ACCURACIES = ("accuracy", "map", "f1_macro", "accuracy_top5", "exact_match", "train_accuracy")
 
 
@@ -25,7 +28,7 @@ class History:
 
     def metrics(self) -> list[str]:
         """Return the names of all metrics of the model itself."""
-        known = {"epoch", "lr", *_TIMES}
+        known = {"epoch", "lr", *COLUMNS}
         return [name for name in self.points if name not in known and not name.startswith(EMA)]
 
     def main_metric(self) -> str | None:
@@ -48,21 +51,19 @@ def read_history(run: Path) -> History:
     if not path.is_file():
         return History({}, 0)
     points: dict[str, list[tuple[float, float]]] = {}
-    rows = read_csv(path)
+    rows = complete_rows(path)
     for row in rows:
-        epoch = _number(row.get("epoch", ""))
+        epoch = number_in(row.get("epoch", ""))
         if epoch is None:
             raise ValueError(
                 f"Expected a history with the column epoch, but got {str(path)!r}. Restore it, or resume the run."
             )
         for name, cell in row.items():
-            if (value := _number(cell)) is not None:
+            if (value := number_in(cell)) is not None:
                 points.setdefault(name, []).append((epoch, value))
     return History(points, len(rows))
 
 
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def best_metrics(run: Path) -> dict[str, dict[str, Any]]:
+    """Return the best metric of each folder of best weights, as its ``config.json`` has it."""
+    return {folder.name: read_config(folder).get("best") or {} for folder in best_folders(run)}

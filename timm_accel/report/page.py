@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from timm_accel.messages import one_line
-from timm_accel.models import read_config
-from timm_accel.models.opening import best_folders
 from timm_accel.predict import Classifier, Evaluation, Scores, evaluation_of, load_classifier, score_images
 from timm_accel.predict.scored_images import highest_losses, is_listed
 from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
-from timm_accel.report.history import History, read_history
+from timm_accel.report.history import History, best_metrics, read_history
 from timm_accel.report.mistakes import (
     ShownImage,
     calibration_chart,
@@ -54,7 +52,7 @@ def page_of(run: Path, data: Any, batch_size: int, num_workers: int) -> Page:
     history, options, notes = read_history(run), read_options(run), []
     if (wanted := options.get("num_epochs")) and history.num_epochs < wanted:
         notes.append(f"The run has {history.num_epochs} of {wanted} epochs so far: it is in progress, or it stopped.")
-    best = {folder.name: read_config(folder).get("best") or {} for folder in best_folders(run)}
+    best = best_metrics(run)
     shown: dict[str, Any] = {}
     if not best:
         notes.append("The run has no weights yet, so that nothing can be evaluated.")
