@@ -1,7 +1,6 @@
 """Find the largest batch size that fits into memory, by training steps of a trainer that is then thrown away."""
 
 import os
-from copy import copy
 from typing import Any
 
 import torch
@@ -9,11 +8,11 @@ from accelerate.utils import recursively_apply
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.functional import interpolate
 
-from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import free_memory
 from timm_accel.states.consensus import min_over_ranks
 from timm_accel.training import LoopTrainer
 from timm_accel.training.loaders import device_transform_of
+from timm_accel.training.preparation import trial_trainer
 from timm_accel.upstream import StopTrainingError
 
 MAX_BATCH_SIZE = 1024
@@ -175,11 +174,7 @@ class _SearchTrainer(LoopTrainer):
 
 def _search_trainer(trainer: LoopTrainer) -> Any:
     """Return a copy of the trainer for the search: it writes and prints nothing, and freezes no stage."""
-    search: Any = copy(trainer)
-    search.__class__ = type(f"{type(trainer).__name__}Search", (_SearchTrainer, type(trainer)), {})
-    search.run_history = type(trainer.run_history)()
-    search.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
-    search.run_dir = search.keep_states = None
+    search = trial_trainer(trainer, _SearchTrainer, "Search")
     search.ema_decay = getattr(search, "ema_decay", None) and 0.0  # None stays: the length of the search tells nothing
     for name, value in {"freeze_schedule": {}, "sync_bn": False}.items():  # BatchNorm would wait for other ranks
         if hasattr(search, name):

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.training import LoopTrainer
-from timm_accel.training.preparation import require_optimizer
+from timm_accel.training.preparation import require_optimizer, trial_trainer
 
 SMOOTHING = 0.9
 _SET_BY_FIND_LR = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
@@ -179,11 +178,7 @@ def _learning_rates(trainer: LoopTrainer) -> list[float]:
 
 def _range_test_trainer(trainer: LoopTrainer) -> Any:
     """Return a copy of the trainer for the test: it shares only model, optimizer and options."""
-    tester: Any = copy(trainer)
-    tester.__class__ = type(f"{type(trainer).__name__}RangeTest", (_RangeTestTrainer, type(trainer)), {})
-    tester.run_history = type(trainer.run_history)()
-    tester.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
-    tester.run_dir = tester.keep_states = None
+    tester = trial_trainer(trainer, _RangeTestTrainer, "RangeTest")
     tester.sync_every_n_updates = 1
     tester.ema_decay = getattr(tester, "ema_decay", None) or 0.0  # None would report what it chose for the test
     return tester

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from inspect import signature
 from math import ceil
@@ -16,6 +16,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
 from timm_accel.messages import one_line
@@ -288,3 +289,19 @@ def _too_few_images(name: str, images: int | None, batch_size: int | None) -> Va
         f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {images} images. "
         "Lower per_device_batch_size or add images."
     )
+
+
+def trial_trainer(trainer: Any, overrides: type, name: str) -> Any:
+    """Return a copy of a trainer for a trial: it shares model, optimizer and options, and writes no file.
+
+    Args:
+        trainer: The trainer.
+        overrides: A subclass of `LoopTrainer` whose hooks come before those of the trainer.
+        name: What the name of the trainer's class is extended by.
+    """
+    trial = copy(trainer)
+    trial.__class__ = type(f"{type(trainer).__name__}{name}", (overrides, type(trainer)), {})
+    trial.run_history = type(trainer.run_history)()
+    trial.callback_handler = type(trainer.callback_handler)([MoveModulesToDeviceCallback])
+    trial.run_dir = trial.keep_states = None
+    return trial
