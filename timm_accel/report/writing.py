@@ -12,6 +12,7 @@ from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest_path, printable
 from timm_accel.models.opening import best_folders
 from timm_accel.report.comparison import comparison_of
+from timm_accel.report.cross_validation import cross_validated, folds_of
 from timm_accel.report.page import page_of
 
 NAME = "report.html"
@@ -31,11 +32,12 @@ def report(
 
     Of one run it shows the curves, the metrics and the mistakes of its best weights on the evaluation images, training
     images as the model sees them, the options, and how to load the model. Of several runs it shows their curves and
-    metrics, and the options in which they differ. A run that is not finished, or whose data are gone, is shown as far
+    metrics, and the options in which they differ. Of a cross-validation it also shows the mean and the deviation of the
+    metrics, and the suspect images with thumbnails. A run that is not finished, or whose data are gone, is shown as far
     as it can be, and the page says what is missing.
 
     Args:
-        runs: The folder of a run, or of several.
+        runs: The folder of a run, or of several, or of a cross-validation.
         out: The file; None for ``report.html`` in the folder of the run, or of the first run.
         data: The labeled images to evaluate on, as for `evaluate_classifier`; None for those of the recipe.
         batch_size: Images at a time.
@@ -55,8 +57,10 @@ def report(
     for folder in folders:
         _check_run(folder)
     path = folders[0] / NAME if out is None else Path(out)
-    if len(folders) == 1:
-        found: dict[str, Any] = {"page": page_of(folders[0], data, batch_size, num_workers), "comparison": None}
+    if len(folders) == 1 and (folds := folds_of(folders[0])):
+        found: dict[str, Any] = {"comparison": comparison_of(folds), "cross_validated": cross_validated(folders[0])}
+    elif len(folders) == 1:
+        found = {"page": page_of(folders[0], data, batch_size, num_workers), "comparison": None}
     else:
         found = {"page": None, "comparison": comparison_of(folders)}
     text = (
@@ -90,7 +94,7 @@ def _check_run(folder: Path) -> None:
         raise FileNotFoundError(
             f"Expected runs to be folders of runs, but got {str(folder)!r}, which is none. {remedy}"
         )
-    if not (folder / "history.csv").is_file() and not best_folders(folder):
+    if not (folder / "history.csv").is_file() and not best_folders(folder) and not folds_of(folder):
         raise FileNotFoundError(
             f"Expected a run with a history or weights, but got {str(folder)!r} without both. Wait for its first "
             "epoch, or name another folder."
