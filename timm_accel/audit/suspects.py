@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from timm_accel.messages import missing_extra
+from timm_accel.messages import counted, missing_extra
 from timm_accel.text_files import write_csv
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
 
     Raises:
         ModuleNotFoundError: The extra ``labels`` is not installed.
-        ValueError: There are no scores, or some are NaN, infinite or below 0.
+        ValueError: The images are of fewer than two classes, or a score is NaN, infinite or below 0.
 
     Source: Confident learning, arXiv 1911.00068, ``cleanlab.filter.find_label_issues``: it estimates how many labels
     are wrong, and those with the lowest probability of their own label are named. Of its filters, this one found the
@@ -88,8 +88,11 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
 
 
 def _check(scores: "Scores") -> None:
-    if len(scores) == 0:
-        raise ValueError("Expected scores of images, but got none. Score the images of a dataset.")
+    if not scores.is_multi_label and (count := len(scores.targets.unique())) < 2:
+        raise ValueError(
+            f"Expected scores of images of at least two classes, but got {counted(len(scores), 'image')} of {count}. "
+            "Score the images of a whole dataset."
+        )
     if len(bad := (~(scores.probabilities.isfinite() & (scores.probabilities >= 0))).nonzero()):
         index, number = bad[0].tolist()
         raise ValueError(
