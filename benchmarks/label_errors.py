@@ -136,8 +136,8 @@ def compare_filters(scores: Scores, wrong: set[str]) -> Iterator[tuple[str, floa
         yield f"{name}, recall", float(is_wrong[named].sum() / len(wrong))
     own = probabilities[np.arange(len(numbers)), numbers]
     others = np.where(np.eye(probabilities.shape[1], dtype=bool)[numbers], -1, probabilities).max(axis=1)
-    for name, score in {"probability of the label": own, "its margin": own - others}.items():
-        yield f"precision at N by the {name}", float(is_wrong[np.argsort(score, kind="stable")[: len(wrong)]].mean())
+    for name, score in {"the probability of the label": own, "its margin": own - others}.items():
+        yield f"precision at N by {name}", float(is_wrong[np.argsort(score, kind="stable")[: len(wrong)]].mean())
 
 
 def measure(learner: Learner, train: Labels, share: float, seed: int, folder: Path) -> dict[str, float]:

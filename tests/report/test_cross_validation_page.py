@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,10 +85,21 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert "The images could not be read:" in text
     assert text.count('class="none">no image') == 4
     assert "mean</th>" not in text
-    monkeypatch.setitem(__import__("sys").modules, "cleanlab.filter", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     text = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Suspect images could not be found: Expected the extra &#39;labels&#39; to be installed" in text
     assert 'id="suspects"' not in text
+
+
+def test_predictions_that_judge_no_label_are_said(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    scores = Scores.from_parquet(folder / "out_of_fold.parquet")
+    scores.probabilities[7, 0] = float("nan")
+    scores.to_parquet(copy / "out_of_fold.parquet")
+    text = report(copy).read_text(encoding="utf-8")
+    assert "Suspect images could not be found: Expected scores to be probabilities, but got nan" in text
+    assert "<td>fold_2</td>" in text
 
 
 def test_predictions_that_are_no_table_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ def report(
     """Write a page about a run, or about several side by side, as one HTML file that opens offline.
 
     Of one run it shows curves, metrics, mistakes, training images, options, and how to load the model. Of several runs
-    it shows curves and metrics, and the options in which they differ. A run that is not finished is shown as far as it
-    is.
+    it shows curves and metrics, and the options in which they differ; of a cross-validation also suspect images. A run
+    that is not finished is shown as far as it is.
 
     Args:
-        runs: The folder of a run, or of several.
+        runs: The folder of a run, of several, or of a cross-validation.
         data: The labeled images to evaluate on; None for those of the run.
         batch_size: Images at a time.
         num_workers: Loader processes.

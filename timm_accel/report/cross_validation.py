@@ -60,12 +60,12 @@ def cross_validated(folder: Path) -> CrossValidated:
     suspects: Sequence[Suspect] = ()
     try:
         suspects = find_suspects(scores)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ValueError) as error:
         notes.append(f"Suspect images could not be found: {one_line(error, None)}")
     shown = [each for kind in _TITLES for each in [one for one in suspects if one.kind == kind][:MAX_IMAGES]]
     try:
         thumbnails = _thumbnails(folder / "fold_1", [each.path for each in shown])
-    except (OSError, ValueError, TypeError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
         thumbnails = {}
         notes.append(f"The images could not be read: {one_line(error, None)}")
     groups = [
