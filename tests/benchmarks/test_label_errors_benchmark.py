@@ -20,7 +20,10 @@ TRUE = {f"{number:03d}.png": "cow" if number % 3 else "ant" for number in range(
 
 
 class Knowing:
-    """A learner that is sure of the true labels, but not of two images, of which one is named, and remembers what it was trained on."""
+    """A learner that is sure of the true labels, but for two images, of which one is named.
+
+    It remembers what it was trained on.
+    """
 
     def __init__(self) -> None:
         self.seen: list[dict[str, str]] = []
