@@ -20,7 +20,7 @@ from timm_accel.report import cross_validation, report
 
 EVIL = "<script>alert(1)⁄"
 SMALL = {"model": "test_resnet", "image_size": 32, "num_epochs": 1, "batch_size": 6, "num_workers": 0,
-         "warmup_epochs": 0}  # fmt: skip
+         "warmup_epochs": 0, "cache": "memory"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,12 @@ def test_the_metrics_are_mean_and_deviation_of_the_folds(folder: Path, text: str
     assert "<td>fold_2</td>" in text
 
 
-def test_a_page_has_a_limit_of_images(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_has_a_limit_of_images_and_decodes_no_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cross_validation, "MAX_IMAGES", 2)
     text = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "decode" not in capsys.readouterr().err  # the bar of the cache, which decodes all images
     assert "The first 2 are shown." in text
     assert text.count("<li>") == 3
 

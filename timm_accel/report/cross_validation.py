@@ -94,8 +94,7 @@ def _thumbnails(run: Path, paths: list[str]) -> dict[str, str]:
     if not paths or recipe is None:
         return {}
     classifier = load_classifier(run)
-    parts = [
-        images_of(paths, dataset.reader, classifier.prepare) for dataset in data_of_run(recipe, classifier.data_config)
-    ]
+    datasets = data_of_run(replace(recipe, cache=None), classifier.data_config)  # a cache would decode all images
+    parts = [images_of(paths, dataset.reader, classifier.prepare) for dataset in datasets]
     pairs = chain.from_iterable(zip(paths, part, strict=True) for part in parts)
     return {path: thumbnail_of(image) for path, image in pairs if image is not None}
