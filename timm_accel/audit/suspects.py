@@ -50,7 +50,7 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
         ValueError: The images are of fewer than two classes, or a score is NaN, infinite or below 0.
 
     Source: Confident learning, arXiv 1911.00068, ``cleanlab.filter.find_label_issues``: it estimates how many labels
-    are wrong, and those with the lowest probability of their own label are named. Of its filters, this one found the
+    are wrong, and the images whose label has the lowest probability are named. Of its filters, this one found the
     most wrong labels with the fewest right ones (benchmarks/RESULTS.md). Outliers by
     ``cleanlab.outlier.OutOfDistribution``; of two classes there are none, since such an image lies between both. For
     multi-label images only labels are judged.
