@@ -1,21 +1,13 @@
 """The benchmark of label errors flips as many labels as it says, and trains on what it names."""
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
-import pytest
 import torch
 
+from benchmarks import label_errors as benchmark
 from timm_accel.predict import Scores
 
-pytest.importorskip("cleanlab")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "label_errors.py"
-spec = importlib.util.spec_from_file_location("label_errors_benchmark", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
 TRUE = {f"{number:03d}.png": "cow" if number % 3 else "ant" for number in range(120)}
 
 

@@ -111,4 +111,7 @@ def test_predictions_that_are_no_table_are_refused(folder: Path, tmp_path: Path)
     (copy / "out_of_fold.parquet").write_bytes(b"no table")
     with refused(ValueError, "Expected a parquet file with the scores of images", "out_of_fold.parquet"):
         report(copy)
+    (copy / "out_of_fold.parquet").unlink()  # as before the last fold ends
+    with refused(FileNotFoundError, "Expected a run with a history or weights", "copy"):
+        report(copy)
     assert len(find_suspects(Scores.from_parquet(folder / "out_of_fold.parquet"))) == 4
