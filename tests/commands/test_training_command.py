@@ -38,6 +38,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory):
             "HOME": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": str(ROOT),
+            "OMP_WAIT_POLICY": "PASSIVE",  # its two threads spin otherwise, while the other tests need the cores
         },
         check=False,
     )

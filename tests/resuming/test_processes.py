@@ -168,7 +168,7 @@ def test_sigterm_to_torchrun_saves_and_ends_all_in_time(image_folder: Path, tmp_
     folder = tmp_path / "runs/train"
     try:
         wait_for(lambda: len(state_folders(folder / "state")) >= 2)
-        launcher.send_signal(signal.SIGTERM)
+        os.kill(launcher.pid, signal.SIGTERM)
         began = time.monotonic()
         launcher.wait(timeout=30)  # torchrun kills after 30 s
         assert time.monotonic() - began < 25
@@ -192,7 +192,7 @@ def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_
     try:
         wait_for(lambda: len(state_folders(folder / "state")) >= 1)
         child = int((folder / "lock").read_text().split()[0])
-        launcher.send_signal(signal.SIGTERM)
+        os.kill(launcher.pid, signal.SIGTERM)
         assert launcher.wait(timeout=20) != 0
         os.kill(child, 0)  # it lives
         second = run([*TRAIN, *options], cwd=tmp_path, env=ENV)

@@ -1,13 +1,14 @@
 """What was launched against what runs, with environments and command lines as dictionaries and lists."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState, GradientState
-from forked import run
 from refusal import refused
 from tiny_runs import make_trainer, tiny_data
 
@@ -191,8 +192,9 @@ def test_what_accelerate_launch_leaves_out_on_a_cpu_is_refused(options: list[str
     write_config(tmp_path / "fsdp.yaml", distributed_type="FSDP", fsdp_config="{}")
     (tmp_path / "script.py").write_text(LAUNCHED)
     common = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = ["-m", "accelerate.commands.accelerate_cli", "launch", *common, *options, "script.py"]
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *common, *options, "script.py"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    result = run(command, cwd=tmp_path, env=environment)
-    assert result.returncode == 0, result.stderr
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
     assert said in result.stdout
