@@ -29,6 +29,7 @@ imports._is_package_available = functools.cache(imports._is_package_available)
 
 # The files that take longest, which are begun first: at the end no worker waits long for the other.
 LONG = [
+    "test_pages",
     "test_training_command",
     "test_export_example",
     "test_kill",
