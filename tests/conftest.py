@@ -1,6 +1,5 @@
 """Small real data and models for the whole suite."""
 
-import functools
 import gc
 import os
 import tempfile
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import imports
 from PIL import Image
 from screens import Screen
 
@@ -23,9 +21,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic alg
 torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU is compared with float32 on the CPU
 
 torch.set_num_threads(1)  # two threads that wait for each other are slower than one on small tensors
-
-# accelerate looks in each backward pass whether a package is installed (1 ms)
-imports._is_package_available = functools.cache(imports._is_package_available)
 
 # The files that take longest, which are begun first: at the end no worker waits long for the other.
 LONG = [
