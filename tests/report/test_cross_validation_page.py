@@ -66,6 +66,8 @@ def test_the_metrics_are_mean_and_deviation_of_the_folds(folder: Path, text: str
     written = json.loads((folder / "cross_validation.json").read_text())
     mean, deviation = written["last_mean_and_deviation"]["accuracy"]
     assert f'<td>accuracy</td><td class="number">{mean:.4f}</td><td class="number">{deviation:.4f}</td>' in text
+    assert "<td>ema_model_accuracy</td>" in text  # of the last epoch
+    assert "<td>negative_log_likelihood</td>" not in text  # of the best weights, which the fold has chosen
     assert "cv: 2 folds" in text
     assert "<td>fold_1</td>" in text
     assert "<td>fold_2</td>" in text
