@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from timm_accel.atomic import atomic_write
 from timm_accel.messages import nearest_path, printable
 from timm_accel.models.opening import best_folders
-from timm_accel.report.comparison import comparison_of
-from timm_accel.report.page import page_of
+from timm_accel.report.comparison import Comparison, comparison_of
+from timm_accel.report.page import Page, page_of
 
 NAME = "report.html"
 MAX_MATRIX = 30
@@ -56,21 +56,28 @@ def report(
         _check_run(folder)
     path = folders[0] / NAME if out is None else Path(out)
     if len(folders) == 1:
-        found: dict[str, Any] = {"page": page_of(folders[0], data, batch_size, num_workers), "comparison": None}
+        write_page(path, page=page_of(folders[0], data, batch_size=batch_size, num_workers=num_workers))
     else:
-        found = {"page": None, "comparison": comparison_of(folders)}
-    text = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **found,
-            max_matrix=MAX_MATRIX,
-            versions={name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
-        )
-    )
+        write_page(path, comparison=comparison_of(folders))
+    return path
+
+
+def write_page(path: Path, *, page: Page | None = None, comparison: Comparison | None = None) -> None:
+    """Write a page.
+
+    Args:
+        path: The file.
+        page: What it shows of one run.
+        comparison: What it shows of several runs, in place of `page`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    versions = {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()}
+    template = _environment().get_template("report.html.j2")
+    text = template.render(page=page, comparison=comparison, max_matrix=MAX_MATRIX, versions=versions)
     with atomic_write(path) as unfinished:
         unfinished.write_text(text.encode("utf-8", "backslashreplace").decode(), encoding="utf-8")
-    return path
 
 
 def _environment() -> Environment:
