@@ -11,7 +11,7 @@ from timm_accel.predict.scored_images import highest_losses, is_listed
 from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
-from timm_accel.report.history import History, best_metrics, read_history
+from timm_accel.report.history import History, best_metrics, progress_of, read_history
 from timm_accel.report.mistakes import (
     ShownImage,
     calibration_chart,
@@ -51,8 +51,8 @@ def page_of(run: Path, data: Any = None, train_set: Any = None, *, batch_size: i
         num_workers: Loader processes.
     """
     history, options, notes = read_history(run), read_options(run), []
-    if (wanted := options.get("num_epochs")) and history.num_epochs < wanted:
-        notes.append(f"The run has {history.num_epochs} of {wanted} epochs so far: it is in progress, or it stopped.")
+    if progress := progress_of(run, history, options):
+        notes.append(f"The run {progress}")
     best = best_metrics(run)
     shown: dict[str, Any] = {}
     if not best:

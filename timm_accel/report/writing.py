@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from timm_accel.atomic import atomic_write
+from timm_accel.atomic import atomic_write, check_writable
 from timm_accel.messages import nearest_path, printable
 from timm_accel.models.opening import best_folders
 from timm_accel.report.comparison import Comparison, comparison_of
@@ -32,7 +32,7 @@ def report(
     Of one run it shows the curves, the metrics and the mistakes of its best weights on the evaluation images, training
     images as the model sees them, the options, and how to load the model. Of several runs it shows their curves and
     metrics, and the options in which they differ. A run that is not finished, or whose data are gone, is shown as far
-    as it can be, and the page says what is missing.
+    as it can be, and the page says what is missing, and which runs do not compare.
 
     Args:
         runs: The folder of a run, or of several.
@@ -47,7 +47,7 @@ def report(
     Raises:
         FileNotFoundError: There is no such run, or it has neither a history nor weights.
         OSError: The file cannot be written.
-        ValueError: `runs` is empty, or the runs share no metric.
+        ValueError: `runs` is empty or names a run twice, or the runs share no metric, or only some are multi-label.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not folders:
@@ -55,6 +55,7 @@ def report(
     for folder in folders:
         _check_run(folder)
     path = folders[0] / NAME if out is None else Path(out)
+    check_writable(path)
     if len(folders) == 1:
         write_page(path, page=page_of(folders[0], data, batch_size=batch_size, num_workers=num_workers))
     else:
