@@ -1,4 +1,4 @@
-"""Runs side by side: what compares is shown, what does not is said, and other tasks are refused in a sentence."""
+"""Runs side by side: the page shows what compares and tells what does not; other tasks are refused in a sentence."""
 
 import json
 import os
