@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from timm_accel.atomic import atomic_write, check_writable
+from timm_accel.data.resources import check_loader_options
 from timm_accel.messages import nearest_path, printable
 from timm_accel.models.opening import best_folders
 from timm_accel.report.comparison import Comparison, comparison_of
@@ -54,6 +55,7 @@ def report(
         raise ValueError("Expected runs to be at least one run, but got none. Name the folder of a run.")
     for folder in folders:
         _check_run(folder)
+    check_loader_options(batch_size, num_workers)
     path = folders[0] / NAME if out is None else Path(out)
     check_writable(path)
     if len(folders) == 1:
