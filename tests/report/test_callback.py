@@ -12,6 +12,7 @@ from timm_accel import Recipe
 from timm_accel.callbacks import Callback, CsvHistoryCallback
 from timm_accel.recipes import build_run
 from timm_accel.report import WriteReportCallback, report
+from timm_accel.report.examples import augmented_examples
 
 SMALL = {"model": "test_resnet", "image_size": 32, "num_epochs": 2, "batch_size": 4, "num_workers": 0,
          "warmup_epochs": 0, "opt": "adamw", "lr": 1e-3}  # fmt: skip
@@ -68,6 +69,11 @@ def test_a_trainer_in_own_code_gets_a_page_of_what_it_has(tmp_path: Path, capsys
     assert "The run has no weights yet" in page_of(tmp_path)
     with refused(ValueError, "Expected run_dir to be a folder, since WriteReportCallback", "None"):
         make_trainer(callbacks=[WriteReportCallback])
+
+
+@pytest.mark.parametrize("train_set", [None, tiny_data()])
+def test_training_data_of_another_kind_have_no_examples(train_set: Any) -> None:
+    assert augmented_examples(Recipe(), train_set) == ([], [])
 
 
 def test_whatever_goes_wrong_with_the_page_is_one_sentence_and_the_run_stands(
