@@ -110,6 +110,9 @@ def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path,
     split = (tmp_path / "runs/train/split.csv").read_text().splitlines()
     assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
     assert [path.name for path in (tmp_path / "runs/train").glob("*.unfinished")] == []
+    assert result.stdout.count("Report: runs/train/report.html") == 1
+    page = (tmp_path / "runs/train/report.html").read_text()
+    assert "evaluated on 3 images of 3 classes" in page  # rank 0 evaluates all of them, not its share
 
 
 def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Path) -> None:
