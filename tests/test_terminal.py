@@ -1,16 +1,18 @@
 """Text fits the columns of a terminal."""
 
 import doctest
+import io
 
 import pytest
+from terminals import Terminal
 
 from timm_accel import terminal
-from timm_accel.terminal import padded, screen_width, shortened, sparkline, text_width, wrapped
+from timm_accel.terminal import fitted, padded, print_fitted, screen_width, shortened, sparkline, text_width, wrapped
 
 
 def test_the_examples_of_the_docstrings_are_right() -> None:
     found = doctest.testmod(terminal)
-    assert found.attempted == 6
+    assert found.attempted == 7
     assert found.failed == 0
 
 
@@ -62,6 +64,47 @@ def test_lines_break_between_words() -> None:
     assert wrapped("a/long/path/of/a/file is here", 8) == ["a/long/path/of/a/file", "is here"]
     assert wrapped("猫 犬", 4) == ["猫", "犬"]
     assert wrapped("", 8) == []
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "timm-accel train --config 'my runs/recipe.yaml' --resume auto",
+        "'/photos/of last summer/cat.jpg'",
+        '"/photos/of mum\'s birthday/cat.jpg";',
+        "('a folder/of words')",
+        "pip install trackio.",
+    ],
+)
+def test_what_one_copies_is_not_divided(piece: str) -> None:
+    text = f"Some words of the sentence's begin that come before {piece}"
+    lines = wrapped(text, 20, "  ")
+    assert lines[-1].strip() == piece
+    assert " ".join(line.strip() for line in lines) == text
+    assert max(map(len, lines[:-1])) <= 20
+
+
+def test_the_name_of_a_program_before_a_sentence_is_a_word() -> None:
+    lines = wrapped("timm-accel find-lr: Expected a folder's name, but got none. It's an error", 24)
+    assert lines == ["timm-accel find-lr:", "Expected a folder's", "name, but got none. It's", "an error"]
+
+
+def test_only_a_terminal_gets_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "Twenty columns fit.\nA sentence that is longer\n  timm-accel export a model.onnx\n"
+    assert fitted(text, io.StringIO()) == text
+    assert fitted(text, None) == text
+    terminal = Terminal()
+    print_fitted(text, terminal)
+    assert terminal.getvalue().split("\n") == [
+        "Twenty columns fit.", "A sentence that is", "  longer", "  timm-accel export a model.onnx", "", ""
+    ]  # fmt: skip
+
+
+def test_a_line_of_the_width_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    assert fitted("one  two", Terminal()) == "one  two"
+    assert fitted("one  twos", Terminal()) == "one twos"
 
 
 def test_bars_reach_from_the_smallest_to_the_largest_value() -> None:

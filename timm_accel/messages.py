@@ -15,6 +15,8 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+from timm_accel.terminal import print_fitted
+
 _PACKAGE = __name__.split(".")[0]
 GRACE_SECONDS = 30.0
 """How long a rank other than the first waits before it reports an error."""
@@ -167,7 +169,7 @@ def report_error(error: BaseException, program: str) -> int | None:
         return None
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(GRACE_SECONDS)
-    print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    print_fitted(f"{program}: {sentence}", sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
 
 

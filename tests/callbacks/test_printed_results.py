@@ -1,6 +1,7 @@
 """The end of a run: its results, and the commands that come next."""
 
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import Callback, PrintResultsCallback, SaveBestCallback, SaveStateCallback
+from timm_accel.callbacks.output import print_results
 
 
 class Stopping(Callback):
@@ -54,6 +56,34 @@ def test_data_without_a_path_is_a_word(
 ) -> None:
     train(image_folder, tmp_path / "run", PrintResultsCallback(data))
     assert f"  timm-accel evaluate {tmp_path / 'run'} DATA\n" in capsys.readouterr().out
+
+
+def test_a_path_in_the_home_folder_is_short_and_a_shell_expands_it(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = tmp_path / ".cache" / "my digits"
+    data.mkdir(parents=True)
+    train(image_folder, tmp_path / "run", PrintResultsCallback(data))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "evaluate" in line]
+    assert line == "  timm-accel evaluate ~/run ~/'.cache/my digits'"
+    shell = subprocess.run(["sh", "-c", f"printf '%s\n' {line}"], capture_output=True, text=True, check=True)
+    assert shell.stdout.splitlines()[2:] == [str(tmp_path / "run"), str(data)]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("~x", "'~x'"),
+        ("homes", "homes"),
+        ("a/b c", "'a/b c'"),
+        ("/home/me", "/home/me"),
+        ("/home/men/a", "/home/men/a"),
+    ],
+)
+def test_other_words_are_quoted_alone(word: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert print_results._word(word) == shown
 
 
 def test_a_model_that_timm_cannot_rebuild_has_results_but_no_commands(

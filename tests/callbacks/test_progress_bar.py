@@ -161,6 +161,28 @@ def test_lines_of_the_log_stand_above_the_bar(clock: Clock, monkeypatch: pytest.
     assert terminal.screen() == ["one-2", "", "upstream"] * 4 + [""]
 
 
+def test_sentences_of_a_run_fit_the_terminal_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch, 30)
+
+    class Talking(Callback):
+        def on_training_run_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.print("The states take 7.6 MB (1 in 'my runs/shoes/state').")
+            trainer.print("To resume: timm-accel train --config recipe.yaml")
+            trainer.print("1   2", "  timm-accel export runs/shoes model.onnx", sep="\n", end="\n\n")
+
+    fit(make_trainer(callbacks=[Talking]), num_epochs=1)
+    assert terminal.screen() == [
+        "The states take 7.6 MB (1 in",
+        "  'my runs/shoes/state').",
+        "To resume:",
+        "  timm-accel train --config recipe.yaml",
+        "1   2",
+        "  timm-accel export runs/shoes model.onnx",
+        "",
+        "",
+    ]
+
+
 def test_what_others_write_replaces_the_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch, 80)
     long = "'shoes/sandal/broken.jpg' cannot be read (Truncated File Read) and is skipped; further ones are counted."

@@ -15,10 +15,10 @@ from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from timm_accel import Recipe, TimmTrainer
-from timm_accel.callbacks import DEFAULT_CALLBACKS, PrintSetupCallback, SaveBestCallback, SaveStateCallback
+from timm_accel import Recipe, TimmTrainer, create_datasets
+from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, PrintSetupCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.callbacks.setup import estimate
-from timm_accel.callbacks.setup.about_run import about_ema
+from timm_accel.callbacks.setup.about_run import about_ema, about_results
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.recipes import build_run
 from timm_accel.terminal import text_width
@@ -190,6 +190,64 @@ def test_a_resumed_run_tells_from_where(folder: Path, capsys: pytest.CaptureFixt
     assert screen(capsys.readouterr().out)["resumes"].endswith("at epoch 4 of 4, batch 1")
     build_run(recipe(folder, num_epochs=4, resume="auto")).train()
     assert screen(capsys.readouterr().out)["resumes"].endswith("epoch_4_batch_0: already finished")
+
+
+@pytest.mark.parametrize(
+    ("batch", "stage", "size", "words"),
+    [
+        (2, "train", 6, "at epoch 2 of 3, batch 3"),
+        (5, "train", 6, "after the last batch of epoch 2 of 3"),
+        (0, "evaluate", 6, "after the last batch of epoch 2 of 3"),
+        (0, "end", 6, "after the last batch of epoch 2 of 3"),
+        (2, "train", 12, "at epoch 2 of 3, batch 2"),  # as many images
+        (5, "train", 10, "after the last batch of epoch 2 of 3"),
+    ],
+)
+def test_a_resumed_run_tells_the_batch_that_comes_next(
+    batch: int, stage: str, size: int, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(Callback):
+        def on_training_run_start(self, trainer: Any, **kwargs: Any) -> None:
+            run = trainer.current_run()
+            run.checkpointer.resumed.manifest["progress"] |= {"epoch": 1, "batch": batch, "stage": stage}
+            facts = dict(about_results(trainer))
+            assert facts["resumes"].endswith(f": {words}")
+            raise RuntimeError("That is all.")
+
+    build_run(recipe(folder, num_epochs=1)).train()
+    run = build_run(recipe(folder, num_epochs=3, batch_size=size, resume="auto"))
+    run.trainer.callback_handler.add_callback(Stopping)
+    with pytest.raises(RuntimeError, match=r"That is all\."):
+        run.train()
+
+
+def test_a_run_that_was_ended_after_a_last_batch_tells_that_all_are_done(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ending(Callback):
+        def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            if trainer.num_updates == 10:
+                trainer.request_stop("End.", interrupted=True)
+
+    run = build_run(recipe(folder))
+    run.trainer.callback_handler.add_callback(Ending)
+    with pytest.raises(SystemExit):
+        run.train()
+    capsys.readouterr()
+    build_run(recipe(folder, resume="auto")).train()
+    out = capsys.readouterr().out
+    assert screen(out)["resumes"].endswith("after the last batch of epoch 2 of 2")
+    assert "1 of 2 epochs are done, and all batches of the next.\n" in out
+
+
+def test_what_is_left_out_is_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    build_run(recipe(folder)).dry_run()
+    assert capsys.readouterr().out.count("left out: 1 file (1 .txt)") == 1
+    assert caplog.messages == []
+    create_datasets(32, (0.5,), (0.5,), data=folder / "data")  # without the screen
+    assert "left out: 1 file (1 .txt)" in caplog.messages[0]
 
 
 def test_the_screen_has_the_decay_that_was_chosen_and_it_is_told_once(

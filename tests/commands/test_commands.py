@@ -1,5 +1,7 @@
 """The command line: spellings, exit codes, sentences, and the commands that need no data."""
 
+import io
+import logging
 import os
 import re
 import runpy
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from terminals import open_terminal
 from tiny_runs import parse_recipe
 
 from timm_accel import Recipe, TimmMixupTrainer, messages
@@ -84,10 +87,13 @@ def test_help_fits_the_terminal_and_has_a_sentence_for_each_option(
     assert main(words) == 0
     text = capsys.readouterr().out
     shown = "".join(text.split())
-    assert max(len(line) for line in text.splitlines() if "{" not in line) <= int(columns)
+    assert max(map(len, text.splitlines())) <= int(columns)
     for option in [] if words == ["--help"] else options_of_command(words[0]).options:
         assert option.help.endswith("."), option.name
         assert "".join(option.help.split()) in shown
+        assert "".join(f"(type: {option.kind}".split()) in shown
+        words_of_18 = [word for word in option.help.split() if len(word) <= 18 and "-" not in word]
+        assert not {*words_of_18} - {*text.split()}  # none is broken
 
 
 def test_every_command_stands_on_its_page_and_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +236,54 @@ def test_a_later_rank_waits_for_the_first_before_it_reports(monkeypatch: pytest.
         assert main(["trian"]) == 2
         assert capsys.readouterr().err.count("Did you mean 'train'") == 1  # it is never hidden
     assert waited == [messages.GRACE_SECONDS]
+
+
+# In a terminal
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("words", [["trian"], ["train", "--ema-decy", "1"], ["train", "--opt", "adamv"],
+                                   ["recipes", "a33"]], ids=lambda words: words[-1])  # fmt: skip
+def test_a_refusal_fits_a_terminal_and_no_word_is_broken(
+    words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(words)
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1  # without a terminal
+    terminal = open_terminal(monkeypatch, columns)
+    assert main(words) == code
+    assert terminal.widest() <= columns
+    assert terminal.getvalue().split() == sentence.split()
+
+
+def test_what_is_logged_fits_a_terminal_and_hides_the_bar_in_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("timm_accel")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest has handlers
+    monkeypatch.setattr(logger, "handlers", [])
+    for _ in range(2):
+        main(["--version"])
+    assert len(logger.handlers) == 1
+    terminal = open_terminal(monkeypatch, 40)
+    for text in ("'a b/c.png' cannot be read (an empty\x1b file) and is skipped.", "It is short."):
+        terminal.write("#" * 39 + "\r")
+        logging.getLogger("timm_accel.data.labeled_images").warning("%s", text)
+    logging.getLogger("timm_accel.data").info("It is no warning.")
+    assert terminal.screen() == [
+        "'a b/c.png' cannot be read (an", "  empty\\u001b file) and is skipped.", "It is short.", ""
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("timm_accel.data").warning("a " * 50)
+    assert sys.stderr.getvalue() == "a " * 50 + "\n"  # type: ignore[attr-defined]
+
+
+def test_a_program_with_handlers_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("timm_accel")
+    handlers = [logging.NullHandler()]
+    monkeypatch.setattr(logger, "handlers", handlers)
+    main(["--version"])
+    assert logger.handlers == handlers
+    assert len(handlers) == 1
 
 
 # Commands
