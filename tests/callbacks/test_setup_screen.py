@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import write_images
 from timm.utils import ModelEmaV3
 from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
@@ -66,7 +67,9 @@ def test_the_screen_tells_what_is_trained(folder: Path, capsys: pytest.CaptureFi
     assert shown["updates"] == "3 in each of 2 epochs, 6 in all"  # 5 batches, two of them in an update
     assert shown["EMA"].endswith("averages over 2 updates, 0.7 epochs")
     assert shown["loss"] == "BinaryCrossEntropy, Mixup 0.2, smoothing 0.1"
-    assert re.fullmatch(r"[\d.]+ s an epoch, [\d.]+ m?s to the end; peak of memory .* [GM]B", shown["estimate"])
+    assert re.fullmatch(
+        r"[\d.]+ s an epoch, [\d.]+ s to the end without evaluations; peak of memory [\d.]+ [GM]B", shown["estimate"]
+    )
 
 
 def test_warnings_name_equal_files_and_classes_without_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,6 +283,31 @@ def test_the_estimate_is_that_of_the_updates_between_two_sync_points(monkeypatch
         known.append(pace.is_known)
     assert known == [False, False, True]
     assert pace.seconds_per_update() == pytest.approx(4 / 20)
+
+
+@pytest.mark.parametrize(
+    ("num_updates", "evaluation", "words"),
+    [
+        (30, None, "20 s an epoch, 1 min 10 s to the end; peak"),
+        (30, tiny_data(), "20 s an epoch, 1 min 10 s to the end without evaluations; peak"),
+        (100, tiny_data(), "20 s an epoch without evaluations; peak"),
+    ],
+)
+def test_the_estimate_counts_the_updates_that_are_left_and_nothing_that_was_not_measured(
+    num_updates: int, evaluation: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr(estimate, "perf_counter", lambda: next(clock))
+    pace = estimate.Pace(num_updates - 20)
+    pace.mark(num_updates - 10)
+    pace.mark(num_updates)
+    run = SimpleNamespace(num_updates=num_updates, updates_per_epoch=20, accelerator=Accelerator(cpu=True))
+    trainer: Any = SimpleNamespace(
+        current_run=lambda: run, run_config=SimpleNamespace(max_num_train_steps=100), eval_dataset=evaluation
+    )
+    told = pace.estimate(trainer)
+    assert told is not None
+    assert told.startswith(words)
 
 
 @pytest.mark.parametrize(
