@@ -1,13 +1,29 @@
 """Text fits the columns of a terminal."""
 
 import doctest
+import fcntl
 import io
+import pty
+import struct
+import termios
 
 import pytest
 from terminals import Terminal
 
 from timm_accel import terminal
-from timm_accel.terminal import fitted, padded, print_fitted, screen_width, shortened, sparkline, text_width, wrapped
+from timm_accel.terminal import (
+    duration,
+    fitted,
+    is_terminal,
+    padded,
+    print_fitted,
+    screen_width,
+    shortened,
+    sparkline,
+    text_width,
+    width_of,
+    wrapped,
+)
 
 
 def test_the_examples_of_the_docstrings_are_right() -> None:
@@ -105,6 +121,28 @@ def test_a_line_of_the_width_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "8")
     assert fitted("one  two", Terminal()) == "one  two"
     assert fitted("one  twos", Terminal()) == "one twos"
+
+
+def test_a_duration_of_almost_a_minute_is_a_minute() -> None:
+    assert [duration(seconds) for seconds in (59.94, 59.95, 60.0)] == ["59.9 s", "01:00", "01:00"]
+
+
+def test_a_closed_stream_is_no_terminal() -> None:
+    terminal = Terminal()
+    assert is_terminal(terminal)
+    terminal.close()
+    assert not is_terminal(terminal)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(33, 33), (0, 50)])
+def test_a_terminal_that_does_not_know_its_width_has_that_of_columns(
+    columns: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    screen, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(screen, "rb"), open(side, "w") as stream:
+        assert width_of(stream) == width
 
 
 def test_bars_reach_from_the_smallest_to_the_largest_value() -> None:

@@ -181,4 +181,4 @@ def duration(seconds: float) -> str:
     >>> duration(4.44), duration(754), duration(3723)
     ('4.4 s', '12:34', '1:02:03')
     """
-    return f"{seconds:.1f} s" if seconds < 59.95 else tqdm.format_interval(seconds)
+    return f"{seconds:.1f} s" if seconds < 59.95 else tqdm.format_interval(round(seconds))

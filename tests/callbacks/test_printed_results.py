@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,14 @@ def test_data_without_a_path_is_a_word(
 ) -> None:
     train(image_folder, tmp_path / "run", PrintResultsCallback(data))
     assert f"  timm-accel evaluate {tmp_path / 'run'} DATA\n" in capsys.readouterr().out
+
+
+def test_an_image_that_is_no_file_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"")
+    for path, shown in ((tmp_path / "cat.png", str(tmp_path / "cat.png")), (tmp_path / "cats.tar/cat.png", "IMAGE")):
+        dataset = SimpleNamespace(filename=lambda number, absolute, path=path: str(path))
+        assert print_results._image_of(dataset) == shown
+    assert print_results._image_of([1, 2]) == "IMAGE"
 
 
 def test_a_path_in_the_home_folder_is_short_and_a_shell_expands_it(
@@ -121,3 +130,26 @@ def test_a_failed_run_prints_no_results(image_folder: Path, tmp_path: Path, caps
     with pytest.raises(RuntimeError, match=r"Stop\."):
         train(image_folder, tmp_path / "run", PrintResultsCallback(), Stopping(failed=True))
     assert "Best" not in capsys.readouterr().out
+
+
+def test_a_run_that_fails_after_its_best_weights_prints_no_results(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(Callback):
+        def on_training_run_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.request_stop("Stop.", failed=True)
+
+    with pytest.raises(RuntimeError, match=r"Stop\."):
+        train(image_folder, tmp_path / "run", PrintResultsCallback(), Failing())
+    assert (tmp_path / "run" / "best").is_dir()
+    assert "Best" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("num_processes", "shown"), [(1, 1), (2, 0)])
+def test_the_command_that_resumes_is_that_of_one_process(num_processes: int, shown: int, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    printed: list[str] = []
+    run = SimpleNamespace(accelerator=SimpleNamespace(num_processes=num_processes))
+    trainer: Any = SimpleNamespace(run_dir=tmp_path, current_run=lambda: run, print=printed.append)
+    PrintResultsCallback()._print_resume(trainer)
+    assert len(printed) == shown

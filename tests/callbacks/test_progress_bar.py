@@ -246,6 +246,7 @@ def test_time_left_ends_with_the_updates_and_waits_for_a_measure() -> None:
     left.train(5.0, 5)
     assert left.in_training() == 35.0
     assert left.in_training(batches_left=3) == 3.0
+    assert left.in_training(batches_left=1000) == 35.0
     left.train(10.0, 10)
     left.start_epoch(12.0, 1, 0, 10)  # saving took 2 s
     left.train(17.0, 5)
@@ -257,6 +258,19 @@ def test_time_left_of_an_epoch_that_resumes_counts_its_own_batches() -> None:
     left.start_epoch(100.0, 0, 8, 10)
     left.train(102.0, 9)
     assert left.in_training() == 2.0
+
+
+def test_time_left_in_an_evaluation_counts_from_the_last_batch_and_is_never_below_0() -> None:
+    left = TimeLeft(2, lambda epoch: True)
+    left.start_epoch(0.0, 0, 0, 10)
+    left.train(10.0, 10)
+    left.start_evaluation(12.0)  # something took 2 s before it
+    assert left.in_evaluation(14.0, 0.5) == 10.0 + 4.0
+    left.start_epoch(18.0, 1, 0, 10)
+    left.train(28.0, 10)
+    left.start_evaluation(30.0)
+    assert left.in_evaluation(31.0, 0.1) == 5.0  # as the first one, 8 s
+    assert left.in_evaluation(50.0, 0.5) == 0.0
 
 
 def test_time_left_of_an_evaluation_alone_follows_its_share() -> None:
