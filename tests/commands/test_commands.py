@@ -20,7 +20,7 @@ from tiny_runs import parse_recipe
 
 from timm_accel import Recipe, TimmMixupTrainer, messages
 from timm_accel.commands.main import COMMANDS, main
-from timm_accel.commands.parsing import options_of_command
+from timm_accel.commands.parsing import CommandOptions, Option, help_of, options_of_command
 from timm_accel.commands.parsing.options import RECORD
 from timm_accel.commands.parsing.record import record
 from timm_accel.commands.parsing.signatures import recorded, typed_arguments
@@ -94,6 +94,20 @@ def test_help_fits_the_terminal_and_has_a_sentence_for_each_option(
         assert "".join(f"(type: {option.kind}".split()) in shown
         words_of_18 = [word for word in option.help.split() if len(word) <= 18 and "-" not in word]
         assert not {*words_of_18} - {*text.split()}  # none is broken
+
+
+def test_help_tells_what_takes_several_words_what_must_be_given_and_a_share_in_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = help_of("average", options_of_command("average"))
+    assert re.search(r"^usage: timm-accel average FOLDERS \[FOLDERS \.\.\.\] \[OPTIONS\]$", text, re.MULTILINE)
+    assert re.search(r"^ +--out STR .*\(type: str, required\)$", text, re.MULTILINE)
+    train = help_of("train", options_of_command("train"))
+    assert re.search(r"^ +--scale FLOAT \[FLOAT \.\.\.\]", train, re.MULTILINE)
+    assert re.search(r"^ +--pretrained \[BOOL\]", train, re.MULTILINE)
+    share = Option("share", "float", "0.5", "At most 90 % of it.")
+    assert "At most 90 % of it." in help_of("train", CommandOptions("Do it.", (share,)))
 
 
 def test_every_command_stands_on_its_page_and_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +200,8 @@ def test_words_that_do_not_fit_are_refused(function: Any, words: list[str], sent
         (["--data_dir", "x"], 2, "timm-accel: Expected a command, but got '--data_dir'."),
         (["train", "-lr", "1"], 2, "timm-accel train: Expected an option, but got 'lr'. Did you mean 'lr'"),
         (["train", "--lr", "fast"], 2, "timm-accel train: Expected lr to be float, but got 'fast'."),
+        (["train", "--pretrained", "maybe"], 2, "timm-accel train: Expected pretrained to be bool, but got 'maybe'."),
+        (["train", "--lr", "0.1", "0.2"], 2, "timm-accel train: Expected an option, but got '0.2'."),
         (["train", "--config", "none.yaml"], 2, "timm-accel train: Expected --config to be a YAML file"),
         (["train", "--opt", "adamv"], 1, "timm-accel train: Expected opt to be a name that timm knows"),
         (["train", "--data_dir", "no/such"], 1, "timm-accel train: Expected a folder with"),
