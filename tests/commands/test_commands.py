@@ -23,9 +23,10 @@ from timm_accel.commands.main import COMMANDS, main
 from timm_accel.commands.parsing import CommandOptions, Option, help_of, options_of_command
 from timm_accel.commands.parsing.options import RECORD
 from timm_accel.commands.parsing.record import record
+from timm_accel.commands.parsing.script import read_options
 from timm_accel.commands.parsing.signatures import recorded, typed_arguments
 from timm_accel.commands.parsing.words import split_words
-from timm_accel.recipes import recipe_names
+from timm_accel.recipes import named_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
 PROBE = """
@@ -170,6 +171,41 @@ def test_a_function_gets_what_was_given_of_its_types(words: list[str], expected:
 def test_an_argument_with_a_default_may_be_left_out_and_a_required_option_may_not() -> None:
     assert arguments(needs, "--out", "x") == {"out": "x"}
     assert arguments(needs, "there", "--out", "x") == {"folder": Path("there"), "out": "x"}
+
+
+def test_the_arguments_of_a_script_are_options_and_its_help_is_the_docstring(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["here/train.py", "--model", "m"])
+    assert read_options(command, ["--images", "a", "b", "--model=m"]) == {"images": ["a", "b"], "model": "m"}
+    with pytest.raises(ValueError, match="Expected the option --images, but got none"):
+        read_options(command)
+    with pytest.raises(SystemExit) as ended:
+        read_options(command, ["--model", "m", "--help"])
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert text.startswith("usage: train.py [OPTIONS]\n\nDo nothing.\n")
+    assert "--images" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "expected"),
+    [
+        ("data_dir: x\n", [], lambda: Recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", [], lambda: named_recipe("a3").recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", ["--recipe", "a2"], lambda: named_recipe("a2").recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", ["--num_epochs", "4"],
+         lambda: named_recipe("a3").recipe(data_dir="x", num_epochs=4)),
+        ("recipe: a3\nwarmup_epochs: 5\ndata_dir: x\n", [],
+         lambda: named_recipe("a3").recipe(data_dir="x", warmup_epochs=5)),
+    ],
+)  # fmt: skip
+def test_a_file_of_options_may_name_its_recipe(content: str, words: list[str], expected: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    found = parse_recipe(["--config", str(tmp_path / "mine.yaml"), *words])
+    assert found == expected()
+    assert found.resolved() == expected().resolved()
+    assert found.default_warmup == expected().default_warmup
 
 
 @pytest.mark.parametrize(
