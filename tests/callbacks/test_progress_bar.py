@@ -116,8 +116,34 @@ def test_the_bar_tells_loss_rate_speed_and_the_time_left_of_the_run(
     for epoch, expected in evaluating.items():
         assert [text for text, line in zip(left, drawn, strict=True) if f"evaluate {epoch}/3" in line] == expected
     assert all("  lr 0.1  4.0 images/s  " in line for line in drawn if line.startswith("train") and " 0%" not in line)
+    assert all("  lr " not in line for line in drawn if line.startswith("evaluate"))
     losses = [line.split("loss ")[1].split()[0] for line in drawn if line.startswith("train 3/3 100%")]
     assert losses == [f"{trainer.run_history.get_latest_metric('train_loss_epoch'):.4g}"]
+
+
+def test_the_time_left_ends_with_the_last_update_of_groups_of_batches(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal(monkeypatch, 80)
+    options = {"num_epochs": 3, "gradient_accumulation_steps": 2, "max_num_train_steps": 3}
+    fit(make_trainer(callbacks=[Ticking(clock, 1.0), ProgressBarCallback]), **options)
+    left = [line.rpartition("  ")[2] for line in terminal.drawn() if "left" in line and " 0%" not in line]
+    assert left == [f"00:0{seconds} left" for seconds in (6, 6, 4, 4, 2, 2)]
+
+
+def test_an_evaluation_within_an_epoch_is_no_progress_of_the_training(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal(monkeypatch, 80)
+
+    class Peeking(Callback):
+        def on_train_step_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer._run_eval_epoch(trainer._eval_dataloader, is_intermediate=True)
+
+    callbacks = [Peeking, Ticking(clock, 1.0, 1.0), ProgressBarCallback]
+    fit(make_trainer(callbacks=callbacks), eval_dataset=tiny_data(8), num_epochs=1)
+    training = [line.split()[2] for line in terminal.drawn() if line.startswith("train")]
+    assert training == ["0%", "25%", "50%", "75%", "100%"]
 
 
 @pytest.mark.parametrize(
