@@ -72,6 +72,17 @@ def test_the_screen_tells_what_is_trained(folder: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_classes_of_one_size_have_one_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2, 22):
+        (folder / "data" / "train" / "cat" / f"{number:03}.png").unlink()
+    for number in range(2, 6):
+        (folder / "data" / "train" / "dog" / f"{number:03}.png").unlink()
+    build_run(recipe(folder)).dry_run()
+    shown = screen(capsys.readouterr().out)["data"]
+    assert shown.endswith(" 2 training images of each class")
+    assert "largest" not in shown
+
+
 def test_warnings_name_equal_files_and_classes_without_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = folder / "data" / "train"
     (folder / "data" / "val" / "dog" / "again.png").write_bytes((train / "dog" / "000.png").read_bytes())
