@@ -39,9 +39,9 @@ def test_a_note_continues_below_its_start(screen: Screen) -> None:
 
 
 def test_a_cell_that_is_wider_than_the_screen_has_a_line_and_no_empty_one(screen: Screen) -> None:
-    row = Row("a name of some length", ["cat_" * 5, "0.5"], "a note of more words")
+    row = Row("a name of some length", ["cat_" * 5, "0.5"], "a note of longer words")
     assert screen.run(lambda: print_rows([row]), columns=16) == [
-        "a name o… length", "  " + "cat_" * 5, "  0.5", "  a note of more", "  words"
+        "a name o… length", "  " + "cat_" * 5, "  0.5", "  a note of", "  longer words"
     ]  # fmt: skip
 
 
