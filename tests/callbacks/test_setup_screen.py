@@ -243,13 +243,15 @@ def test_a_run_that_was_ended_after_a_last_batch_tells_that_all_are_done(
             if trainer.num_updates == 10:
                 trainer.request_stop("End.", interrupted=True)
 
-    run = build_run(recipe(folder))
+    run = build_run(recipe(folder, ema_decay=None))
     run.trainer.callback_handler.add_callback(Ending)
     with pytest.raises(SystemExit):
         run.train()
     capsys.readouterr()
-    build_run(recipe(folder, resume="auto")).train()
+    build_run(recipe(folder, ema_decay=None, resume="auto")).train()
     out = capsys.readouterr().out
+    assert screen(out)["EMA"].startswith("decay ")
+    assert "ema_decay is" not in out  # the same
     assert screen(out)["resumes"].endswith("after the last batch of epoch 2 of 2")
     assert "1 of 2 epochs are done, and all batches of the next.\n" in out
 
