@@ -2,6 +2,7 @@
 
 from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.report import report as write_report
+from timm_accel.terminal import print_fitted
 
 
 def report(
@@ -21,6 +22,7 @@ def report(
         out: The file, .html; None for report.html in the folder of the run, or of the first run.
     """
     check_out(out, (".html",))
+    path = write_report(runs, out, data=data, batch_size=batch_size, num_workers=num_workers)
     for run in runs:
         say_in_progress(run)
-    print(f"Report: {write_report(runs, out, data=data, batch_size=batch_size, num_workers=num_workers)}")
+    print_fitted(f"Report: {path}")
