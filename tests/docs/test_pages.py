@@ -126,7 +126,8 @@ def test_a_recorded_png_has_a_palette_since_photos_are_large(tmp_path: Path, mon
     monkeypatch.setattr(pages, "FIGURES", tmp_path / "figures")
     run_page(write_page(tmp_path, FIGURE.format(top=2).replace("curve.svg", "curve.png")), record=True)
     with Image.open(tmp_path / "figures" / "curve.png") as image:
-        assert image.mode == "P" and len(image.getcolors()) <= 64
+        assert image.mode == "P"
+        assert len(image.getcolors()) <= 64
 
 
 def test_plotted_data_has_lines_bars_points_and_images() -> None:
