@@ -53,7 +53,7 @@ def about_device(trainer: "LoopTrainer") -> Facts:
     device, count = accelerator.device, accelerator.num_processes
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    shown = device.type if device.type == "cpu" else device  # accelerate numbers those of several processes
+    shown = device.type if device.type == "cpu" else device  # accelerate numbers them by rank
     yield "device", f"{shown}{name}, {count} process{'es' if count > 1 else ''}, {precision}"
 
 
