@@ -79,6 +79,45 @@ def test_an_mlp_head_is_loaded_when_it_fits(num_classes: int, head: str, tmp_pat
     assert report.head == head
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "classes", "told"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"], "same", "exactly with their head"),
+        (["caf\u00e9", "b", "c"], ["cafe\u0301", "b", "c"], "same", "exactly with their head"),
+        (["a", "b", "c"], ["a", "b", "d"], "others", "with a new head, since the weights are of other classes"),
+        (["a", "b", "c", "d"], ["a", "b", "c"], "others", "with a new head, since the weights are of other classes"),
+        (
+            ["a", "b", "c"],
+            ["b", "a", "c"],
+            "reordered",
+            "with a new head, since the weights have the classes in another order",
+        ),
+        (None, ["a", "b", "c"], "unknown", "exactly with their head, which is kept by the number of classes alone"),
+        (["a", "b", "c"], None, "unknown", "exactly with their head, which is kept by the number of classes alone"),
+    ],
+)
+def test_a_head_of_other_class_names_is_not_kept(
+    theirs: list[str] | None, ours: list[str] | None, classes: str, told: str, head: Any, tmp_path: Path
+) -> None:
+    first = trained(num_classes=4 if theirs and len(theirs) == 4 else 3, head=head)
+    save_classifier(first, tmp_path, theirs)
+    model, report = report_of("test_resnet", 3, tmp_path, class_names=ours, head=head)
+    kept = classes in ("same", "unknown")
+    assert equal(model, first, but=("none",) if kept else ("fc.",))
+    last = "fc.5.weight" if head == "mlp" else "fc.weight"
+    sums = [each.state_dict()[last].sum(0) for each in (model, first)]  # the same for rows in another order
+    assert torch.allclose(*sums) == kept
+    assert (report.classes, report.head) == (classes, "exact" if kept else "new")
+    assert str(report) == f"{tmp_path}: {report.matched} tensors loaded {told}"
+
+
+@pytest.mark.parametrize("class_names", [["a", "b"], [], "abc"])
+def test_class_names_are_those_of_all_classes(class_names: Any) -> None:
+    with refused(ValueError, "Expected class_names to be a list of num_classes=3 names, but got", "Pass those"):
+        create_classifier("test_resnet", 3, class_names=class_names)
+
+
 def test_weights_of_a_classifier_serve_for_features(tmp_path: Path) -> None:
     first = trained()
     save_classifier(first, tmp_path)
@@ -145,6 +184,7 @@ def run_folder(tmp_path: Path, **options: Any) -> Any:
 
     model, _ = create_classifier("test_resnet", 3, image_size=32)
     data = TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 3)
+    data.classes = ["a", "b", "c"]
     callbacks = [SaveBestCallback("eval_loss_epoch", greater_is_better=False), SaveStateCallback()]
     trainer = make_trainer(
         Ema, model, run_dir=tmp_path / "run", callbacks=callbacks, num_classes=3, ema_decay=0.5, **options
@@ -163,6 +203,8 @@ def test_a_run_gives_its_best_ema_weights_and_a_state_its_ema_weights(tmp_path: 
         model, report = report_of("test_resnet", 3, weights)
         assert equal(model, average), weights
         assert report.exact
+        for ours, classes in (("abc", "same"), ("cab", "reordered"), ("abd", "others")):
+            assert report_of("test_resnet", 3, weights, class_names=list(ours))[1].classes == classes
     assert str(report.source) == f"{state} (its EMA weights)"
     assert equal(report_of("test_resnet", 3, run / "best")[0], trainer.unwrapped_model)
     for file in (run / "best_ema").iterdir():
@@ -197,11 +239,13 @@ def test_weights_on_the_hub_go_through_timm(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(asked) == {"timm/test_resnet.r160_in1k"}
 
 
-def put_on_hub(monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any], architecture: str | None = None) -> None:
+def put_on_hub(
+    monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any], architecture: str | None = None, **config: Any
+) -> None:
     """Let timm fetch these, whatever is asked for; as ``hf-hub:…`` they say that they are of an architecture."""
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: deepcopy(tensors))
     if architecture is not None:
-        about = timm.get_pretrained_cfg(architecture).to_dict() | {"source": "hf-hub", "hf_hub_id": "me/x"}
+        about = timm.get_pretrained_cfg(architecture).to_dict() | {"source": "hf-hub", "hf_hub_id": "me/x", **config}
         for module in ("timm_accel.models.sources", "timm.models._factory"):
             monkeypatch.setattr(f"{module}.load_model_config_from_hf", lambda *_, **__: (about, architecture, {}))
 
@@ -217,6 +261,16 @@ def test_fetched_weights_of_other_shapes_or_names_are_refused(
     put_on_hub(monkeypatch, trained("test_vit", num_classes=1000).state_dict(), "test_resnet")
     with refused(ValueError, "weights to fit test_resnet", "'hf-hub:me/x'", "no tensor has a name", "cls_token"):
         create_classifier("test_resnet", num_classes, weights="hf-hub:me/x")
+
+
+@pytest.mark.parametrize(("ours", "classes"), [("abc", "same"), ("acb", "reordered"), ("abd", "others")])
+def test_a_fetched_head_of_other_class_names_is_not_kept(
+    ours: str, classes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained()
+    put_on_hub(monkeypatch, first.state_dict(), "test_resnet", num_classes=3, label_names=["a", "b", "c"])
+    model, report = report_of("test_resnet", 3, "hf-hub:me/x", class_names=list(ours))
+    assert (report.classes, torch.equal(model.fc.weight, first.fc.weight)) == (classes, classes == "same")
 
 
 def test_a_fitted_first_convolution_of_fetched_weights_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

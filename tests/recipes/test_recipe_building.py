@@ -277,6 +277,20 @@ def test_the_weights_are_those_of_the_folder_and_else_those_of_the_seed(folder: 
     assert not torch.equal(first_layer("other", seed=2), first)
 
 
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [(["cat", "dog", "owl"], "same"), (["dog", "cat", "owl"], "reordered"), (["elk", "fox", "owl"], "others")],
+)
+def test_a_head_of_weights_is_kept_for_the_same_classes_alone(
+    names: list[str], classes: str, folder: Path, tmp_path: Path
+) -> None:
+    first, _ = create_classifier("test_resnet", 3)
+    save_classifier(first, tmp_path / "first", names)
+    model = build(folder, tmp_path / "run", model="test_resnet", weights=str(tmp_path / "first")).trainer.model
+    assert model.weights_report.classes == classes
+    assert torch.equal(model.fc.weight, first.fc.weight) == (classes == "same")
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_the_weights_of_timm_are_asked_for(
     pretrained: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

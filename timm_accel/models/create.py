@@ -23,6 +23,7 @@ def create_classifier(
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    class_names: Sequence[str] | None = None,
     in_chans: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     global_pool: str | None = None,
@@ -48,6 +49,8 @@ def create_classifier(
         weights: Other weights: a file, a folder of weights (with or without ``local-dir:`` before it), the folder of a
             run or of a state, a name on the hub (``hf-hub:…``), or a timm model with a tag (``resnet18.a1_in1k``). The
             data config of a folder or name is used too. A head of another shape starts from random weights.
+        class_names: The names of the classes, in the order of their labels; weights whose names are others, or in
+            another order, get a new head. None keeps every head that fits.
         in_chans: Channels of an image; None for those of the weights. The first convolution is adapted to it.
         image_size: The input size in pixels, one number or (height, width); None for the model's default. Models with a
             fixed input size are built for it.
@@ -78,6 +81,7 @@ def create_classifier(
     """
     check_model_name(name)
     _check_num_classes(num_classes)
+    _check_class_names(class_names, num_classes)
     check_head(head, num_classes)
     check_pooling(global_pool, num_classes)
     if pretrained and weights is not None:
@@ -98,7 +102,7 @@ def create_classifier(
     if size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
         options.setdefault("img_size", size)
     if pretrained or weights is not None:
-        model = build_with_weights(name, weights, options, head)
+        model = build_with_weights(name, weights, options, head, class_names)
     else:
         model = build(name, options)
         attach_head(model, head, num_classes)
@@ -122,6 +126,15 @@ def _check_num_classes(num_classes: int) -> None:
     if not is_count or num_classes == 1 or num_classes < 0:
         raise ValueError(
             f"Expected num_classes to be at least 2, or 0 for features, but got {num_classes!r}. Count the classes."
+        )
+
+
+def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
+    if class_names is not None and (isinstance(class_names, str) or len(class_names) != num_classes):
+        shown = repr(class_names) if isinstance(class_names, str) else f"{len(class_names)} names"
+        raise ValueError(
+            f"Expected class_names to be a list of num_classes={num_classes} names, but got {shown}. Pass those of the "
+            "training dataset."
         )
 
 

@@ -1,5 +1,6 @@
 """Create a model with weights from timm, the hub, a file, a folder or a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from timm_accel.models.building import build, check_model_name
 from timm_accel.models.heads import Head, attach_head, init_small_classifier
 from timm_accel.models.sources import FoundWeights, architecture_of, create_pretrained, is_remote, read_source
 from timm_accel.models.trial import REFUSALS
-from timm_accel.models.weights import check_fit, load_head, recorded_load, report
+from timm_accel.models.weights import check_fit, compare_classes, load_head, recorded_load, report
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
-def build_with_weights(name: str, weights: str | Path | None, options: dict[str, Any], head: Head) -> nn.Module:
+def build_with_weights(
+    name: str, weights: str | Path | None, options: dict[str, Any], head: Head, class_names: Sequence[str] | None = None
+) -> nn.Module:
     """Create a timm model, give it its head, and load weights into both.
 
     Its attribute ``weights_report`` is the `LoadReport`, or None for a family that reads files of other formats itself.
@@ -27,6 +30,7 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
         weights: As for `create_classifier`; None for timm's weights.
         options: Arguments of ``timm.create_model``.
         head: As for `create_classifier`.
+        class_names: As for `create_classifier`.
 
     Raises:
         FileNotFoundError: The weights do not exist.
@@ -52,10 +56,12 @@ def build_with_weights(name: str, weights: str | Path | None, options: dict[str,
     if not record.called:
         model.weights_report = None
         return model
-    head_loaded = load_head(model, record)
+    named = source.config.get("label_names") or model.pretrained_cfg.get("label_names")  # timm has those of the hub
+    classes = compare_classes(named, class_names)
+    head_loaded = classes in ("same", "unknown") and load_head(model, record)
     if not head_loaded and head == "linear" and model.num_classes:
         init_small_classifier(model)
-    model.weights_report = report(model, record, source.where, head_loaded)
+    model.weights_report = report(model, record, source.where, head_loaded, classes)
     return model
 
 

@@ -33,7 +33,8 @@ class FoundWeights:
     Args:
         where: The file, folder or name of the weights.
         tensors: The tensors by name.
-        config: The content of ``config.json`` in the same folder; empty where there is none.
+        config: The content of ``config.json`` in the same folder; of a state the class names alone; empty where there
+            is none.
         is_remote: Whether timm still has to download the tensors.
     """
 
@@ -106,7 +107,8 @@ def _read_state(path: Path) -> FoundWeights:
     state.check()
     held = held_weights(state.load(COMMON))
     which = "its EMA weights" if held.name == EMA_MODEL else "its model"
-    return FoundWeights(f"{state.folder} ({which})", held.tensors)
+    config = {"label_names": state.manifest.get("run", {}).get("classes")}
+    return FoundWeights(f"{state.folder} ({which})", held.tensors, config)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

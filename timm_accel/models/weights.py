@@ -1,7 +1,7 @@
 """Load weights into a new model by timm's loader, and report which tensors fit."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,16 @@ from timm.models import _builder
 from timm.models._input import get_model_traits
 from torch import nn
 
+from timm_accel.data.classes import class_name
 from timm_accel.messages import printable
 from timm_accel.models.heads import classifier_names
 
 _LOGGER = logging.getLogger(__name__)
+_ABOUT_CLASSES = {
+    ("exact", "unknown"): ", which is kept by the number of classes alone",
+    ("new", "others"): ", since the weights are of other classes",
+    ("new", "reordered"): ", since the weights have the classes in another order",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,9 @@ class LoadReport:
             of timm.
         head: ``exact`` when the head's weights were taken, ``new`` when the head starts from random weights, ``none``
             without a head.
+        classes: How the class names of the weights compare with those of the model: ``same``, ``others``, ``reordered``
+            (the same in another order), or ``unknown`` where one of the two has no names. With others or reordered
+            ones the head is new.
     """
 
     source: str
@@ -38,6 +47,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     resized: tuple[str, ...]
     head: str
+    classes: str = "unknown"
 
     @property
     def exact(self) -> bool:
@@ -46,6 +56,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         how = {"exact": "with their head", "new": "with a new head", "none": "without a head"}[self.head]
+        how += _ABOUT_CLASSES.get((self.head, self.classes), "")
         parts = [f"{self.source}: {self.matched} tensors loaded {'exactly ' if self.exact else ''}{how}"]
         for what in ("resized", "missing", "unexpected"):
             if names := getattr(self, what):
@@ -179,6 +190,16 @@ def _source_channels(model: nn.Module, cfg: dict[str, Any], tensors: Mapping[str
     return cfg["input_size"][0]
 
 
+def compare_classes(theirs: Any, ours: Sequence[Any] | None) -> str:
+    """Return how the class names of weights compare with those of a model, as `LoadReport` has it."""
+    if not isinstance(theirs, list | tuple) or not theirs or ours is None:
+        return "unknown"
+    first, second = ([class_name(name) for name in names] for names in (theirs, ours))
+    if first == second:
+        return "same"
+    return "reordered" if sorted(first) == sorted(second) else "others"
+
+
 def load_head(model: nn.Module, record: LoadRecord) -> bool:
     """Load the recorded tensors of the classifier if all fit; return whether they did."""
     names = classifier_names(model) if model.num_classes else ()
@@ -210,11 +231,11 @@ def check_fit(record: LoadRecord, architecture: str, source: str) -> None:
         )
 
 
-def report(model: nn.Module, record: LoadRecord, source: str, head_loaded: bool) -> LoadReport:
+def report(model: nn.Module, record: LoadRecord, source: str, head_loaded: bool, classes: str) -> LoadReport:
     """Return the report, and log it; a warning tells when more than the head stays random."""
     head = "none" if not model.num_classes else "exact" if head_loaded else "new"
     made = LoadReport(
-        source, len(record.taken), tuple(record.missing), tuple(record.unexpected), tuple(record.resized), head
+        source, len(record.taken), tuple(record.missing), tuple(record.unexpected), tuple(record.resized), head, classes
     )
     log: Callable[[str], None] = _LOGGER.warning if made.missing else _LOGGER.info
     log(printable(str(made)))

@@ -27,7 +27,7 @@ from timm_accel.data import (
     Source,
     write_digits,
 )
-from timm_accel.data.classes import is_multi_label
+from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
@@ -155,11 +155,13 @@ def _create_trainer(
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
+    names = class_names(source.open("train")) or []
     model, data_config = create_classifier(
         recipe.model,
-        max(2, len(source.open("train").class_to_idx)),
+        max(2, len(names)),
         pretrained=recipe.pretrained,
         weights=recipe.weights,
+        class_names=names if len(names) > 1 else None,
         head=recipe.head,
         image_size=recipe.image_size,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
