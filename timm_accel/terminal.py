@@ -9,8 +9,6 @@ from math import ceil
 from typing import Any
 from unicodedata import category, east_asian_width, normalize
 
-from tqdm import tqdm
-
 _BARS = "▁▂▃▄▅▆▇█"
 _PIECE = re.compile(  # what a line does not break: a command, a quoted path with spaces, any other word
     r"""(?:timm-accel\ (?![\w-]+:\ ).*|pip\ install\ |(?<!\w)'[^'\n]*'|(?<!\w)"[^"\n]*"|\S)+""", re.VERBOSE
@@ -24,9 +22,17 @@ def screen_width() -> int:
     return shutil.get_terminal_size().columns
 
 
-def shows_bars() -> bool:
-    """Return whether progress bars go to a terminal, and not into a log."""
-    return is_terminal(sys.stderr)
+def progress_bar(items: Any = None, *, shown: bool = True, **options: Any) -> Any:
+    """Return tqdm's bar in a terminal or a notebook; a log gets none.
+
+    Args:
+        items: What is counted; None for a bar that is updated by hand.
+        shown: Whether a bar was asked for.
+        **options: Further arguments of tqdm.
+    """
+    from tqdm import tqdm
+
+    return tqdm(items, disable=not (shown and (is_terminal(sys.stderr) or in_notebook())), **options)
 
 
 def text_width(text: str) -> int:
@@ -181,4 +187,6 @@ def duration(seconds: float) -> str:
     >>> duration(4.44), duration(754), duration(3723)
     ('4.4 s', '12:34', '1:02:03')
     """
+    from tqdm import tqdm
+
     return f"{seconds:.1f} s" if seconds < 59.95 else tqdm.format_interval(round(seconds))

@@ -1,11 +1,13 @@
 """Bars are shown where they were asked for, and nowhere else."""
 
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from terminals import open_terminal
 from torch.utils.data import Dataset, TensorDataset
 from trained_runs import brightness
 
@@ -46,21 +48,34 @@ def embed(**options: Any) -> Any:
     ],
     ids=["predict", "evaluate", "temperature", "embeddings"],
 )
-def test_a_bar_of_batches_is_shown_where_it_was_asked_for(call: Any, capsys: pytest.CaptureFixture) -> None:
+def test_a_bar_of_batches_is_shown_where_it_was_asked_for_but_in_no_log(
+    call: Any, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for progress in (False, True):
+        call(batch_size=2, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    terminal = open_terminal(monkeypatch)
     call(batch_size=2, progress=False)
-    assert capsys.readouterr() == ("", "")
+    assert terminal.getvalue() == ""
+    monkeypatch.setattr("sys.stdout", out := StringIO())
     call(batch_size=2, progress=True)
-    shown = capsys.readouterr()
-    assert "2/2" in shown.err
-    assert "batch" in shown.err
-    assert shown.out == ""
+    assert "2/2" in terminal.getvalue()
+    assert "batch" in terminal.getvalue()
+    assert out.getvalue() == ""
 
 
-def test_without_a_word_predictions_alone_show_a_bar_and_for_one_batch_none(capsys: pytest.CaptureFixture) -> None:
+def test_a_notebook_has_bars_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("timm_accel.terminal.in_notebook", lambda: True)
+    brightness().predict(IMAGES, batch_size=2)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_without_a_word_predictions_alone_show_a_bar_and_for_one_batch_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
     brightness().predict(IMAGES)
     evaluate_classifier(brightness(), Labelled(), batch_size=2)
     fit_temperature(brightness(), Labelled(), batch_size=2)
     embed(batch_size=2)
-    assert capsys.readouterr().err == ""
+    assert terminal.getvalue() == ""
     brightness().predict(IMAGES, batch_size=2)
-    assert "2/2" in capsys.readouterr().err
+    assert "2/2" in terminal.getvalue()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from timm_accel.messages import one_line
+from timm_accel.terminal import progress_bar
 
 if TYPE_CHECKING:
     from timm_accel.data.transforms.pixel_range import PixelRange, Values
@@ -53,7 +54,6 @@ def scan(
     """
     import torch
     from torch.utils.data import DataLoader
-    from tqdm import tqdm
 
     from timm_accel.data.classes import class_names
     from timm_accel.data.resources import available_cpus
@@ -69,7 +69,7 @@ def scan(
         generator=torch.Generator(),  # the loader draws a seed from it, not from the global generator
     )
     scanned: list[Scanned] = []
-    with tqdm(total=len(dataset.reader), desc=f"audit of {split}", unit="image", disable=not progress) as bar:
+    with progress_bar(total=len(dataset.reader), desc=f"audit of {split}", unit="image", shown=progress) as bar:
         for batch in loader:
             scanned += batch
             bar.update(len(batch))

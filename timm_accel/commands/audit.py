@@ -8,7 +8,7 @@ from timm_accel.commands.output.columns import print_text
 from timm_accel.commands.output.files import check_out
 from timm_accel.messages import printable
 from timm_accel.models import check_model_name
-from timm_accel.terminal import screen_width, shows_bars
+from timm_accel.terminal import screen_width
 
 
 def audit(
@@ -54,7 +54,6 @@ def audit(
     found = audit_of(
         data,
         num_workers=num_workers,
-        progress=shows_bars(),
         model_config=config,
         pixel_range=pixel_range,
         predictions=predictions,

@@ -7,7 +7,6 @@ from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.data.splits.splitting import split_name
 from timm_accel.predict import Classifier, Evaluation, evaluate_classifier, load_classifier
 from timm_accel.predict import fit_temperature as fit_temperature_of
-from timm_accel.terminal import shows_bars
 from timm_accel.text_files import write_csv
 
 
@@ -47,7 +46,7 @@ def evaluate(
     check_out(out, (".csv", ".json"))
     _check_splits(eval_split, fit_temperature)
     classifier = load_classifier(model, device=device)
-    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": shows_bars()}
+    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": True}
     if fit_temperature is not None:
         fit_temperature_of(classifier, data, eval_split=fit_temperature, **loading)
     found = evaluate_classifier(classifier, data, eval_split=eval_split, tta=tta or (), **loading)

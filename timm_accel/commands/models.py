@@ -7,7 +7,6 @@ import timm
 from timm_accel.commands.output.columns import Row, print_rows
 from timm_accel.messages import counted, nearest
 from timm_accel.models import search_models
-from timm_accel.terminal import shows_bars
 
 
 def models(
@@ -26,7 +25,7 @@ def models(
     """
     limits = [None if max_parameters is None else _number(max_parameters), _parameters_of(max_mb)]
     given = [limit for limit in limits if limit is not None]
-    found = search_models(name, tag=tag, max_parameters=min(given, default=None), progress=shows_bars())
+    found = search_models(name, tag=tag, max_parameters=min(given, default=None), progress=True)
     if not found:
         _refuse(name, tag, bool(given))
     rows = [

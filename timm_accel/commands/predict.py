@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from timm_accel.commands.output.columns import Row, print_rows
 from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.predict import Prediction, exit_code, load_classifier, write_predictions
-from timm_accel.terminal import shows_bars
 
 
 def predict(
@@ -48,7 +47,6 @@ def predict(
         num_workers=num_workers,
         tta=tta or (),
         threshold=threshold,
-        progress=shows_bars(),
     )
     say_in_progress(model)
     _print(predictions)

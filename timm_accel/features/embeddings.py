@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
-from tqdm import tqdm
 
 from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
@@ -21,6 +20,7 @@ from timm_accel.features.modules import pooled_features
 from timm_accel.models.finite import check_finite
 from timm_accel.states.consensus import wait_for_all
 from timm_accel.states.processes import process_state
+from timm_accel.terminal import progress_bar
 
 _SUFFIXES = (".parquet", ".npz")
 
@@ -89,7 +89,7 @@ def extract_embeddings(
     state = process_state()
     share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
     loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
-    shown = tqdm(loader, unit="batch", disable=not (progress and state.is_main_process))
+    shown = progress_bar(loader, unit="batch", shown=progress and state.is_main_process)
     parts = gather_object(_compute(pooled_features(model), shown, f"the model, a {type(model).__name__}"))
     numbers, features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = numbers.argsort()

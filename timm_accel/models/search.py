@@ -8,10 +8,10 @@ from pathlib import Path
 
 import timm
 from platformdirs import user_cache_dir
-from tqdm import tqdm
 
 from timm_accel.atomic import atomic_write
 from timm_accel.models.trial import create_on_meta
+from timm_accel.terminal import progress_bar
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _count_parameters(names: list[str], folder: Path, progress: bool) -> Mapping
     except (OSError, ValueError, AttributeError):  # there is none yet, or it is damaged
         stored = {}
     missing = [name for name in names if name not in stored]
-    for name in tqdm(missing, "counting parameters", unit="model", leave=False, disable=not progress):
+    for name in progress_bar(missing, desc="counting parameters", unit="model", leave=False, shown=progress):
         stored[name] = sum(parameter.numel() for parameter in create_on_meta(name).parameters())
     if missing:
         try:

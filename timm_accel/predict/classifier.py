@@ -10,7 +10,6 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.resources import check_loader_options
@@ -20,6 +19,7 @@ from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
 from timm_accel.predict.images import ImageInputs, find_images
 from timm_accel.predict.predictions import Prediction
+from timm_accel.terminal import progress_bar
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Classifier:
         min_score = threshold if self.multi_label else 0.0
         paths: list[str | None] = inputs.paths
         predictions: list[Prediction] = []
-        for readable, errors in tqdm(loader, unit="batch", disable=not progress or len(loader) < 2):
+        for readable, errors in progress_bar(loader, unit="batch", shown=progress and len(loader) > 1):
             try:
                 rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
             except ValueError as error:

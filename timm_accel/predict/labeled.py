@@ -10,7 +10,6 @@ from timm.data import MultiLabelTarget
 from timm.data.readers.reader import Reader
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from timm_accel.data.classes import class_name, in_label_order, is_multi_label, labels_of
 from timm_accel.data.labeled_images import LabeledImages
@@ -25,6 +24,7 @@ from timm_accel.data.sources import Source
 from timm_accel.data.splits.split_folders import split_folders
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
 from timm_accel.predict.classifier import Classifier
+from timm_accel.terminal import progress_bar
 
 
 class ModelTarget:
@@ -174,9 +174,8 @@ def collect(
     if isinstance(dataset, StreamedImages):
         dataset.share(batch_size, num_workers)  # every rank reads all of it here
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)
-    parts = [
-        (compute(images), targets) for images, targets in filter(None, tqdm(loader, unit="batch", disable=not progress))
-    ]
+    batches = filter(None, progress_bar(loader, unit="batch", shown=progress))
+    parts = [(compute(images), targets) for images, targets in batches]
     if not parts:
         bad: Any = dataset.unreadable
         why = f" ({dataset.why_unreadable(bad[0])})" if bad else ""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data.readers.reader import Reader
-from tqdm import tqdm
 
 from timm_accel.data.classes import labels_of
 from timm_accel.data.resources import available_cpus, check_fits_in_memory, in_megabytes
 from timm_accel.data.transforms.image_size import check_size, ignoring_size_warnings, open_image
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
+from timm_accel.terminal import progress_bar
 
 _IMAGES_AT_A_TIME = 256  # read first, then decoded in threads
 
@@ -81,8 +81,9 @@ class MemoryCache(Reader):
 
     def _decode(self) -> None:
         numbers = [number for number in range(len(self)) if number not in self._errors]
-        hidden = int(os.environ.get("LOCAL_RANK", 0)) > 0
-        bar = tqdm(total=len(numbers), desc=f"decode into {in_megabytes(self.num_bytes)}", leave=False, disable=hidden)
+        shown = os.environ.get("LOCAL_RANK", "0") == "0"
+        what = f"decode into {in_megabytes(self.num_bytes)}"
+        bar = progress_bar(total=len(numbers), desc=what, leave=False, shown=shown)
         with ThreadPoolExecutor(available_cpus()) as pool, bar:
             for start in range(0, len(numbers), _IMAGES_AT_A_TIME):
                 group = numbers[start : start + _IMAGES_AT_A_TIME]
