@@ -12,6 +12,7 @@ from refusal import refused
 
 from timm_accel import Recipe, load_classifier
 from timm_accel.callbacks import SaveStateCallback
+from timm_accel.commands import train as train_command
 from timm_accel.predict import Scores
 from timm_accel.recipes import build_run, cross_validate
 
@@ -28,6 +29,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory):
     recipe = Recipe(data_dir=str(data), run_dir=str(tmp_path_factory.mktemp("whole") / "cv"), folds=3, **SMALL)
     return recipe, cross_validate(recipe)
+
+
+@pytest.mark.parametrize("hindrance", [None, ValueError("no page\nat all"), OSError("No space left")])
+def test_the_command_ends_with_the_page_of_all_folds_or_a_sentence(
+    finished, hindrance: Exception | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(finished[0], resume="auto")  # trains no fold again
+    page = Path(recipe.run_dir) / "report.html"
+    train_command.train(recipe, report=False)
+    assert "report" not in capsys.readouterr().out
+    assert not page.exists()
+
+    def fail(*_: object) -> None:
+        raise hindrance
+
+    if hindrance is not None:
+        monkeypatch.setattr("timm_accel.report.writing.cross_validated", fail)
+    train_command.train(recipe)
+    last = capsys.readouterr().out.splitlines()[-1]
+    if hindrance is None:
+        assert last == f"Report: {page}"
+        assert "cross-validation" in page.read_text(encoding="utf-8").lower()
+        page.unlink()
+    else:
+        reason = "ValueError: no page" if isinstance(hindrance, ValueError) else "OSError: No space left"
+        assert last == f"The report could not be written: {reason}"
+        assert not page.exists()
 
 
 def test_every_image_is_scored_by_the_fold_that_did_not_train_on_it(finished, data: Path) -> None:

@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks import Callback
-from timm_accel.messages import own_sentence, root_cause
 from timm_accel.report.page import page_of
-from timm_accel.report.writing import NAME, write_page
+from timm_accel.report.writing import NAME, write_page, written_or_why_not
 from timm_accel.states.consensus import Stop
 
 if TYPE_CHECKING:
@@ -36,17 +35,16 @@ class WriteReportCallback(Callback):
         if not run.accelerator.is_main_process or run.agreed.stop in (Stop.FAILED, Stop.INTERRUPTED):
             return
         assert trainer.run_dir is not None
-        path = trainer.run_dir / NAME
-        try:
+        folder, path = trainer.run_dir, trainer.run_dir / NAME
+
+        def write() -> None:
             page = page_of(
-                trainer.run_dir,
+                folder,
                 trainer.eval_dataset,
                 trainer.train_dataset,
                 batch_size=trainer.run_config.train_per_device_batch_size,
                 num_workers=getattr(run.eval_dataloader, "num_workers", 0),
             )
             write_page(path, page=page)
-        except Exception as error:  # the trained run stands, whatever a model or data of a user raise
-            trainer.print(f"The report could not be written: {own_sentence(error) or root_cause(error)}")
-        else:
-            trainer.print(f"Report: {path}")
+
+        trainer.print(written_or_why_not(path, write))

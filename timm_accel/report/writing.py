@@ -1,7 +1,7 @@
 """Write the page."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from timm_accel.atomic import atomic_write, check_writable
 from timm_accel.data.resources import check_loader_options
-from timm_accel.messages import nearest_path, printable
+from timm_accel.messages import nearest_path, own_sentence, printable, root_cause
 from timm_accel.models.opening import best_folders
 from timm_accel.report.comparison import Comparison, comparison_of
 from timm_accel.report.cross_validation import CrossValidated, cross_validated, folds_of
@@ -67,6 +67,20 @@ def report(
     else:
         write_page(path, comparison=comparison_of(folders))
     return path
+
+
+def written_or_why_not(path: Path, write: Callable[[], Any]) -> str:
+    """Write a page after training, and return where it is, or one sentence on why there is none.
+
+    Args:
+        path: The file.
+        write: What writes it; its error ends no program, since the trained run stands.
+    """
+    try:
+        write()
+    except Exception as error:  # a model or data of a user may raise anything
+        return f"The report could not be written: {own_sentence(error) or root_cause(error)}"
+    return f"Report: {path}"
 
 
 def write_page(
