@@ -40,6 +40,20 @@ def test_the_page_is_that_of_the_command_but_opens_no_data_again(
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == written
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_page_of_a_past_run_fills_no_cache(
+    held_out: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(data_dir=str(data), run_dir=str(tmp_path / "run"), **SMALL | {"num_epochs": 1, "cache": "memory"})
+    build_run(recipe).train()
+    with monkeypatch.context() as patch:
+        patch.setattr("timm_accel.data.readers.memory_cache.MemoryCache.__init__", lambda *_, **__: 1 / 0)
+        report(tmp_path / "run", data=data if held_out else None)
+    written = page_of(tmp_path / "run")
+    assert "could not be evaluated" not in written
+    assert "<figcaption>Calibration</figcaption>" in written
+
+
 class Ends(Callback):
     """Ends the run after its first epoch."""
 

@@ -1,7 +1,7 @@
 """The recipe and the data of a run that was trained, from its folder."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def recipe_of_run(run: Path) -> Recipe | None:
 
 
 def data_of_run(recipe: Recipe, data_config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the training and the evaluation dataset of a run.
+    """Return the training and the evaluation dataset of a run, without a cache.
 
     Args:
         recipe: The recipe of the run.
@@ -57,4 +57,5 @@ def data_of_run(recipe: Recipe, data_config: Mapping[str, Any]) -> tuple[Any, An
         ValueError: The data are others.
     """
     data = write_digits() if recipe.data_dir is None else recipe.data_dir
-    return create_data(recipe, source_of(recipe, data), data_config)
+    uncached = replace(recipe, cache=None)  # which would decode all images
+    return create_data(uncached, source_of(uncached, data), data_config)

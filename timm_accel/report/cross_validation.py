@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from timm_accel.audit.suspects import Suspect, find_suspects
-from timm_accel.messages import one_line
+from timm_accel.messages import quoted_sentence
 from timm_accel.predict import Scores, load_classifier
 from timm_accel.predict.scored_images import images_of
 from timm_accel.recipes.cross_validation import OUT_OF_FOLD, RESULT
@@ -61,13 +61,13 @@ def cross_validated(folder: Path) -> CrossValidated:
     try:
         suspects = find_suspects(scores)
     except (ModuleNotFoundError, ValueError) as error:
-        notes.append(f"Suspect images could not be found: {one_line(error, None)}")
+        notes.append(f"Suspect images could not be found: {quoted_sentence(error, None)}")
     shown = [each for kind in _TITLES for each in [one for one in suspects if one.kind == kind][:MAX_IMAGES]]
     try:
         thumbnails = _thumbnails(folder / "fold_1", [each.path for each in shown])
     except (OSError, ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
         thumbnails = {}
-        notes.append(f"The images could not be read: {one_line(error, None)}")
+        notes.append(f"The images could not be read: {quoted_sentence(error, None)}")
     groups = [
         SuspectGroup(
             title,
@@ -94,7 +94,7 @@ def _thumbnails(run: Path, paths: list[str]) -> dict[str, str]:
     if not paths or recipe is None:
         return {}
     classifier = load_classifier(run)
-    datasets = data_of_run(replace(recipe, cache=None), classifier.data_config)  # a cache would decode all images
+    datasets = data_of_run(recipe, classifier.data_config)
     parts = [images_of(paths, dataset.reader, classifier.prepare) for dataset in datasets]
     pairs = chain.from_iterable(zip(paths, part, strict=True) for part in parts)
     return {path: thumbnail_of(image) for path, image in pairs if image is not None}
