@@ -12,7 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_accel import LoopTrainer
 from timm_accel.commands.parsing import split_words
-from timm_accel.messages import missing_extra, nearest, one_line, one_sentence, own_sentence, printable, root_cause
+from timm_accel.messages import (
+    counted,
+    missing_extra,
+    nearest,
+    one_line,
+    one_sentence,
+    own_sentence,
+    printable,
+    quoted_sentence,
+    root_cause,
+)
 from timm_accel.training.batches import unpack
 
 
@@ -21,6 +31,29 @@ def test_another_librarys_error_is_one_line_of_at_most_200_characters() -> None:
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("a" * 300)) == "a" * 200
     assert one_line(ValueError("a" * 300), limit=None) == "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "told"),
+    [
+        ("no network", 200, "no network."),
+        ("No network.", 200, "No network."),
+        ("Is it on?", 200, "Is it on?"),
+        ("no\n network", None, "no network."),
+        ("", 200, "OSError."),
+        ("Not found. Check your Internet connection.", 30, "Not found. Check your Internet…"),
+        ("Not found. Check it.", 10, "Not found…"),
+    ],
+)
+def test_a_quote_before_another_sentence_has_an_end(text: str, limit: int | None, told: str) -> None:
+    assert quoted_sentence(OSError(text), limit) == told
+
+
+def test_one_of_something_is_singular() -> None:
+    nouns = ("image", "class", "batch", "process")
+    assert [counted(1, noun) for noun in nouns] == ["1 image", "1 class", "1 batch", "1 process"]
+    assert [counted(2, noun) for noun in nouns] == ["2 images", "2 classes", "2 batches", "2 processes"]
+    assert counted(0, "image") == "0 images"
 
 
 @pytest.mark.parametrize(

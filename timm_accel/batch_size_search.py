@@ -9,6 +9,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.functional import interpolate
 
 from timm_accel.data.resources import free_memory
+from timm_accel.messages import counted
 from timm_accel.states.consensus import min_over_ranks
 from timm_accel.training import LoopTrainer
 from timm_accel.training.loaders import device_transform_of
@@ -60,8 +61,8 @@ def find_batch_size(trainer: LoopTrainer, train_dataset: Any, *, even: bool = Fa
     found = min_over_ranks(search.search_result or 0, search.accelerator.num_processes)
     if found == 0:
         raise MemoryError(
-            f"Expected a batch of {search.search_smallest} images to fit into memory, but got none that does. Choose a "
-            "smaller model or image_size."
+            f"Expected a batch of {counted(search.search_smallest, 'image')} to fit into memory, but got none that "
+            "does. Choose a smaller model or image_size."
         )
     return found
 

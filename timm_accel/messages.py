@@ -85,6 +85,22 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
     return _quoted(str(error), limit) or type(error).__name__
 
 
+def quoted_sentence(error: BaseException, limit: int | None = 200) -> str:
+    """Return `one_line` with an end, so that a sentence can follow: a full stop, or an ellipsis where it is cut.
+
+    >>> quoted_sentence(ValueError("sizes differ")), quoted_sentence(ValueError("sizes differ"), 5)
+    ('sizes differ.', 'sizes…')
+
+    Args:
+        error: The error.
+        limit: The largest number of characters before the ellipsis; None for all of them.
+    """
+    text = one_line(error, None)
+    if limit is not None and len(text) > limit:
+        return f"{text[:limit].rstrip(' .')}…"
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def _quoted(text: str, limit: int | None) -> str:
     text = printable(" ".join(text.split()))
     if "weights_only" in text:  # torch 2.14: the cause, amid advice to pass weights_only=False
@@ -104,7 +120,7 @@ def shortened(value: Any, limit: int = 200) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: ``"1 file"``, ``"2,000 classes"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith(('s', 'ch')) else 's'}"
 
 
 def html_table(rows: Iterable[Sequence[str]], heads: int = 1) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from timm_accel.atomic import atomic_write
-from timm_accel.messages import nearest
+from timm_accel.messages import counted, nearest
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, open_classifier, read_config, signed_config
 from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
@@ -181,9 +181,10 @@ def _check_compatible(candidates: list[_Candidate]) -> None:
                 )
         names = [*first.shapes, *(name for name in other.shapes if name not in first.shapes)]
         if differing := [name for name in names if first.shapes.get(name) != other.shapes.get(name)]:
+            others = f" and {counted(len(differing) - 1, 'other')}" if len(differing) > 1 else ""
             raise ValueError(
                 f"Expected folders with the same tensors, but got {str(first.folder)!r} and {str(other.folder)!r}, "
-                f"which differ in {differing[0]!r} and {len(differing) - 1} others. Average runs of the same model."
+                f"which differ in {differing[0]!r}{others}. Average runs of the same model."
             )
 
 

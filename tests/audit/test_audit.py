@@ -17,6 +17,7 @@ import torch
 from conftest import write_images
 from PIL import Image, ImageFile, ImageOps
 from refusal import refused
+from terminals import open_terminal
 from timm.data import ImageDataset
 from timm.data.readers import create_reader
 from timm.data.readers.reader import Reader
@@ -397,7 +398,7 @@ def test_files_are_counted_by_ending_and_what_is_left_out_too(folder: Path) -> N
     dataset = ImageDataset(str(folder / "val"))  # timm reads what is in the leftovers, and no .webp
     found = look_at({"val": dataset})
     assert found.splits["val"].files.left_out == {".txt": 1, ".webp": 1}
-    assert "val: 1 file is ignored for their extension (.webp 1): convert them to PNG or JPEG." in found.problems()
+    assert "val: 1 file is ignored for its extension (.webp 1): convert it to PNG or JPEG." in found.problems()
 
 
 def test_workers_open_tar_files_themselves(folder: Path, tmp_path: Path) -> None:
@@ -455,11 +456,16 @@ def test_images_that_pillow_warns_of_are_readable(folder: Path, monkeypatch: pyt
     assert look_at(folder).unreadable == ()
 
 
-def test_the_bar_is_shown_unless_told_otherwise(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    look_at(folder)
-    assert capsys.readouterr() == ("", "")
+def test_the_bar_is_shown_in_a_terminal_unless_told_otherwise(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     look_at(folder, progress=True)
-    shown = capsys.readouterr().err
+    assert capsys.readouterr() == ("", "")
+    terminal = open_terminal(monkeypatch)
+    look_at(folder)
+    assert terminal.getvalue() == ""
+    look_at(folder, progress=True)
+    shown = terminal.getvalue()
     assert "audit of train" in shown
     assert "24/24" in shown
 

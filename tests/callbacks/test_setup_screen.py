@@ -72,6 +72,23 @@ def test_the_screen_tells_what_is_trained(folder: Path, capsys: pytest.CaptureFi
     )
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "num_epochs", "batch", "updates"),
+    [
+        (1, 1, "1 image an update", "16 in 1 epoch, 16 in all"),
+        (1, 2, "1 image an update", "16 in each of 2 epochs, 32 in all"),
+        (4, 1, "4 images an update", "4 in 1 epoch, 4 in all"),
+    ],
+)
+def test_one_image_and_one_epoch_are_told_in_the_singular(
+    batch_size: int, num_epochs: int, batch: str, updates: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(callbacks=[PrintSetupCallback])
+    fit(trainer, tiny_data(16), num_epochs=num_epochs, per_device_batch_size=batch_size)
+    shown = screen(capsys.readouterr().out)
+    assert (shown["batch"], shown["updates"]) == (batch, updates)
+
+
 def test_classes_of_one_size_have_one_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2, 22):
         (folder / "data" / "train" / "cat" / f"{number:03}.png").unlink()

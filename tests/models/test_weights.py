@@ -331,7 +331,7 @@ def test_weights_of_other_shapes_are_refused(tmp_path: Path) -> None:
     tensors = trained().state_dict()
     tensors["layer1.0.conv1.weight"] = torch.zeros(1, 2, 3, 4)
     torch.save(tensors, tmp_path / "w.pth")
-    words = ("weights to fit test_resnet", "1 tensors have another shape", "layer1.0.conv1.weight with (1, 2, 3, 4)")
+    words = ("weights to fit test_resnet", "1 tensor has another shape", "layer1.0.conv1.weight with (1, 2, 3, 4)")
     with refused(ValueError, *words):
         create_classifier("test_resnet", 3, weights=tmp_path / "w.pth")
 

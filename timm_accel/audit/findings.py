@@ -116,9 +116,10 @@ def _wide_modes(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         wide = {mode: count for mode, count in split.modes.items() if mode in WIDE_MODES}
         if wide and not split.is_prepared:
+            count = sum(wide.values())
             yield (
-                f"{name}: {counted(sum(wide.values()), 'image')} of mode {_list(wide)} turn white, since this dataset "
-                "clips all above 255: give it PrepareImage."
+                f"{name}: {counted(count, 'image')} of mode {_list(wide)} turn{'s' * (count == 1)} white, since this "
+                "dataset clips all above 255: give it PrepareImage."
             )
 
 
@@ -134,9 +135,10 @@ def _unread_files(splits: dict[str, "Split"]) -> Iterator[str]:
         if split.unread_files:
             endings = ", ".join(f"{ending} {count}" for ending, count in split.unread_files.items())
             count = sum(split.unread_files.values())
+            are, their, them = ("is", "its", "it") if count == 1 else ("are", "their", "them")
             yield (
-                f"{name}: {counted(count, 'file')} {'is' if count == 1 else 'are'} ignored for their extension "
-                f"({endings}): convert them to PNG or JPEG."
+                f"{name}: {counted(count, 'file')} {are} ignored for {their} extension ({endings}): convert {them} to "
+                "PNG or JPEG."
             )
 
 
@@ -150,8 +152,9 @@ def _tiny_classes(splits: dict[str, "Split"]) -> Iterator[str]:
 def _turned(splits: dict[str, "Split"]) -> Iterator[str]:
     for name, split in splits.items():
         if split.num_turned and not split.is_prepared:
+            lie = "lies on its side" if split.num_turned == 1 else "lie on their side"
             yield (
-                f"{name}: {counted(split.num_turned, 'image')} lie on their side, since this dataset ignores EXIF: "
+                f"{name}: {counted(split.num_turned, 'image')} {lie}, since this dataset ignores EXIF: "
                 "give it PrepareImage."
             )
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from timm_accel.messages import counted
+
 if TYPE_CHECKING:
     from timm_accel.data.transforms.pixel_range import PixelRange, Values
 
@@ -44,7 +46,7 @@ def wide_pixels(found: "Sequence[Values]", pixel_range: "PixelRange | None") -> 
         scale = max(each for each in scales if each is not None)
     except ValueError:
         agreed = scale = None
-    values = f"the pixels of {len(found):,} images of more than 8 bits are from {low:g} to {high:g}"
+    values = f"the pixels of {counted(len(found), 'image')} of more than 8 bits are from {low:g} to {high:g}"
     proposal = in_words(_proposal(found))
     problem = ""
     if scale is None:

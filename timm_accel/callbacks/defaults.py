@@ -9,6 +9,7 @@ from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.output.print_metrics import PrintMetricsCallback
 from timm_accel.callbacks.output.progress_bar import ProgressBarCallback
 from timm_accel.callbacks.unreadable_images import UnreadableImagesCallback
+from timm_accel.messages import counted
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -55,7 +56,8 @@ class StopOnNonFiniteLossCallback(Callback):
             run = trainer.current_run()
             where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
             trainer.request_stop(
-                f"Expected the {phase} loss to be finite, but it is not{where}, after {run.num_updates} updates. "
+                f"Expected the {phase} loss to be finite, but it is not{where}, after "
+                f"{counted(run.num_updates, 'update')}. "
                 "Lower the learning rate, clip gradients, or look for broken data.",
                 failed=True,
             )

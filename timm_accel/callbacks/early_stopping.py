@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.recorded_metrics import is_better
+from timm_accel.messages import counted
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
@@ -61,5 +62,6 @@ class EarlyStoppingCallback(Callback):
             self.epochs_without += 1
         if self.epochs_without >= self.patience:
             trainer.request_stop(
-                f"Stopped early: {self.watch_metric} has not improved on {self.best} for {self.patience} epochs."
+                f"Stopped early: {self.watch_metric} has not improved on {self.best} for "
+                f"{counted(self.patience, 'epoch')}."
             )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from timm_accel.messages import one_line
+from timm_accel.messages import quoted_sentence
 
 
 class OptionalFile:
@@ -26,7 +26,7 @@ class OptionalFile:
             yield
         except OSError as error:
             if not self.failed:
-                report(f"{one_line(error, None)} The run continues without this file.")
+                report(f"{quoted_sentence(error, None)} The run continues without this file.")
             self.failed = True
         else:
             self.failed = False

@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from timm_accel.messages import counted
+
 _SHARED_MEMORY = Path("/dev/shm")
 _CGROUPS = (  # the limit and the use of memory, of version 2 and 1
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -33,9 +35,9 @@ def check_fits_in_memory(num_bytes: int, count: int) -> None:
         free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
     if num_bytes * processes > 0.8 * free:
         raise MemoryError(
-            f"Expected the decoded images to fit into memory, but got {count} images that take "
-            f"{in_megabytes(num_bytes)} in each of {processes} processes, with {in_megabytes(free)} free. "
-            "Pass cache=None."
+            f"Expected the decoded images to fit into memory, but got {counted(count, 'image')} that "
+            f"take{'s' * (count == 1)} {in_megabytes(num_bytes)} in each of {counted(processes, 'process')}, "
+            f"with {in_megabytes(free)} free. Pass cache=None."
         )
 
 

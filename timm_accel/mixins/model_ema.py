@@ -10,6 +10,7 @@ from torch import nn
 
 from timm_accel.callbacks import PrintSetupCallback
 from timm_accel.data.seeding import mix_seed
+from timm_accel.messages import counted
 from timm_accel.models import EmaUpdate
 from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
 from timm_accel.training import LoopTrainer
@@ -204,7 +205,8 @@ class ModelEmaMixin(LoopTrainer):
         where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
         return name and (
             f"Expected the EMA weights to be finite where the model's are, but {name} is not{where}, after "
-            f"{run.num_updates} updates. Resume from the last state, and look for code that changes the EMA model."
+            f"{counted(run.num_updates, 'update')}. Resume from the last state, and look for code that changes the "
+            "EMA model."
         )
 
     def _stop_on_ema_fault(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from timm.models import clean_state_dict, load_model_config_from_hf, load_state_dict
 
-from timm_accel.messages import nearest_path, one_line
+from timm_accel.messages import nearest_path, one_line, quoted_sentence
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
 from timm_accel.states.run_dir import why_no_weights
@@ -186,5 +186,5 @@ def architecture_of(weights: str) -> str:
 def _not_downloaded(weights: str, error: Exception) -> OSError:
     return OSError(
         f"Expected to download the weights of {weights!r} or to find them in the cache, but got "
-        f"{type(error).__name__}: {one_line(error)} Check the name and the network, or pass a file of weights."
+        f"{type(error).__name__}: {quoted_sentence(error)} Check the name and the network, or pass a file of weights."
     )

@@ -12,7 +12,7 @@ from timm.models._input import get_model_traits
 from torch import nn
 
 from timm_accel.data.classes import class_name
-from timm_accel.messages import printable
+from timm_accel.messages import counted, printable
 from timm_accel.models.heads import classifier_names
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class LoadReport:
     def __str__(self) -> str:
         how = {"exact": "with their head", "new": "with a new head", "none": "without a head"}[self.head]
         how += _ABOUT_CLASSES.get((self.head, self.classes), "")
-        parts = [f"{self.source}: {self.matched} tensors loaded {'exactly ' if self.exact else ''}{how}"]
+        parts = [f"{self.source}: {counted(self.matched, 'tensor')} loaded {'exactly ' if self.exact else ''}{how}"]
         for what in ("resized", "missing", "unexpected"):
             if names := getattr(self, what):
                 parts.append(f"{len(names)} {what} ({_first(names)})")
@@ -218,10 +218,11 @@ def check_fit(record: LoadRecord, architecture: str, source: str) -> None:
     """Raise a `ValueError` when weights are of another model."""
     if record.misfits:
         name, theirs, ours = record.misfits[0]
+        have = "has" if len(record.misfits) == 1 else "have"
         raise ValueError(
-            f"Expected weights to fit {architecture}, but got {source!r}, of which {len(record.misfits)} tensors have "
-            f"another shape, such as {name} with {theirs} instead of {ours}. Create the model that they are of, "
-            "without arguments that change its layers."
+            f"Expected weights to fit {architecture}, but got {source!r}, of which "
+            f"{counted(len(record.misfits), 'tensor')} {have} another shape, such as {name} with {theirs} instead of "
+            f"{ours}. Create the model that they are of, without arguments that change its layers."
         )
     if not record.taken:
         raise ValueError(

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from timm_accel.messages import html_block, html_lines, html_table
+from timm_accel.messages import counted, html_block, html_lines, html_table
 from timm_accel.text_files import escaped, write_json
 
 
@@ -98,8 +98,8 @@ class Evaluation:
 
     def _summary(self) -> list[str]:
         found = self.num_images + len(self.unreadable)
-        read = f"{self.num_images} of {found}" if self.unreadable else f"{found}"
-        lines = [f"{read} images of {len(self.classes)} classes"]
+        read = f"{self.num_images} of " if self.unreadable else ""
+        lines = [f"{read}{counted(found, 'image')} of {counted(len(self.classes), 'class')}"]
         if self.missing_classes:
             lines.append(
                 f"{len(self.missing_classes)} of these classes are not in the data: "

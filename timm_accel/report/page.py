@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_accel.messages import one_line
+from timm_accel.messages import quoted_sentence
 from timm_accel.predict import Classifier, Evaluation, Scores, evaluation_of, load_classifier, score_images
 from timm_accel.predict.scored_images import highest_losses, is_listed
 from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
@@ -63,7 +63,7 @@ def page_of(run: Path, data: Any = None, train_set: Any = None, *, batch_size: i
         try:
             shown = _mistakes(run, data, train_set, batch_size, num_workers)
         except (OSError, ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
-            notes.append(f"The images could not be evaluated: {one_line(error, None)}")
+            notes.append(f"The images could not be evaluated: {quoted_sentence(error, None)}")
     return Page(run.resolve().name, history, _charts(history), best, options, notes, **shown)
 
 

@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_accel.messages import one_line
+from timm_accel.messages import counted, one_line
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
     STATES,
@@ -250,7 +250,7 @@ class Checkpointer:
         """Report where the run resumes, and what will differ from an uninterrupted run."""
         assert self.resumed is not None
         report, saved, progress = self.trainer.print, self.resumed.manifest, run.progress
-        within = f", and {progress.batch} batches of the next" if progress.batch else ""
+        within = f", and {counted(progress.batch, 'batch')} of the next" if progress.batch else ""
         if _is_trained(run, progress):
             within = ", and all batches of the next"
         done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.messages import one_line
+from timm_accel.messages import counted, one_line
 from timm_accel.states.launching import refuse_sharding
 from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
@@ -183,7 +183,7 @@ def check_loaders(loaders: Mapping[str, Any], num_processes: int) -> None:
             )
         if len(loader) == 0:
             raise ValueError(
-                f"Expected the {name} loader to give at least one batch, but got none from {images} images with "
+                f"Expected the {name} loader to give at least one batch, but got none from {_in_words(images)} with "
                 f"batch size {batch_size}. Lower per_device_batch_size or pass drop_last=False."
             )
 
@@ -192,8 +192,8 @@ def check_share(loader: Any, dataset: Any, num_processes: int) -> None:
     """Raise a `ValueError` where a process has no training batch."""
     if loader is not None and len(loader) == 0:
         raise ValueError(
-            f"Expected train_dataset to fill a batch on each of {num_processes} processes, but "
-            f"got {_count_images(dataset)} images. Lower per_device_batch_size or pass drop_last=False."
+            f"Expected train_dataset to fill a batch on each of {counted(num_processes, 'process')}, but "
+            f"got {_in_words(_count_images(dataset))}. Lower per_device_batch_size or pass drop_last=False."
         )
 
 
@@ -284,9 +284,13 @@ def _count_images(dataset: Any) -> int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
+def _in_words(images: int | None) -> str:
+    return "an unknown number of images" if images is None else counted(images, "image")
+
+
 def _too_few_images(name: str, images: int | None, batch_size: int | None) -> ValueError:
     return ValueError(
-        f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {images} images. "
+        f"Expected {name}_dataset to fill at least one batch of {batch_size}, but got {_in_words(images)}. "
         "Lower per_device_batch_size or add images."
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.data.seeding import seed_order, seed_step
 from timm_accel.losses import Divisors
+from timm_accel.messages import counted
 from timm_accel.states.consensus import Stop
 from timm_accel.states.running_mean import RunningMean
 from timm_accel.states.speed import Speed, reset_peak_memory
@@ -221,8 +222,8 @@ class TrainingRun(Run):
         if given and given != promised and not self._said_wrong_length:
             self._said_wrong_length = True
             self.trainer.print(
-                f"The training loader has a length of {promised} batches, but gave {given} in epoch {epoch}. All of "
-                f"them were trained on; the schedule follows the length."
+                f"The training loader has a length of {counted(promised, 'batch')}, but gave {given} in epoch "
+                f"{epoch}. All of them were trained on; the schedule follows the length."
             )
 
     def _reached_max_steps(self) -> bool:
@@ -236,7 +237,8 @@ class TrainingRun(Run):
         stopped = saved["stopped"] if saved["num_epochs"] >= num_epochs else None
         if stopped is None and self.progress.epoch < num_epochs:
             return False
-        self.trainer.print(f"Already finished: {stopped or f'all {self.progress.epoch} epochs are done.'}")
+        done = f"all {self.progress.epoch} epochs are done." if self.progress.epoch > 1 else "its epoch is done."
+        self.trainer.print(f"Already finished: {stopped or done}")
         return True
 
     def _stopped(self, stop: StopTrainingError) -> None:

@@ -62,7 +62,11 @@ def about_batches(trainer: "LoopTrainer") -> Facts:
     run, config = trainer.current_run(), trainer.run_config
     batch, steps = config.train_per_device_batch_size, config.gradient_accumulation_steps
     processes = run.accelerator.num_processes
-    factors = [f"{batch:,} images", *[f"{steps} steps"] * (steps > 1), *[f"{processes} processes"] * (processes > 1)]
+    factors = [
+        counted(batch, "image"),
+        *[f"{steps} steps"] * (steps > 1),
+        *[f"{processes} processes"] * (processes > 1),
+    ]
     total = f" = {batch * steps * processes:,}" if len(factors) > 1 else ""
     yield "batch", f"{' × '.join(factors)}{total} an update"
     epochs = f"each of {config.num_epochs:,} epochs" if config.num_epochs > 1 else "1 epoch"

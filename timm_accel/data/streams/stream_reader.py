@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
+from timm_accel.messages import counted
+
 ClassMap = str | Path | Mapping[str, int]
 """The names of classes: name to label, or a file with one name a line, as ``timm.data`` reads them."""
 
@@ -111,8 +113,8 @@ class StreamReader:
         )
         raise ValueError(
             f"Expected a stream to have {kind} for each loader worker of each process, but got {parts} for "
-            f"{max(1, num_workers)} workers on each of {processes} processes. {remedy}, or write the data in more "
-            f"{kind}."
+            f"{counted(max(1, num_workers), 'worker')} on each of {counted(processes, 'process')}. {remedy}, "
+            f"or write the data in more {kind}."
         )
 
     def parts_per_process(self, num_processes: int) -> int:
