@@ -51,6 +51,12 @@ class Block:
     output: str | None = None
 
 
+class _Printed(StringIO):
+    """What a block prints; it can hold the signs that a terminal shows, such as × and bars."""
+
+    encoding = "utf-8"
+
+
 class PageError(Exception):
     """A block does not do what its page says."""
 
@@ -105,7 +111,7 @@ def run_page(page: Path, record: bool = False) -> None:
 
 def _run(block: Block, names: dict, page: Path) -> None:
     where = f"{page.name}, line {block.line}"
-    printed = StringIO()
+    printed = _Printed()
     try:
         with redirect_stdout(printed):
             if block.kind == "sh":

@@ -64,6 +64,11 @@ def test_blocks_run_in_one_namespace_and_their_output_is_compared(tmp_path: Path
         run_page(write_page(tmp_path, good.replace("\n2 0", "\n3 0")))
 
 
+def test_a_block_prints_the_signs_of_a_terminal(tmp_path: Path) -> None:
+    code = "import sys\nprint('32×32' if sys.stdout.encoding == 'utf-8' else '32x32', '▁▂█', '…')"
+    run_page(write_page(tmp_path, f"```python\n{code}\n```\n\n```text\n32×32 ▁▂█ …\n```\n"))
+
+
 def test_a_block_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(PageError, match="line 4: ZeroDivisionError: division by zero"):
         run_page(write_page(tmp_path, "# Title\n\n```python\n1 / 0\n```\n"))
