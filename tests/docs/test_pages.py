@@ -1,0 +1,147 @@
+"""Every block of the pages runs as it stands, prints what the page shows, and plots what the figures show."""
+
+import json
+import re
+from pathlib import Path
+
+import pages
+import pytest
+from figures import plotted_data, same_data
+from pages import DOCS, PageError, blocks_of, run_page
+
+GUIDE = sorted((DOCS / "guide").glob("*.md"))
+CHINESE = sorted((DOCS / "zh").rglob("*.md"))
+
+
+def write_page(folder: Path, text: str) -> Path:
+    (page := folder / "page.md").write_text(text)
+    return page
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_every_block_of_the_guide_runs(page: Path) -> None:
+    run_page(page)
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.stem)
+def test_the_chinese_page_has_the_blocks_and_figures_of_the_english_one(page: Path) -> None:
+    english = DOCS / page.relative_to(DOCS / "zh")
+    assert fences(page) == fences(english)
+    assert shown(page) == shown(english)
+
+
+def test_every_chapter_is_there_in_chinese() -> None:
+    assert [page.name for page in GUIDE] == sorted(page.name for page in (DOCS / "zh" / "guide").glob("*.md"))
+
+
+def test_every_figure_is_shown_and_all_are_small() -> None:
+    figures = [path for path in (DOCS / "guide" / "figures").glob("*") if path.name != "data.json"]
+    assert {path.name for path in figures} <= {name for page in DOCS.rglob("*.md") for name in shown(page)}
+    assert sum(path.stat().st_size for path in figures) < 3_000_000
+    if figures:
+        assert {path.name for path in figures} == json.loads((DOCS / "guide/figures/data.json").read_text()).keys()
+
+
+def fences(page: Path) -> list[str]:
+    return re.findall(r"^```\w*\n.*?^```$|^<!-- (?:raises|not run).*?-->$", page.read_text(), re.M | re.S)
+
+
+def shown(page: Path) -> list[str]:
+    return re.findall(r"\]\([\w./]*figures/([\w.-]+)\)", page.read_text())
+
+
+def test_blocks_run_in_one_namespace_and_their_output_is_compared(tmp_path: Path) -> None:
+    good = "```python\na = 1\n```\n\n```python\nprint(a + 1, 0.25)\n```\n\n```text\n2 0.2...\n```\n"
+    run_page(write_page(tmp_path, good))
+    with pytest.raises(PageError, match=r"page.md, line 6: the page shows\n3 0.2...\nbut the block prints\n2 0.25"):
+        run_page(write_page(tmp_path, good.replace("\n2 0", "\n3 0")))
+
+
+def test_a_block_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(PageError, match="line 4: ZeroDivisionError: division by zero"):
+        run_page(write_page(tmp_path, "# Title\n\n```python\n1 / 0\n```\n"))
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [("int('x')", None), ("int('1')", "expected ValueError, but nothing was raised"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_block_that_must_raise_raises_that(tmp_path: Path, code: str, fault: str | None) -> None:
+    page = write_page(
+        tmp_path, f"<!-- raises: ValueError -->\n```python\n{code}\n```\n\n```text\nValueError: ...\n```\n"
+    )
+    if fault is None:
+        return run_page(page)
+    with pytest.raises(PageError, match=fault):
+        run_page(page)
+
+
+def test_a_block_that_is_not_run_needs_a_reason(tmp_path: Path) -> None:
+    run_page(write_page(tmp_path, "<!-- not run: needs the network -->\n```python\n1 / 0\n```\n"))
+    with pytest.raises(PageError, match="ZeroDivisionError"):
+        run_page(write_page(tmp_path, "<!-- not run -->\n```python\n1 / 0\n```\n"))
+
+
+def test_commands_run_in_the_folder_of_the_page_and_their_exit_code_counts(tmp_path: Path) -> None:
+    run_page(write_page(tmp_path, "```sh\ntimm-accel recipes  # all\n```\n\n```text\n...fine_tune...\n```\n"))
+    with pytest.raises(PageError, match="exit code 2"):
+        run_page(write_page(tmp_path, "```sh\ntimm-accel traim\n```\n"))
+    with pytest.raises(PageError, match="begins with timm-accel, but got 'rm x'"):
+        run_page(write_page(tmp_path, "```sh\nrm x\n```\n"))
+
+
+FIGURE = """```python
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots()
+axes.plot([0, 1, {top}])
+figure.savefig("curve.svg")
+```
+
+![a curve](figures/curve.svg)
+"""
+
+
+def test_a_figure_must_show_what_the_code_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "FIGURES", tmp_path / "figures")
+    run_page(write_page(tmp_path, FIGURE.format(top=2)), record=True)
+    first = (tmp_path / "figures" / "curve.svg").read_bytes()
+    run_page(write_page(tmp_path, FIGURE.format(top=2)))
+    with pytest.raises(PageError, match=r"curve.svg shows other data than the code plots. Record it again"):
+        run_page(write_page(tmp_path, FIGURE.format(top=2.1)))
+    with pytest.raises(PageError, match=r"no block of the page saves curve.svg"):
+        run_page(write_page(tmp_path, FIGURE.format(top=2).replace('"curve.svg"', '"other.svg"')))
+    run_page(write_page(tmp_path, FIGURE.format(top=2)), record=True)
+    assert (tmp_path / "figures" / "curve.svg").read_bytes() == first
+
+
+def test_plotted_data_has_lines_bars_points_and_images() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    one, two = figure.subplots(2)
+    one.plot([0.0, 1.0], [2.0, float("nan")])
+    one.bar(["a", "b"], [3.0, 4.0])
+    two.scatter([1.0], [2.0])
+    two.imshow([[1.0] * 4] * 4)
+    two.set_title("image")
+    data = plotted_data(figure)
+    assert data[0] == {"lines": [[[0.0, 1.0], [2.0, "nan"]]], "bars": [3.0, 4.0]}
+    assert data[1] == {"title": "image", "points": [[1.0, 2.0]], "images": [[[4, 4], [1.0] * 16]]}
+
+
+def test_numbers_are_compared_with_a_tolerance_and_everything_else_exactly() -> None:
+    assert same_data([{"lines": [1.0, 0.0]}], [{"lines": [1.01, 0.0]}])
+    for other in ([{"lines": [1.1, 0.0]}], [{"bars": [1.0, 0.0]}], [{"lines": [1.0]}], [{"lines": ["nan", 0.0]}]):
+        assert not same_data([{"lines": [1.0, 0.0]}], other)
+
+
+def test_text_after_prose_is_not_the_output_of_a_block() -> None:
+    (block,) = blocks_of("```sh\ntimm-accel recipes\n```\n\nAnother program writes:\n\n```text\nx\n```\n")
+    assert block.output is None
