@@ -1,19 +1,16 @@
 """The configuration of Sphinx for both languages; `docs/build.py` gives the language."""
 
-import sys
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
 import sphinx.search
+from docutils import nodes
+
+import timm_accel
 from builder.chinese_search import SearchChinese
 from builder.contents import CHINESE, ENGLISH, address, pages, twin
 from builder.notebooks import chapters
 from builder.reference import process_docstring, process_signature
-from docutils import nodes
-
-import timm_accel
 
 project = "timm_accel"
 version = release = timm_accel.__version__

@@ -4,6 +4,7 @@ A page is named by its path in the repository. Its name on the site is that belo
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ HOMES = {
     "examples/README.md": "examples",
 }
 FILES = "files"  # the folder of the site for files that are no pages
+FENCED = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -105,6 +107,13 @@ def goal_of(page: str, path: str) -> str:
         folder = PurePosixPath(goal)
         goal = f"{folder}/README.md" if (ROOT / folder / "README.md").is_file() else str(folder.parent)
     return goal.removeprefix("./")
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """Return a page with its prose changed, and its code blocks as they are."""
+    parts = FENCED.split(text)
+    del parts[2::3]  # the backticks alone
+    return "".join(part if number % 2 else change(part) for number, part in enumerate(parts))
 
 
 def is_path(target: str) -> bool:

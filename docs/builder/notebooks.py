@@ -6,10 +6,11 @@ from pathlib import Path, PurePosixPath
 
 import jupytext
 import nbformat
-from builder.contents import LINK, ROOT, Language, address, goal_of, is_path, pages
+from pages import FENCE
+
+from builder.contents import LINK, ROOT, Language, address, goal_of, is_path, outside_code, pages
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-BLOCK = re.compile(r"(?:^<!-- (not run|raises): .*? -->\n\n?)?^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[.*?\]\((?:[^)\s]*/)?(\w+)\.(svg|png)\)$", re.MULTILINE)
 
 
@@ -32,22 +33,24 @@ def notebook(page: str, language: Language) -> nbformat.NotebookNode:
     and what blocks print, stay text. A block that raises an error has the tag that lets a run continue.
     """
     text = (ROOT / page).read_text(encoding="utf-8")
-    text = FIGURE.sub(_shown, BLOCK.sub(_cell, text))
-    text = LINK.sub(lambda found: f"]({_address(found[1], page, language)})", text)
-    made = jupytext.reads(text, fmt="md")
+    text = outside_code(text, lambda prose: LINK.sub(lambda link: f"]({_address(link[1], page, language)})", prose))
+    made = jupytext.reads(FIGURE.sub(_shown, FENCE.sub(_cell, text)), fmt="md")
     made.metadata = {"kernelspec": KERNEL}
     for number, cell in enumerate(made.cells):
+        cell.source = re.sub(r"^```\{\.(\w+) \.noeval\}$", r"```\1", cell.source, flags=re.MULTILINE)
         cell["id"] = f"cell-{number}"  # not at random, so that a site that is built twice is the same
     return made
 
 
 def _cell(block: re.Match[str]) -> str:
-    kind, language, code = block.groups()
-    if kind == "not run":
-        return f"```{{.{language} .noeval}}\n{code}```"
-    if language == "sh":
+    kind, code = block["kind"], block["code"]
+    if kind not in ("python", "sh"):
+        return block[0]
+    if block["mark"] == "not run":
+        return f"```{{.{kind} .noeval}}\n{code}```"
+    if kind == "sh":
         code = "".join(f"!{line}\n" for line in re.sub(r"\\\n *", "", code).splitlines() if line)
-    tags = ' tags=["raises-exception"]' if kind == "raises" else ""
+    tags = ' tags=["raises-exception"]' if block["mark"] == "raises" else ""
     return f"```python{tags}\n{code}```"
 
 

@@ -13,8 +13,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from sphinx.pycode import ModuleAnalyzer
-
 import timm_accel
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.commands.main import COMMANDS
@@ -39,20 +37,23 @@ def public_names() -> dict[str, dict[str, str]]:
         for public in module.__all__:
             homes.setdefault(public, f"{name}.{public}")
     found = {name: {public: homes[public] for public in module.__all__} for name, module in public_modules().items()}
-    found[COMMAND_HOME] = {name: f"{COMMAND_HOME}.{name}.{name}" for name in (each.replace("-", "_") for each in COMMANDS)}
+    commands = [command.replace("-", "_") for command in COMMANDS]
+    found[COMMAND_HOME] = {name: f"{COMMAND_HOME}.{name}.{name}" for name in commands}
     return found
 
 
 def full_names() -> dict[str, str]:
     """Return the full names of all public names but those of commands, for links from docstrings."""
-    return {name: home for module, names in public_names().items() if module != COMMAND_HOME for name, home in names.items()}
+    modules = [names for module, names in public_names().items() if module != COMMAND_HOME]
+    return {name: home for names in modules for name, home in names.items()}
 
 
 def reference_pages() -> dict[str, str]:
     """Return the pages by their names on the site, as reStructuredText."""
     names = [f"reference/{module}" for module in sorted(public_names())]
     entries = "\n".join(f"   /{name}" for name in names)
-    index = f"{_title('Reference')}Every public name, from the docstrings.\n\n.. toctree::\n   :maxdepth: 2\n\n{entries}\n"
+    tree = f".. toctree::\n   :maxdepth: 2\n\n{entries}\n"
+    index = f"{_title('Reference')}Every public name, from the docstrings.\n\n{tree}"
     return {"reference/index": index, **{f"reference/{module}": _page(module) for module in public_names()}}
 
 
@@ -109,6 +110,8 @@ def as_restructured(lines: list[str]) -> list[str]:
 
 def _docs_of_constant(name: str) -> list[str]:
     """Return the docstring of a constant: the string below it, in the module that defines it."""
+    from sphinx.pycode import ModuleAnalyzer
+
     package, _, constant = name.rpartition(".")
     for module in [each for each in sys.modules if each.startswith(f"{package}.")]:
         found = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", constant))

@@ -9,9 +9,8 @@ import shutil
 from os.path import relpath
 from pathlib import Path, PurePosixPath
 
-from builder.contents import FILES, LINK, ROOT, Language, address, goal_of, is_path, pages, sections
+from builder.contents import FILES, LINK, ROOT, Language, address, goal_of, is_path, outside_code, pages, sections
 
-FENCED = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 REFERENCE = "Reference"  # the section of the contents page for the generated pages
 
@@ -69,11 +68,8 @@ def _with_site_links(page: str, language: Language, folder: Path, out: Path) -> 
             _copy(goal, out)
         return f"](site:{there})"
 
-    parts = FENCED.split((ROOT / page).read_text(encoding="utf-8"))
-    del parts[2::3]  # the backticks alone
-    for number in range(0, len(parts), 2):
-        parts[number] = LINK.sub(link, IMAGE.sub(image, parts[number]))
-    return "".join(parts)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return outside_code(text, lambda prose: LINK.sub(link, IMAGE.sub(image, prose)))
 
 
 def _copy(goal: str, folder: Path) -> None:
