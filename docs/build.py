@@ -16,10 +16,16 @@ from builder.staging import stage
 from sphinx.cmd.build import build_main
 
 
-def build(out: Path, languages: tuple[Language, ...] = LANGUAGES) -> int:
-    """Build the site in some languages, and return the number of those that failed."""
+def build(out: Path) -> int:
+    """Build the site into a folder that is new or holds an older site, and return the number of languages that failed.
+
+    Raises:
+        SystemExit: The folder holds other files.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").is_file():
+        sys.exit(f"Expected the folder of the site to be new or to hold a site, but {str(out)!r} holds other files.")
     shutil.rmtree(out, ignore_errors=True)
-    return sum(_build_language(language, out) != 0 for language in languages)
+    return sum(_build_language(language, out) != 0 for language in LANGUAGES)
 
 
 def _build_language(language: Language, site: Path) -> int:
@@ -27,7 +33,8 @@ def _build_language(language: Language, site: Path) -> int:
     with tempfile.TemporaryDirectory() as name:
         pages, doctrees = Path(name, "pages"), Path(name, "doctrees")
         stage(language, pages, site, reference_pages() if language is ENGLISH else {})
-        options = ["-q", "--fail-on-warning", "--keep-going", "-D", f"language={language.code}"]
+        options = ["-q", "--fail-on-warning", "-D", f"language={language.code}"]
+        options += ["-D", f"html_use_index={int(language is ENGLISH)}"]  # the others have no reference
         code = build_main([*options, "-c", str(ROOT / "docs/builder"), "-d", str(doctrees), str(pages), str(out)])
     write_notebooks(language, out / "notebooks")
     return code

@@ -1,6 +1,6 @@
 """The configuration of Sphinx for both languages; `docs/build.py` gives the language."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import sphinx.search
@@ -29,9 +29,11 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 locale_dirs = ["locale"]
+html_search_scorer = str(Path(__file__).parent / "scorer.js")
 
 html_theme = "furo"
 html_title = "timm_accel"
+html_favicon = "static/icon.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 templates_path = ["templates"]

@@ -53,7 +53,7 @@ def reference_pages() -> dict[str, str]:
     names = [f"reference/{module}" for module in sorted(public_names())]
     entries = "\n".join(f"   /{name}" for name in names)
     tree = f".. toctree::\n   :maxdepth: 2\n\n{entries}\n"
-    index = f"{_title('Reference')}Every public name, from the docstrings.\n\n{tree}"
+    index = f"{_title('Reference')}Every public name, from the docstrings; :ref:`by letter <genindex>`.\n\n{tree}"
     return {"reference/index": index, **{f"reference/{module}": _page(module) for module in public_names()}}
 
 
@@ -67,7 +67,7 @@ def _page(module: str) -> str:
     parts = [_title(module), f".. automodule:: {module}\n   :no-members:\n\n"]
     others = [f"* :py:obj:`{name} <{home}>`\n" for name, home in sorted(names.items()) if name not in own]
     if others:
-        parts += ["Also here:\n\n", *others, "\n"]
+        parts += ["Also here, from other modules:\n\n", *others, "\n"]
     for home in sorted(own.values(), key=lambda home: home.lower()):
         parts.append(_directive(home))
     return "".join(parts)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from builder.contents import FILES, LINK, ROOT, Language, address, goal_of, is_path, outside_code, pages, sections
 
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
+LOCALE = ROOT / "docs/builder/locale"
 REFERENCE = "Reference"  # the section of the contents page for the generated pages
 
 
@@ -24,6 +25,7 @@ def stage(language: Language, folder: Path, out: Path, reference: dict[str, str]
         out: The top of the site, for files that are no pages.
         reference: The generated pages by their names, as reStructuredText.
     """
+    shutil.copytree(LOCALE, folder / "locale")  # here, since Sphinx writes compiled catalogs beside them
     for page, name in pages(language).items():
         text = _with_site_links(page, language, folder, out)
         if page == language.home:
