@@ -4,9 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from os.path import normpath
 from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from builder.contents import ENGLISH, LANGUAGES, ROOT, pages, twin
@@ -17,6 +24,7 @@ for needed in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "jupytext")
 
 if not (ROOT / "README.zh.md").is_file():
     pytest.skip("README.zh.md is being written", allow_module_level=True)
+from builder.chinese_search import SearchChinese  # noqa: E402
 
 
 class Page(HTMLParser):
@@ -62,7 +70,7 @@ def goal(page: str, link: str) -> str:
 
 
 def is_outside(link: str) -> bool:
-    return re.match(r"[a-z]+:|//", link) is not None
+    return re.match(r"https?:|mailto:|//", link) is not None
 
 
 def test_every_link_of_the_site_leads_to_a_page_and_a_place_on_it(site: Path, html: dict[str, Page]) -> None:
@@ -137,6 +145,59 @@ def test_both_languages_have_a_search_in_their_language(site: Path) -> None:
 
 def index_of(folder: Path) -> str:
     return (folder / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
+
+
+def test_chinese_is_searched_by_pairs_of_characters_and_other_words_whole() -> None:
+    assert SearchChinese({}).split("EMA 权重, ema_decay。学习率") == [
+        "EMA", "权", "重", "权重", "ema_decay", "学", "习", "率", "学习", "习率"
+    ]  # fmt: skip
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and writes no log."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+FOUND = """new Promise((done) => {
+  const look = () => /[0-9]/.test(document.querySelector(".search-summary")?.textContent ?? "")
+    ? done([...document.querySelectorAll("#search-results li > a")].map((link) => link.textContent))
+    : setTimeout(look, 50);
+  look();
+})"""
+
+
+def test_a_browser_shows_the_site_without_errors_and_finds_pages(address: str, tmp_path: Path) -> None:
+    chromium = pytest.importorskip("browser", reason="needs tests/browser.py")
+    if chromium.CHROMIUM is None:
+        pytest.skip("needs Debian's chromium")
+    shown_pages = ["index", "contents", "recipes", "from_lightning", "reference/timm_accel.recipes", "zh/index"]
+    searches = {"search": ["mixup", "create_datasets"], "zh/search": ["模型", "EMA"]}
+    with chromium.browser(tmp_path / "profile") as shown:
+        for page, (width, dark) in product(shown_pages, [(360, False), (360, True), (1440, False), (1440, True)]):
+            shown.open(f"{address}/{page}.html", width, dark=dark)
+            assert shown.run("document.documentElement.scrollWidth") <= width, page
+            assert shown.run("matchMedia('(prefers-color-scheme: dark)').matches") is dark
+        for page, words in searches.items():
+            for word in words:
+                shown.open(f"{address}/{page}.html?q={quote(word)}")
+                assert shown.run(FOUND), word
+        assert "Recipes and their options" in found_titles(shown, f"{address}/search.html?q=recipe")
+        assert shown.errors == []
+
+
+def found_titles(shown: Any, search: str) -> list[str]:
+    shown.open(search)
+    return shown.run(FOUND)
 
 
 def test_a_folder_that_holds_other_files_is_refused_and_kept(tmp_path: Path) -> None:
