@@ -52,8 +52,8 @@ class Language:
         return f"{self.docs}/README.md"
 
     def owns(self, page: str) -> bool:
-        """Whether a page is in this language."""
-        return (page.startswith("docs/zh/") or page == "README.zh.md") == (self.folder == "zh")
+        """Whether a page below ``docs/`` is in this language."""
+        return page.startswith("docs/zh/") == (self.folder == "zh")
 
 
 ENGLISH = Language("en", "English", "", "README.md")

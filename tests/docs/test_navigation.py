@@ -108,6 +108,8 @@ def test_the_start_of_the_repository_leads_to_the_contents(language: Language) -
 def test_every_public_name_has_one_place_in_the_reference() -> None:
     names = public_names()
     assert set(timm_accel.__all__) == set(names["timm_accel"])
+    assert names["timm_accel"]["create_datasets"] == "timm_accel.data.create_datasets"
+    assert names["timm_accel"]["TimmTrainer"] == "timm_accel.TimmTrainer"  # its module is no page
     assert len({home for module in names.values() for home in module.values()}) > 150
     for module, homes in names.items():
         for name, home in homes.items():
