@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run
+from ranks import on_ranks
 from refusal import refused
 from small_disks import fill, small_disk
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
@@ -46,8 +46,7 @@ def track(run_dir: Path, *callbacks: Any, data: Any = None, **options: Any) -> A
 @pytest.fixture
 def runs(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "trackio").mkdir()
-    command = [sys.executable, str(WORKER), str(tmp_path), *KILLS]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    done = run([WORKER, tmp_path, *KILLS], env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -197,14 +196,7 @@ def test_a_run_on_a_full_disk_goes_on(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_two_processes_log_once(tmp_path: Path) -> None:
     (tmp_path / "trackio").mkdir()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(WORKER), str(tmp_path), "--launched"],
-        env=environment(tmp_path) | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run(on_ranks([2], WORKER, tmp_path), env=environment(tmp_path) | {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     runs = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     whole = runs["whole"]

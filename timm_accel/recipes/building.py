@@ -1,5 +1,6 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.trainers import TimmMixupTrainer
 
 
-def build_run(recipe: Recipe) -> Run:
+def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
     """Build everything that a recipe describes.
 
     Args:
         recipe: The recipe. Its ``run_dir`` is created, and gets ``split.csv`` if the dataset is split.
+        callbacks: Further callbacks, which come after those of the recipe, such as `WriteReportCallback`.
 
     Raises:
         FileExistsError: The run folder holds a run, and the recipe does not resume.
@@ -65,14 +67,14 @@ def build_run(recipe: Recipe) -> Run:
         unstarted = UnstartedRun(recipe.run_dir)
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
     try:
-        return _build(recipe, data, unstarted, state)
+        return _build(recipe, data, unstarted, state, callbacks)
     except Exception:
         if state.is_main_process:
             unstarted.undo()
         raise
 
 
-def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Run:
+def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
     check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     source = source_of(recipe, data)
     set_seed(recipe.seed)
@@ -82,7 +84,8 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Ru
         recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
-    trainer = _create_trainer(recipe, state, model, train_set, [*_create_trackers(recipe), PrintResultsCallback(data)])
+    further = [*_create_trackers(recipe), PrintResultsCallback(data), *callbacks]
+    trainer = _create_trainer(recipe, state, model, train_set, further)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 

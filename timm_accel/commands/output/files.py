@@ -4,14 +4,10 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
+from timm_accel.atomic import check_writable
 from timm_accel.messages import missing_extra, nearest
 from timm_accel.states.run_dir import holder_of_run
 from timm_accel.text_files import escaped
-
-
-class _NothingWrittenError(Exception):
-    """Ends a trial of writing."""
 
 
 def check_out(out: str | None, suffixes: Collection[str]) -> None:
@@ -29,11 +25,7 @@ def check_out(out: str | None, suffixes: Collection[str]) -> None:
         return
     if (suffix := Path(out).suffix.lower()) not in suffixes:
         raise ValueError(f"Expected out to end in {', '.join(suffixes)}, but got {out!r}. {nearest(suffix, suffixes)}")
-    try:
-        with atomic_write(out, shared=True, flush=False):
-            raise _NothingWrittenError
-    except _NothingWrittenError:
-        pass
+    check_writable(out)
 
 
 def check_figure(out: str | None, *others: str) -> None:
