@@ -12,10 +12,10 @@ from itertools import product
 from os.path import normpath
 from pathlib import Path
 from threading import Thread
-from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browser import Browser, browser, needs_chromium
 from builder.contents import ENGLISH, LANGUAGES, ROOT, pages, twin
 from builder.reference import public_names
 
@@ -176,13 +176,11 @@ FOUND = """new Promise((done) => {
 })"""
 
 
+@needs_chromium
 def test_a_browser_shows_the_site_without_errors_and_finds_pages(address: str, tmp_path: Path) -> None:
-    chromium = pytest.importorskip("browser", reason="needs tests/browser.py")
-    if chromium.CHROMIUM is None:
-        pytest.skip("needs Debian's chromium")
     shown_pages = ["index", "contents", "recipes", "from_lightning", "reference/timm_accel.recipes", "zh/index"]
     searches = {"search": ["mixup", "create_datasets"], "zh/search": ["模型", "EMA"]}
-    with chromium.browser(tmp_path / "profile") as shown:
+    with browser(tmp_path / "profile") as shown:
         for page, (width, dark) in product(shown_pages, [(360, False), (360, True), (1440, False), (1440, True)]):
             shown.open(f"{address}/{page}.html", width, dark=dark)
             assert shown.run("document.documentElement.scrollWidth") <= width, page
@@ -195,7 +193,7 @@ def test_a_browser_shows_the_site_without_errors_and_finds_pages(address: str, t
         assert shown.errors == []
 
 
-def found_titles(shown: Any, search: str) -> list[str]:
+def found_titles(shown: Browser, search: str) -> list[str]:
     shown.open(search)
     return shown.run(FOUND)
 
