@@ -1,9 +1,15 @@
 """The command ``train`` as a person starts it: plainly, by accelerate and by torchrun."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,6 +119,51 @@ def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path,
     assert result.stdout.count("Report: runs/train/report.html") == 1
     page = (tmp_path / "runs/train/report.html").read_text()
     assert "evaluated on 3 images of 3 classes" in page  # rank 0 evaluates all of them, not its share
+
+
+def in_terminal(*command: str, cwd: Path, columns: int = 80) -> str:
+    """Run a command in a terminal of some columns, and return all that was written to it."""
+    screen, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    unset = {"COLUMNS", "LINES"}
+    env = {name: value for name, value in os.environ.items() if name not in unset} | {
+        "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    with subprocess.Popen(command, cwd=cwd, env=env, stdin=side, stdout=side, stderr=side) as process:
+        os.close(side)
+        written = b""
+        with suppress(OSError), open(screen, "rb", buffering=0) as file:  # Linux raises at the end
+            while piece := file.read(65536):
+                written += piece
+    assert process.returncode == 0, written.decode()
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_two_processes_have_one_voice_in_a_terminal_and_trackers_get_each_point_once(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    trackers = ["--trackers", "tensorboard", "--save_every_n_updates", "1"]
+    data = ["--data_dir", str(image_folder)]
+    text = in_terminal(sys.executable, *torchrun, *TRAIN, *data, *SMALL, *trackers, cwd=tmp_path)
+    for words in (r"^data +train", r"^model ", r"^updates ", r"^results ", r"^estimate ", r"^epoch +train_loss",
+                  r"^ *1/2 ", r"^ *2/2 ", r"^Best accuracy ", r"^Best ema_model_accuracy ", r"^Next:",
+                  r"^  timm-accel predict ", r"^  timm-accel evaluate ", r"^  timm-accel export ",
+                  r"^Report: "):  # fmt: skip
+        assert len(re.findall(words, text.replace("\r", "\n"), re.MULTILINE)) == 1, (words, text)
+    bars = re.findall(r"(train|evaluate) (\d)/2 +(\d+)%", text)
+    opened = [(title, epoch) for title, epoch, percent in bars if percent == "0"]
+    assert opened == [("train", "1"), ("evaluate", "1"), ("train", "2"), ("evaluate", "2")]
+    points = [json.loads(line) for line in (tmp_path / "runs/train/trackers.jsonl").read_text().splitlines()[1:]]
+    moments = [(point["step"], point["order"]) for point in points]
+    assert len(moments) >= 3
+    assert len({*moments}) == len(moments)
+    assert len([*(tmp_path / "runs/train/tensorboard").glob("events.*")]) == 1
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = accumulator.EventAccumulator(str(tmp_path / "runs/train/tensorboard")).Reload()
+    for tag in found.Tags()["scalars"]:
+        steps = [event.step for event in found.Scalars(tag)]
+        assert steps == [point["step"] for point in points if tag in point["values"]], tag
 
 
 def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Path) -> None:

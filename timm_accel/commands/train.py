@@ -4,6 +4,7 @@ from timm_accel.recipes import Recipe, build_run, cross_validate
 from timm_accel.recipes.cross_validation import OUT_OF_FOLD
 from timm_accel.report import WriteReportCallback
 from timm_accel.states.processes import process_state
+from timm_accel.terminal import print_fitted
 
 
 def train(recipe: Recipe, *, dry_run: bool = False, report: bool = True) -> None:
@@ -30,5 +31,6 @@ def train(recipe: Recipe, *, dry_run: bool = False, report: bool = True) -> None
 def _cross_validate(recipe: Recipe) -> None:
     result = cross_validate(recipe)
     state = process_state()
-    state.print(f"\n{result}\n\nPredictions of all images: {recipe.run_dir}/{OUT_OF_FOLD}")
+    if state.is_main_process:
+        print_fitted(f"\n{result}\n\nPredictions of all images: {recipe.run_dir}/{OUT_OF_FOLD}")
     state.destroy_process_group()

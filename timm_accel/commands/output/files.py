@@ -7,6 +7,7 @@ from pathlib import Path
 from timm_accel.atomic import check_writable
 from timm_accel.messages import missing_extra, nearest
 from timm_accel.states.run_dir import holder_of_run
+from timm_accel.terminal import print_fitted
 from timm_accel.text_files import escaped
 
 
@@ -60,5 +61,5 @@ def say_in_progress(path: str) -> None:
     for run in (folder, folder.parent, folder.parent.parent):
         if (holder := holder_of_run(run)) is not None:
             said = f"The run {str(run)!r} is in progress ({holder}): these are its best weights up to now."
-            print(escaped(said), file=sys.stderr)
+            print_fitted(escaped(said), sys.stderr)
             return
