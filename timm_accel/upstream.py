@@ -1,11 +1,15 @@
-"""Import pytorch-accelerated without its side effect.
+"""Import pytorch-accelerated without its side effect, and spare a run what accelerate looks up on the disk.
 
 Its ``__init__`` seeds Python, NumPy and torch with 42 (pytorch-accelerated 0.1.61), so an import replaces the user's
 random state. The package imports it only here, where the state is restored.
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
+import accelerate.optimizer
 import numpy as np
 import torch
 
@@ -46,4 +50,22 @@ __all__ = [
     "Trainer",
     "TrainerCallback",
     "TrainerRunConfig",
+    "remembered_lookups",
 ]
+
+
+@contextmanager
+def remembered_lookups() -> Iterator[None]:
+    """Let accelerate look for the package lomo_optim once in a run: it does so twice in each step (accelerate 1.15).
+
+    The lookup goes through every folder of ``sys.path``.
+    """
+    lookup = getattr(accelerate.optimizer, "is_lomo_available", None)
+    if lookup is None:
+        yield
+        return
+    accelerate.optimizer.is_lomo_available = cache(lookup)
+    try:
+        yield
+    finally:
+        accelerate.optimizer.is_lomo_available = lookup

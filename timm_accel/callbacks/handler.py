@@ -22,10 +22,13 @@ class EventHandler(CallbackHandler):
     """
 
     def call_event(self, event: str, *args: Any, **kwargs: Any) -> None:
+        nothing = getattr(TrainerCallback, event, event)  # upstream's method, which does nothing
         for callback in self.callbacks if self._enabled else ():
             try:
                 method = getattr(callback, event)
             except (CallbackMethodNotImplementedError, AttributeError):
+                continue
+            if getattr(method, "__func__", None) is nothing:
                 continue
             try:
                 method(*args, **kwargs)

@@ -7,7 +7,6 @@ the mean over several batches is that of one batch only if each batch counts by 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
-from inspect import signature
 from types import FunctionType
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_WEIGHTED_MEANS = {function: signature(function) for function in (functional.cross_entropy, functional.nll_loss)}
+_WEIGHTED_MEANS = (functional.cross_entropy, functional.nll_loss)
 
 
 class Divisors(TorchFunctionMode):
@@ -75,14 +74,21 @@ class Divisors(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _WEIGHTED_MEANS:
-            given = _WEIGHTED_MEANS[func].bind(*args, **kwargs)
-            given.apply_defaults()
-            self._note(**given.arguments)
+            self._note(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _note(
-        self, target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, reduction: str, **others: Any
+        self,
+        input: Any,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        size_average: Any = None,
+        ignore_index: int = -100,
+        reduce: Any = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
+        """Take the arguments of torch's functions, which both have in this order."""
         if reduction == "sum":
             self.sums = True
         if reduction != "mean" or target.is_floating_point() or target.ndim == 0:  # probabilities: a mean over images

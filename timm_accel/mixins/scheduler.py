@@ -1,7 +1,5 @@
 """Step timm's learning-rate schedulers after updates and epochs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from timm.scheduler import PlateauLRScheduler
@@ -98,18 +96,13 @@ class TimmSchedulerMixin(LoopTrainer):
         return {**default, "warmup_epochs": warmup}
 
     def optimizer_step(self) -> None:
-        with self._layer_decay():
-            super().optimizer_step()
-
-    @contextmanager
-    def _layer_decay(self) -> Iterator[None]:
-        """Scale the learning rates by ``lr_scale`` for one step; timm's schedulers do so themselves."""
+        """Step, with the learning rates scaled by ``lr_scale``; timm's schedulers scale them themselves."""
         groups = [] if isinstance(self.scheduler, Scheduler) else self.optimizer.param_groups
         learning_rates = [(group, group["lr"]) for group in groups if group.get("lr_scale", 1.0) != 1.0]
         for group, lr in learning_rates:
             group["lr"] = lr * group["lr_scale"]
         try:
-            yield
+            super().optimizer_step()
         finally:
             for group, lr in learning_rates:
                 group["lr"] = lr

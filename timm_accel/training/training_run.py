@@ -21,7 +21,7 @@ from timm_accel.training.loaders import count_batches, remaining, set_epoch
 from timm_accel.training.run import Run
 from timm_accel.training.signals import EXIT_FOR_REQUEUE, stop_signals
 from timm_accel.training.snapshot import Progress
-from timm_accel.upstream import StopTrainingError
+from timm_accel.upstream import StopTrainingError, remembered_lookups
 
 if TYPE_CHECKING:
     from timm_accel.training.checkpointer import Checkpointer
@@ -56,7 +56,7 @@ class TrainingRun(Run):
         trainer, checkpointer = self.trainer, self.checkpointer
         self.progress = Progress(learning_rate=self.learning_rate)
         trainer._loss_tracker = RunningMean(trainer.device)
-        with self._agreeing(), self._handling_signals():
+        with self._agreeing(), self._handling_signals(), remembered_lookups():
             trainer.training_run_start()  # what mixins refuse leaves nothing in the run folder
             checkpointer.begin()
             self.notify("on_training_run_start")

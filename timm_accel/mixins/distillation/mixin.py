@@ -1,7 +1,7 @@
 """Knowledge distillation: a student learns from a teacher's outputs as well as from the labels."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +152,14 @@ class DistillationMixin(LoopTrainer):
             student.set_distilled_training(enable)
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
-        with self._distilling():
+        task = self._distill_task
+        with nullcontext() if task is None else self._distilling(task):
             return super().calculate_train_batch_loss(batch)
 
     @contextmanager
-    def _distilling(self) -> Iterator[None]:
+    def _distilling(self, task: Any) -> Iterator[None]:
         """Let timm's task compute the loss from the outputs of student and teacher."""
-        if self._distill_task is None:
-            yield
-            return
-        task, student = self._distill_task, self._distill_task.trainable_module
+        student = task.trainable_module
         loss_func = self.loss_func
         hook = self.model.register_forward_hook(student.remember)
 
