@@ -33,10 +33,10 @@ FORMATS: dict[str, tuple[Callable[..., Exported], str, dict[str, Any]]] = {
 }
 
 
-def check_exports(name: str) -> dict[str, str]:
+def check_exports(name: str, **options: Any) -> dict[str, str]:
     """Return ``ok (1e-06)`` or a short reason for each of ``onnx``, ``pt2``, ``script`` and ``trace``."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7)
+    model = timm.create_model(name, num_classes=7, **options)
     draw_what_is_near_zero(model)
     with TemporaryDirectory() as folder:
         return {kind: check_export(model, Path(folder), kind) for kind in FORMATS}

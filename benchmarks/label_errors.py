@@ -1,30 +1,113 @@
-"""Flip some labels of a dataset, find them by cross-validation, and compare the accuracy before and after cleaning.
+"""Flip some labels of a dataset, find them by predictions, and compare the accuracy before and after cleaning.
 
-    python benchmarks/label_errors.py --data_dir fashion_mnist_small [--share 0.05] [--folds 5] [--seeds 0 1 2]
+    python benchmarks/label_errors.py --data_dir fashion_mnist_part [--share 0.05] [--folds 5] [--seeds 0 1 2]
+    python benchmarks/label_errors.py --data_dir elpv --weights tf_efficientnet_lite0.pth --image_size 96
 
-Labels of training images change at random to another class. The recipe fast_cpu is cross-validated on them, and its
-predictions name the images whose label is likely wrong. Then it trains on the flipped labels, without the images that
-were named, with their suggested labels, and on the true labels. Each accuracy is that of the last epoch on the
-evaluation images, whose labels stay. Needs the extras labels and parquet.
+Labels of training images change at random to another class. Predictions for each image come from a model that was not
+trained on it: the recipe fast_cpu is cross-validated. With `--weights`, it is a logistic regression on the features of
+a pretrained model instead, which are computed once. Then the same learner is trained on the flipped labels; without all
+images that are named, or the first half of them; with the suggested labels of the first half; with the true labels of
+the named ones, as if somebody had looked at them; and on the true labels. Each accuracy is on the evaluation images,
+whose labels stay. Needs the extras labels and parquet.
 """
 
 import argparse
 import random
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
-from timm_accel.audit import find_suspects, write_corrected, write_suspects
+import numpy as np
+import torch
+from cleanlab.filter import find_label_issues
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from timm_accel import create_classifier, create_datasets
+from timm_accel.audit import find_suspects, write_corrected
 from timm_accel.data import Source
+from timm_accel.features import extract_embeddings
+from timm_accel.predict import Scores
 from timm_accel.recipes import Recipe, build_run, cross_validate, named_recipe
 from timm_accel.text_files import read_csv, write_csv
 
 SPLITS = ("train", "val")
+FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given",
+           "low_normalized_margin", "low_self_confidence")  # fmt: skip
+Labels = dict[str, str]
 
 
-def labels_of(data: str) -> dict[str, dict[str, str]]:
+class Learner(Protocol):
+    """What learns from labels, by the path of each image."""
+
+    def out_of_fold(self, labels: Labels, seed: int) -> Scores: ...
+
+    def accuracy(self, labels: Labels, seed: int) -> float: ...
+
+
+class Training:
+    """Train a recipe."""
+
+    def __init__(self, recipe: Recipe, val: Labels, folder: Path) -> None:
+        self.recipe, self.val, self.folder, self._runs = recipe, val, folder, iter(range(1000))
+
+    def _next(self, labels: Labels, seed: int, **changes: Any) -> Recipe:
+        """Return the recipe with a new folder and a manifest of both splits."""
+        name = str(self.folder / str(next(self._runs)))
+        rows = [(image, label, split) for split, each in zip(SPLITS, (labels, self.val), strict=True)
+                for image, label in each.items()]  # fmt: skip
+        write_csv(f"{name}.csv", [("path", "label", "split"), *rows])
+        return replace(self.recipe, data_dir=f"{name}.csv", run_dir=name, seed=seed, **changes)
+
+    def out_of_fold(self, labels: Labels, seed: int) -> Scores:
+        return cross_validate(self._next(labels, seed)).scores
+
+    def accuracy(self, labels: Labels, seed: int) -> float:
+        recipe = self._next(labels, seed, folds=None, evaluate_every_n_epochs=self.recipe.num_epochs)
+        return float(build_run(recipe).train().run_history.get_latest_metric("ema_model_accuracy"))
+
+
+class Probe:
+    """Fit a logistic regression to the features of a pretrained model."""
+
+    def __init__(self, data: str, weights: str, model: str, image_size: int, folds: int, val: Labels) -> None:
+        classifier, config = create_classifier(model, 2, pretrained=True, pretrained_cfg_overlay={"file": weights})
+        self.folds, self.val, vectors = folds, val, dict[str, np.ndarray]()
+        for split in SPLITS:
+            _, images = create_datasets(image_size, config["mean"], config["std"], data=data, eval_split=split)
+            found = extract_embeddings(classifier, images, progress=True).features
+            vectors |= {images.reader.filename(number, absolute=True): row for number, row in enumerate(found)}
+        training = np.stack([row for path, row in vectors.items() if path not in val])
+        scale = PCA(min(128, *training.shape), random_state=0).fit(training)
+        self.vectors = dict(zip(vectors, scale.transform(np.stack(list(vectors.values()))), strict=True))
+        self.unit = scale.transform(training).std()
+
+    def _table(self, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack([self.vectors[path] for path in labels]) / self.unit, np.array(list(labels.values()))
+
+    def out_of_fold(self, labels: Labels, seed: int) -> Scores:
+        names = sorted(set(labels.values()))
+        table, own = self._table(labels)
+        parts = StratifiedKFold(self.folds, shuffle=True, random_state=seed)
+        found = cross_val_predict(regression(), table, own, cv=parts, method="predict_proba")
+        targets = torch.from_numpy(np.searchsorted(names, own))
+        return Scores(list(labels), targets, torch.from_numpy(found).double(), names, [], [])
+
+    def accuracy(self, labels: Labels, seed: int) -> float:
+        table, own = self._table(self.val)
+        return float((regression().fit(*self._table(labels)).predict(table) == own).mean())
+
+
+def regression() -> LogisticRegression:
+    """Return a strongly regularized regression."""
+    return LogisticRegression(C=0.02, max_iter=200)
+
+
+def labels_of(data: str) -> dict[str, Labels]:
     """Return the class of each image of both splits, by its path."""
     found = {}
     for split in SPLITS:
@@ -35,54 +118,63 @@ def labels_of(data: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def flip(labels: Mapping[str, str], share: float, seed: int) -> dict[str, str]:
+def flip(labels: Mapping[str, str], share: float, seed: int) -> Labels:
     """Return labels of which a share is another class."""
     draw, names = random.Random(seed), sorted(set(labels.values()))
     chosen = draw.sample(sorted(labels), round(share * len(labels)))
     return {**labels, **{path: draw.choice([name for name in names if name != labels[path]]) for path in chosen}}
 
 
-def write_manifest(path: Path, train: Mapping[str, str], val: Mapping[str, str]) -> str:
-    """Write a manifest of both splits, and return its path."""
-    rows = [(image, label, split) for split, labels in zip(SPLITS, (train, val), strict=True)
-            for image, label in labels.items()]  # fmt: skip
-    write_csv(path, [("path", "label", "split"), *rows])
-    return str(path)
+def compare_filters(scores: Scores, wrong: set[str]) -> Iterator[tuple[str, float]]:
+    """Yield precision and recall of each filter of cleanlab, and precision at N of its scores for a label."""
+    probabilities, numbers = scores.probabilities.numpy(), scores.targets.numpy()
+    is_wrong = np.array([path in wrong for path in scores.paths])
+    for name in FILTERS:
+        named = find_label_issues(numbers, probabilities, filter_by=name, n_jobs=1)
+        yield f"{name}, named", float(named.sum())
+        yield f"{name}, precision", float(is_wrong[named].mean())
+        yield f"{name}, recall", float(is_wrong[named].sum() / len(wrong))
+    own = probabilities[np.arange(len(numbers)), numbers]
+    others = np.where(np.eye(probabilities.shape[1], dtype=bool)[numbers], -1, probabilities).max(axis=1)
+    for name, score in {"the probability of the label": own, "its margin": own - others}.items():
+        yield f"precision at N by {name}", float(is_wrong[np.argsort(score, kind="stable")[: len(wrong)]].mean())
 
 
-def accuracy(recipe: Recipe) -> float:
-    """Train, and return the accuracy of the EMA model after the last epoch."""
-    history = build_run(recipe).train().run_history
-    return float(history.get_latest_metric("ema_model_accuracy"))
-
-
-def measure(recipe: Recipe, labels: dict[str, dict[str, str]], share: float, folder: Path) -> dict[str, float]:
-    """Return the precision and the recall of the images that are named, and the four accuracies."""
-    train, val = labels["train"], labels["val"]
-    flipped = flip(train, share, recipe.seed)
-    noisy = write_manifest(folder / "flipped.csv", flipped, val)
-    found = cross_validate(replace(recipe, data_dir=noisy, run_dir=str(folder / "folds"))).scores
-    suspects = tuple(each for each in find_suspects(found) if each.kind == "label")
-    write_suspects(suspects, folder / "suspects.csv")
-    write_corrected(found, suspects, folder / "corrected.csv")
-    corrected = {row["path"]: row["label"] for row in read_csv(folder / "corrected.csv")}
+def measure(learner: Learner, train: Labels, share: float, seed: int, folder: Path) -> dict[str, float]:
+    """Return how well the flipped labels were found, and the accuracies."""
+    flipped = flip(train, share, seed)
     wrong = {path for path in train if flipped[path] != train[path]}
+    scores = learner.out_of_fold(flipped, seed)
+    suspects = [each for each in find_suspects(scores) if each.kind == "label"]
+    first = suspects[: len(suspects) // 2]
+    write_corrected(scores, first, folder / "corrected.csv")
+    corrected = {row["path"]: row["label"] for row in read_csv(folder / "corrected.csv")}
     named = {each.path for each in suspects}
-    single = replace(recipe, folds=None)
-    runs = {
-        "flipped": replace(single, data_dir=noisy),
-        "left out": replace(single, data_dir=noisy, exclude=str(folder / "suspects.csv")),
-        "corrected": replace(single, data_dir=write_manifest(folder / "c.csv", corrected, val)),
-        "true": replace(single, data_dir=write_manifest(folder / "true.csv", train, val)),
-    }
-    accuracies = {name: accuracy(replace(run, run_dir=str(folder / name))) for name, run in runs.items()}
-    return {
+    found: dict[str, float] = {
+        "flipped": len(wrong),
+        "accuracy of the predictions": sum(
+            scores.class_names[int(best)] == train[path]
+            for path, best in zip(scores.paths, scores.probabilities.argmax(dim=1), strict=True)
+        ) / len(train),
+        "named": len(named),
         "precision": len(named & wrong) / max(1, len(named)),
         "recall": len(named & wrong) / len(wrong),
-        "named": len(named),
-        "labels right after correction": sum(corrected[path] == train[path] for path in train) / len(train),
-        **{f"accuracy, {name}": value for name, value in accuracies.items()},
+        "first half, precision": len(wrong & {each.path for each in first}) / max(1, len(first)),
+        "first half, recall": len(wrong & {each.path for each in first}) / len(wrong),
+        "labels right after correcting the first half": sum(corrected[path] == train[path] for path in train)
+        / len(train),
+        **dict(compare_filters(scores, wrong)),
+    }  # fmt: skip
+    halves = {each.path for each in first}
+    arms = {
+        "flipped": flipped,
+        "named left out": {path: label for path, label in flipped.items() if path not in named},
+        "first half left out": {path: label for path, label in flipped.items() if path not in halves},
+        "first half corrected": corrected,
+        "named looked at": {path: train[path] if path in named else label for path, label in flipped.items()},
+        "true": train,
     }
+    return found | {f"accuracy, {name}": learner.accuracy(labels, seed) for name, labels in arms.items()}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
@@ -92,23 +184,32 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--image_size", type=int, default=28)
     parser.add_argument("--model")
+    parser.add_argument("--weights", help="a file with the weights of tf_efficientnet_lite0, or of --model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args(arguments)
-    labels, results = labels_of(options.data_dir), dict[str, list[float]]()
-    changes = {"model": options.model} if options.model else {}
-    for seed in options.seeds:
-        recipe = named_recipe("fast_cpu").recipe(
-            folds=options.folds, seed=seed, num_epochs=options.epochs, image_size=options.image_size, num_workers=0,
-            **changes,
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(recipe, labels, options.share, Path(folder))
-        print(f"seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
-        for name, value in found.items():
-            results.setdefault(name, []).append(value)
-    print("median: " + ", ".join(f"{name} {statistics.median(each):.4g}" for name, each in results.items()))
+    data = str(Path(options.data_dir).resolve())
+    labels, results = labels_of(data), dict[str, list[float]]()
+    with tempfile.TemporaryDirectory() as folder:
+        learner: Learner
+        if options.weights:
+            model = options.model or "tf_efficientnet_lite0"
+            learner = Probe(data, options.weights, model, options.image_size, options.folds, labels["val"])
+        else:
+            changes = {"model": options.model} if options.model else {}
+            recipe = named_recipe("fast_cpu").recipe(
+                folds=options.folds, num_epochs=options.epochs, image_size=options.image_size, num_workers=0,
+                **changes,
+            )  # fmt: skip
+            learner = Training(recipe, labels["val"], Path(folder))
+        for seed in options.seeds:
+            found = measure(learner, labels["train"], options.share, seed, Path(folder))
+            print(f"seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+            for name, value in found.items():
+                results.setdefault(name, []).append(value)
+    for name, each in results.items():
+        print(f"{name}: median {statistics.median(each):.4g} ({min(each):.4g} to {max(each):.4g})")
     return results
 
 

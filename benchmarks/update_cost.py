@@ -3,7 +3,7 @@
     python -m benchmarks.update_cost --models test_resnet resnet50
 
 Both loops train with AdamW and a cosine schedule that steps per update; with all parts also with timm's Mixup, gradient
-clipping and EMA weights. The bare loop calls timm's own functions. A count is of one update: two lengths of run are
+clipping and EMA weights. The bare loop calls timm's functions. A count is of one update: two lengths of run are
 compared, so that the start and the end of a run drop out.
 """
 

@@ -30,6 +30,7 @@ from io import StringIO
 from pathlib import Path
 
 from figures import noted_figures, same_data
+from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "guide" / "figures"
@@ -141,7 +142,10 @@ def _record(drawn: dict, folder: Path) -> None:
     path = FIGURES / "data.json"
     recorded = json.loads(path.read_text()) if path.is_file() else {}
     for name in drawn:
-        shutil.copyfile(folder / name, FIGURES / name)
+        if name.endswith(".png"):  # a palette makes photos a quarter as large
+            Image.open(folder / name).convert("RGB").quantize(64).save(FIGURES / name, optimize=True)
+        else:
+            shutil.copyfile(folder / name, FIGURES / name)
     rows = [f"{json.dumps(name)}: {json.dumps(data)}" for name, data in sorted({**recorded, **drawn}.items())]
     path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 

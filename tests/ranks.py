@@ -1,31 +1,41 @@
-"""Ranks of one launch, forked from a process that has imported the libraries once for all of them.
+"""Ranks of one launch, forked from a process that has imported the worker once for all of them.
 
-A worker is a file with a function `main`, which finds its arguments in ``sys.argv``. This file is run in a separate
-process, since one that runs tests should not be forked.
+A worker is a file with a function `main`, which finds its arguments in ``sys.argv``.
 """
 
 import gc
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from forked import run
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
-def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variables: dict[str, str] = ON_CPU) -> Path:
-    """Run a worker on each number of ranks in turn, as torchrun does; return the folder it was given.
+def on_ranks(counts: Sequence[int], worker: Path | str, *words: Any) -> list[str]:
+    """Return the arguments of a program that runs a worker on each number of ranks in turn, as torchrun does.
 
     Of 0 ranks it is a plain process, which must be the last.
     """
-    command = [sys.executable, __file__, ",".join(map(str, counts)), str(worker), str(folder), *more]
+    return [__file__, ",".join(map(str, counts)), str(worker), *map(str, words)]
+
+
+def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variables: dict[str, str] = ON_CPU) -> Path:
+    """Run a worker on each number of ranks in turn; return the folder it was given."""
     env = {name: value for name, value in os.environ.items() if name not in ON_CPU}
     env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | variables
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180 * len(counts), check=False)
+    result = run(on_ranks(counts, worker, folder, *more), env=env, timeout=180 * len(counts))
     assert result.returncode == 0, result.stderr[-4000:]
     return folder
+
+
+def _rank(main: Callable[[], None]) -> None:
+    os.setsid()  # as torchrun starts its processes
+    main()
 
 
 if __name__ == "__main__":
@@ -39,6 +49,6 @@ if __name__ == "__main__":
     for count in map(int, counts.split(",")):
         if count:
             settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
-            elastic_launch(LaunchConfig(1, 1, count, start_method="fork", **settings), main)()
+            elastic_launch(LaunchConfig(1, 1, count, start_method="fork", **settings), _rank)(main)
         else:
             main()

@@ -7,12 +7,12 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from forked import run
 from history_rows import without_speed
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -145,19 +145,11 @@ def same_outcome(first: Path, second: Path) -> str | None:
     return next(iter(differences(outcome(first), outcome(second))), None)
 
 
-def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Run python in a separate process; its argument is the run folder ``run`` in `folder`."""
     (folder / "run.py").write_text(text)
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, str(folder / "run.py"), str(folder / "run")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
-        check=False,
-        **options,
-    )
+    return run([folder / "run.py", folder / "run"], env=os.environ | {"PYTHONPATH": os.pathsep.join(path)})
 
 
 def sign_again(state: Path) -> None:

@@ -6,6 +6,8 @@ from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from conftest import LONG
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
@@ -38,3 +40,7 @@ def test_every_file_of_the_tests_has_a_name_of_its_own() -> None:
     names = [path.stem for path in TESTS.rglob("*.py")]
     others = {*sys.stdlib_module_names, *packages_distributions()}
     assert [name for name, count in Counter(names).items() if count > 1 or name in others] == []
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    assert [name for name in LONG if not list(TESTS.rglob(f"{name}.py"))] == []

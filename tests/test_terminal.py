@@ -1,16 +1,34 @@
 """Text fits the columns of a terminal."""
 
 import doctest
+import fcntl
+import io
+import pty
+import struct
+import termios
 
 import pytest
+from terminals import Terminal
 
 from timm_accel import terminal
-from timm_accel.terminal import padded, screen_width, shortened, sparkline, text_width, wrapped
+from timm_accel.terminal import (
+    duration,
+    fitted,
+    is_terminal,
+    padded,
+    print_fitted,
+    screen_width,
+    shortened,
+    sparkline,
+    text_width,
+    width_of,
+    wrapped,
+)
 
 
 def test_the_examples_of_the_docstrings_are_right() -> None:
     found = doctest.testmod(terminal)
-    assert found.attempted == 6
+    assert found.attempted == 7
     assert found.failed == 0
 
 
@@ -62,6 +80,69 @@ def test_lines_break_between_words() -> None:
     assert wrapped("a/long/path/of/a/file is here", 8) == ["a/long/path/of/a/file", "is here"]
     assert wrapped("猫 犬", 4) == ["猫", "犬"]
     assert wrapped("", 8) == []
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "timm-accel train --config 'my runs/recipe.yaml' --resume auto",
+        "'/photos/of last summer/cat.jpg'",
+        '"/photos/of mum\'s birthday/cat.jpg";',
+        "('a folder/of words')",
+        "pip install trackio.",
+    ],
+)
+def test_what_one_copies_is_not_divided(piece: str) -> None:
+    text = f"Some words of the sentence's begin that come before {piece}"
+    lines = wrapped(text, 20, "  ")
+    assert lines[-1].strip() == piece
+    assert " ".join(line.strip() for line in lines) == text
+    assert max(map(len, lines[:-1])) <= 20
+
+
+def test_the_name_of_a_program_before_a_sentence_is_a_word() -> None:
+    lines = wrapped("timm-accel find-lr: Expected a folder's name, but got none. It's an error", 24)
+    assert lines == ["timm-accel find-lr:", "Expected a folder's", "name, but got none. It's", "an error"]
+
+
+def test_only_a_terminal_gets_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "Twenty columns fit.\nA sentence that is longer\n  timm-accel export a model.onnx\n"
+    assert fitted(text, io.StringIO()) == text
+    assert fitted(text, None) == text
+    terminal = Terminal()
+    print_fitted(text, terminal)
+    assert terminal.getvalue().split("\n") == [
+        "Twenty columns fit.", "A sentence that is", "  longer", "  timm-accel export a model.onnx", "", ""
+    ]  # fmt: skip
+
+
+def test_a_line_of_the_width_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    assert fitted("one  two", Terminal()) == "one  two"
+    assert fitted("one  twos", Terminal()) == "one twos"
+
+
+def test_a_duration_of_almost_a_minute_is_a_minute() -> None:
+    assert [duration(seconds) for seconds in (59.94, 59.95, 60.0)] == ["59.9 s", "01:00", "01:00"]
+
+
+def test_a_closed_stream_is_no_terminal() -> None:
+    terminal = Terminal()
+    assert is_terminal(terminal)
+    terminal.close()
+    assert not is_terminal(terminal)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(33, 33), (0, 50)])
+def test_a_terminal_that_does_not_know_its_width_has_that_of_columns(
+    columns: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    screen, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(screen, "rb"), open(side, "w") as stream:
+        assert width_of(stream) == width
 
 
 def test_bars_reach_from_the_smallest_to_the_largest_value() -> None:

@@ -55,6 +55,23 @@ def atomic_write(path: str | Path, *, shared: bool = False, flush: bool = True) 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class _NothingWrittenError(Exception):
+    """Ends a trial of writing."""
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise, before the work for it, if a file cannot be written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    with suppress(_NothingWrittenError), atomic_write(path, shared=True, flush=False):
+        raise _NothingWrittenError
+
+
 def why_unwritable(error: BaseException, folder: Path) -> str | None:
     """Return why nothing can be written into a folder; None if an error, and what led to it, has another reason."""
     seen: BaseException | None = error

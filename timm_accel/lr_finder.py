@@ -106,6 +106,11 @@ class _RangeTestTrainer(LoopTrainer):
         self.range_test_micro_losses: list[torch.Tensor] = []
         self.range_test_smoothing, self.range_test_minimum = _MovingAverage(), float("inf")
 
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        if not self.range_test_losses:  # what is refused was refused before
+            self.print(f"LR range test of {len(self.range_test_lrs)} updates …")
+
     def create_scheduler(self) -> None:
         """Return None, since `optimizer_step` sets the learning rates."""
 

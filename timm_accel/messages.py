@@ -15,6 +15,8 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+from timm_accel.terminal import print_fitted
+
 _PACKAGE = __name__.split(".")[0]
 GRACE_SECONDS = 30.0
 """How long a rank other than the first waits before it reports an error."""
@@ -106,17 +108,24 @@ def counted(number: int, noun: str) -> str:
 
 
 def html_table(rows: Iterable[Sequence[str]], heads: int = 1) -> str:
-    """Return a table for a notebook; its first rows are heads, and all text is escaped.
+    """Return a table for a notebook; its first rows are heads, its first column holds names, and all text is escaped.
 
-    >>> html_table([["class"], ["<b>"]])
-    '<table><tr><th>class</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+    >>> html_table([["<b>"]], heads=0)
+    '<table><tr><td style="text-align: left">&lt;b&gt;</td></tr></table>'
 
     Args:
         rows: The text of each cell.
         heads: The number of rows that name the columns.
     """
     tags = chain(repeat("th", heads), repeat("td"))
-    return f"<table>{''.join(f'<tr>{html_lines(tag, row)}</tr>' for tag, row in zip(tags, rows, strict=False))}</table>"
+    lines = (f"<tr>{''.join(_html_cells(tag, row))}</tr>" for tag, row in zip(tags, rows, strict=False))
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _html_cells(tag: str, row: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(row):
+        side = "left" if number == 0 else "right"  # as printed, whatever the notebook does
+        yield f'<{tag} style="text-align: {side}">{escape(printable(text))}</{tag}>'
 
 
 def html_lines(tag: str, texts: Iterable[str]) -> str:
@@ -167,7 +176,7 @@ def report_error(error: BaseException, program: str) -> int | None:
         return None
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(GRACE_SECONDS)
-    print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    print_fitted(f"{program}: {sentence}", sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
 
 

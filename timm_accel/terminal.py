@@ -1,6 +1,7 @@
 """Where a program prints, and text for a terminal: its width, text that is made to fit, numbers in words."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,10 @@ from unicodedata import category, east_asian_width, normalize
 from tqdm import tqdm
 
 _BARS = "▁▂▃▄▅▆▇█"
+_PIECE = re.compile(  # what a line does not break: a command, a quoted path with spaces, any other word
+    r"""(?:timm-accel\ (?![\w-]+:\ ).*|pip\ install\ |(?<!\w)'[^'\n]*'|(?<!\w)"[^"\n]*"|\S)+""", re.VERBOSE
+)
+_INDENT = "  "
 _NO_WIDTH = ("Mn", "Me", "Cf")  # combining marks and joiners
 
 
@@ -69,20 +74,48 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """Return the lines of text; a word is not divided, since it may be a path to copy.
+    """Return the lines of text; what one copies is not divided: a word, a path in quotation marks, a command.
+
+    >>> wrapped("To resume: timm-accel train --resume auto", 20)
+    ['To resume:', 'timm-accel train --resume auto']
 
     Args:
-        text: Words with spaces between them.
+        text: Words with spaces between them; a command ends with its line.
         width: The columns of a line.
         indent: What all lines but the first begin with.
     """
     lines: list[str] = []
-    for word in text.split():
+    for word in _PIECE.findall(text):
         if lines and text_width(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(f"{indent}{word}" if lines else word)
     return lines
+
+
+def fitted(text: str, stream: Any) -> str:
+    """Return text as a stream gets it: in a terminal, lines that are too long for it continue below, indented.
+
+    A file and a notebook get the text as it is. A line that begins with a space stays: it may be a command.
+
+    Args:
+        text: One or more lines.
+        stream: Where it is written.
+    """
+    if not is_terminal(stream):
+        return text
+    width = width_of(stream)
+    lines = text.split("\n")
+    fits = (text_width(line) <= width or line.startswith(" ") for line in lines)
+    return "\n".join(
+        line if each else "\n".join(wrapped(line, width, _INDENT)) for line, each in zip(lines, fits, strict=True)
+    )
+
+
+def print_fitted(text: str, stream: Any = None) -> None:
+    """Print text to stdout, or to another stream, at the width of a terminal."""
+    stream = sys.stdout if stream is None else stream
+    print(fitted(text, stream), file=stream, flush=True)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -148,4 +181,4 @@ def duration(seconds: float) -> str:
     >>> duration(4.44), duration(754), duration(3723)
     ('4.4 s', '12:34', '1:02:03')
     """
-    return f"{seconds:.1f} s" if seconds < 59.95 else tqdm.format_interval(seconds)
+    return f"{seconds:.1f} s" if seconds < 59.95 else tqdm.format_interval(round(seconds))

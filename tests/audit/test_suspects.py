@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import write_images
+from pyarrow import parquet
 from refusal import refused
 
 from timm_accel.audit import audit, find_suspects, write_corrected, write_suspects
@@ -46,6 +47,64 @@ def test_wrong_labels_outliers_and_ambiguous_images_are_found_each_once() -> Non
 
 def test_scores_without_a_fault_have_no_suspects() -> None:
     assert find_suspects(scored([str(n) for n in range(40)], [n % 2 for n in range(40)], ["cat", "dog"])) == ()
+
+
+def table(rows: list[tuple[list[float], int]]) -> Scores:
+    """Scores of 0.png, 1.png, …, from their probabilities and label."""
+    probabilities = torch.tensor([row for row, _ in rows], dtype=torch.float64)
+    names = [f"c{number}" for number in range(probabilities.shape[1])]
+    return Scores([f"{n}.png" for n in range(len(rows))], torch.tensor([each for _, each in rows]), probabilities,
+                  names, [], [])  # fmt: skip
+
+
+def confused() -> Scores:
+    """300 images: 15 labels are wrong; the model takes 30 others for the next class, but only with 0.6."""
+    rows = []
+    for number in range(300):
+        label, following = number % 3, (number + 1) % 3
+        own, other = (0.02, 0.96) if number % 20 == 2 else (0.3, 0.6) if number % 10 == 1 else (0.9, 0.05)
+        row = [(1 - own - other)] * 3
+        row[label], row[following] = own, other
+        rows.append((row, label))
+    return table(rows)
+
+
+def test_labels_that_the_model_only_confuses_are_not_named() -> None:
+    found = [each for each in find_suspects(confused()) if each.kind == "label"]
+    assert {int(Path(each.path).stem) % 20 for each in found} == {2}
+    assert len(found) == 15
+
+
+def test_a_label_is_named_only_where_the_prediction_is_another() -> None:
+    rows = [([0.9, 0.05, 0.05], 0), ([0.05, 0.9, 0.05], 1), ([0.3, 0.3, 0.4], 2)] * 20
+    rows[0], rows[1] = ([0.34, 0.33, 0.33], 0), ([0.1, 0.44, 0.46], 1)  # the first has the lowest score of its label
+    found = find_suspects(table(rows))
+    assert [each.path for each in found if each.kind == "label"] == []
+    assert all(each.suggestion != each.label for each in found if each.kind == "label")
+
+
+def test_an_unsure_image_of_two_classes_lies_between_them_and_is_no_outlier() -> None:
+    rows = [([0.97, 0.03], 0), ([0.03, 0.97], 1)] * 20
+    rows[7] = ([0.51, 0.49], 1)
+    assert [(each.path, each.kind) for each in find_suspects(table(rows))] == [("7.png", "ambiguous")]
+    rows = [([0.96, 0.02, 0.02], 0), ([0.02, 0.96, 0.02], 1), ([0.02, 0.02, 0.96], 2)] * 20
+    rows[0] = ([0.34, 0.33, 0.33], 0)
+    assert [(each.path, each.kind) for each in find_suspects(table(rows))] == [("0.png", "outlier")]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (table([([0.9, 0.1], 0), ([float("nan"), 0.1], 1)]), ("probabilities", "nan for '1.png'")),
+        (table([([0.9, 0.1], 0), ([0.5, float("inf")], 1)]), ("probabilities", "inf for '1.png'")),
+        (table([([-0.25, 0.1], 0), ([0.5, 0.5], 1)]), ("probabilities", "-0.25 for '0.png'")),
+        (table([([0.9, 0.1], 0)] * 4), ("at least two classes", "4 images of 1")),
+        (table([([0.9, 0.1], 0)]).take([]), ("at least two classes", "0 images of 0")),
+    ],
+)
+def test_scores_that_judge_no_label_are_refused(scores: Scores, words: tuple[str, ...]) -> None:
+    with refused(ValueError, "Expected scores", *words):
+        find_suspects(scores)
 
 
 def test_wrong_labels_of_multi_label_images_are_found() -> None:
@@ -116,6 +175,20 @@ def test_predictions_of_other_images_or_classes_are_refused(data: Path) -> None:
         audit(data, num_workers=0, progress=False, predictions=scores)
     with refused(FileNotFoundError, "which does not exist"):
         audit(data, num_workers=0, progress=False, predictions=data / "absent.parquet")
+    good = data.parent / "scores.parquet"
+    scores_of(data).to_parquet(good)
+    table = parquet.read_table(good)
+    for name, content in {
+        "empty.parquet": None,
+        "without_column.parquet": table.drop_columns("labels"),
+        "without_classes.parquet": table.replace_schema_metadata(None),
+    }.items():
+        if content is None:
+            (data.parent / name).write_bytes(b"")
+        else:
+            parquet.write_table(content, data.parent / name)
+        with refused(ValueError, "Expected a parquet file with the scores of images", name):
+            audit(data, num_workers=0, progress=False, predictions=data.parent / name)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ from timm_accel.models.integrity import INTEGRITY
 from timm_accel.optim import create_optimizer
 from timm_accel.predict import Classifier, fit_temperature, write_predictions
 from timm_accel.recipes import build_run
+from timm_accel.report import WriteReportCallback, report
 from timm_accel.schedules import simulate_schedule
+from timm_accel.sharing import create_demo, export_package, push_to_hub
 from timm_accel.trainers import TimmMixupTrainer
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -335,6 +337,51 @@ CASES: dict[str, dict[str, Case]] = {
         "a temperature of 0": lambda w: export(w.best(temperature=0), w.out / "m.onnx"),
         "a temperature that is text": lambda w: export(w.best(temperature="1"), w.out / "m.pt"),
     },
+    "reporting": {
+        "a run that is missing": lambda w: report(w.out / "none"),
+        "a folder that is no run": lambda w: report(w.data),
+        "no runs": lambda w: report([]),
+        "a run twice": lambda w: report([w.run, w.run / ".." / w.run.name]),
+        "a page below a file": lambda w: report(w.run, w.image / "page.html"),
+        "a page that is a folder": lambda w: report(w.run, w.data),
+        "a batch size of 0": lambda w: report(w.run, w.out / "page.html", batch_size=0),
+        "workers below 0": lambda w: report(w.run, w.out / "page.html", num_workers=-1),
+        "a history that is no text": lambda w: report(w.file("log/history.csv", b"\xff\x00").parent),
+        "a history without epochs": lambda w: report(w.file("log/history.csv", "a,b\n1,2\n").parent),
+        "a history of text": lambda w: report(w.file("log/history.csv", "epoch,lr\none,two\n").parent),
+        "a recipe that is no YAML": lambda w: report(_run_with(w, "recipe.yaml", "a: [1,")),
+        "a recipe that is no text": lambda w: report(_run_with(w, "recipe.yaml", b"\xff\xfe\x00")),
+        "a config that is no JSON": lambda w: report(_run_with(w, "best/config.json", "{")),
+        "a config that is a list": lambda w: report(_run_with(w, "best/config.json", "[1]")),
+        "runs of other tasks": lambda w: report([w.run, _run_with(w, "best/config.json", '{"multi_label": true}')]),
+        "runs without a history": lambda w: report([w.run, _run_with(w, "history.csv", "")]),
+        "a callback without a folder": lambda w: make_trainer(callbacks=[WriteReportCallback]),
+    },
+    "packaging": {
+        "a run that is missing": lambda w: export_package(w.out / "none", w.out / "p"),
+        "a run without weights": lambda w: export_package(w.data, w.out / "p"),
+        "an image": lambda w: export_package(w.image, w.out / "p"),
+        "a folder that exists": lambda w: export_package(w.run, w.data),
+        "a folder below a file": lambda w: export_package(w.run, w.image / "p"),
+        "a license of words": lambda w: export_package(w.run, w.out / "p", license="my own"),
+        "weights that are cut": lambda w: export_package(_with_weights(w, b"\x10"), w.out / "p"),
+        "an unknown architecture": lambda w: export_package(w.best(architecture="resnettt"), w.out / "p"),
+        "a repository of three names": lambda w: push_to_hub(w.run, "a/b/c", token="t"),
+        "a repository without a name": lambda w: push_to_hub(w.run, "", token="t"),
+        "an upload of nothing": lambda w: push_to_hub(w.out / "none", "me/model", token="t"),
+        "an upload with a license of words": lambda w: push_to_hub(w.run, "me/model", license="my own", token="t"),
+    },
+    "a demo": {
+        "of nothing": lambda w: create_demo(w.out / "none"),
+        "of an image": lambda w: create_demo(w.image),
+        "of a folder of images": lambda w: create_demo(w.data),
+        "at a port below 0": lambda w: create_demo(w.run, port=-1),
+        "at a port that is too high": lambda w: create_demo(w.run, port=65536),
+        "at a port of text": lambda w: create_demo(w.run, port="80"),  # type: ignore[arg-type]
+        "at a port that is true": lambda w: create_demo(w.run, port=True),
+        "at a port with a fraction": lambda w: create_demo(w.run, port=80.5),  # type: ignore[arg-type]
+        "of weights that are cut": lambda w: create_demo(_with_weights(w, b"\x10")),
+    },
     "averaging": {
         "one folder": lambda w: average_weights([w.run / "best"], out=w.out / "soup"),
         "text": lambda w: average_weights(str(w.run), out=w.out / "soup"),
@@ -443,6 +490,15 @@ def _with_weights(w: World, content: bytes) -> Path:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").write_bytes(content)
     return folder
+
+
+def _run_with(w: World, name: str, content: str | bytes) -> Path:
+    """A run with another content of a file."""
+    folder = w.out / "changed"
+    (folder / "best").mkdir(parents=True)
+    (folder / "history.csv").write_text("epoch,accuracy\n1,0.5\n")
+    (folder / "best" / "config.json").write_text("{}")
+    return w.file(f"changed/{name}", content).parents[name.count("/")]
 
 
 def _exported(w: World, **entries: Any) -> Path:

@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -12,8 +12,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 def test_the_small_form_measures_every_part_and_writes_it(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(BENCHMARK), "--small", "--out", str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = run([BENCHMARK, "--small", "--out", out], env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     (rates,) = found["step rates"].values()

@@ -1,18 +1,16 @@
 """The benchmark of odd images sorts files by what becomes of them, and fails for what we alone refuse."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from forked import run
 from PIL import Image
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "odd_images.py"
 
 
-def run(folder: Path) -> tuple[int, dict[str, int]]:
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+def outcomes(folder: Path) -> tuple[int, dict[str, int]]:
+    result = run([SCRIPT, folder])
     rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
     return result.returncode, {words: int(count) for words, count in rows[1:] if count != "0"}
 
@@ -28,7 +26,7 @@ def test_each_file_has_one_outcome(tmp_path: Path) -> None:
     Image.new("L", (1, 60000)).save(tmp_path / "long.png")
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     (tmp_path / "text.png").write_text("none")
-    code, counts = run(tmp_path)
+    code, counts = outcomes(tmp_path)
     assert counts == {
         "pixels equal to timm's": 1,
         "turned by EXIF, otherwise equal": 1,

@@ -112,6 +112,39 @@ def test_metrics_that_are_no_number_and_long_names_stay_in_the_width(monkeypatch
         assert ("a_name_that_is_much_lon…" in terminal.getvalue()) == (columns >= 80)
 
 
+def test_a_number_stays_longer_than_other_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(LoopTrainer):
+        def eval_epoch_end(self) -> None:
+            super().eval_epoch_end()
+            self.run_history.update_metric("all", {"a": 1})
+            self.run_history.update_metric("zebras", 3.0)
+
+    shown = set()
+    for columns in (44, 52, 60, 68, 76, 100):
+        terminal = open_terminal(monkeypatch, columns)
+        header = run(make_trainer(Odd, callbacks=[PrintMetricsCallback]), terminal)[0]
+        shown.add(("all" in header, "zebras" in header))
+    assert shown == {(False, False), (False, True), (True, True)}
+
+
+def test_a_line_of_a_log_tells_the_images_that_were_read_and_numbers_are_below_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Gaps(torch.utils.data.Dataset):
+        unreadable = (2, 4)
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, number: int) -> Any:
+            return tiny_data(6)[number]
+
+    fit(make_trainer(callbacks=[PrintMetricsCallback]), eval_dataset=Gaps(), num_epochs=10)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [line[:11] for line in lines] == [f"epoch {number:>2}/10" for number in range(1, 11)]
+    assert all("  on 4 of 6 images  " in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

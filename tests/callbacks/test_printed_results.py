@@ -1,7 +1,9 @@
 """The end of a run: its results, and the commands that come next."""
 
 import shlex
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data
 
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.callbacks import Callback, PrintResultsCallback, SaveBestCallback, SaveStateCallback
+from timm_accel.callbacks.output import print_results
 
 
 class Stopping(Callback):
@@ -56,6 +59,42 @@ def test_data_without_a_path_is_a_word(
     assert f"  timm-accel evaluate {tmp_path / 'run'} DATA\n" in capsys.readouterr().out
 
 
+def test_an_image_that_is_no_file_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"")
+    for path, shown in ((tmp_path / "cat.png", str(tmp_path / "cat.png")), (tmp_path / "cats.tar/cat.png", "IMAGE")):
+        dataset = SimpleNamespace(filename=lambda number, absolute, path=path: str(path))
+        assert print_results._image_of(dataset) == shown
+    assert print_results._image_of([1, 2]) == "IMAGE"
+
+
+def test_a_path_in_the_home_folder_is_short_and_a_shell_expands_it(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = tmp_path / ".cache" / "my digits"
+    data.mkdir(parents=True)
+    train(image_folder, tmp_path / "run", PrintResultsCallback(data))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "evaluate" in line]
+    assert line == "  timm-accel evaluate ~/run ~/'.cache/my digits'"
+    shell = subprocess.run(["sh", "-c", f"printf '%s\n' {line}"], capture_output=True, text=True, check=True)
+    assert shell.stdout.splitlines()[2:] == [str(tmp_path / "run"), str(data)]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("~x", "'~x'"),
+        ("homes", "homes"),
+        ("a/b c", "'a/b c'"),
+        ("/home/me", "/home/me"),
+        ("/home/men/a", "/home/men/a"),
+    ],
+)
+def test_other_words_are_quoted_alone(word: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert print_results._word(word) == shown
+
+
 def test_a_model_that_timm_cannot_rebuild_has_results_but_no_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,3 +130,26 @@ def test_a_failed_run_prints_no_results(image_folder: Path, tmp_path: Path, caps
     with pytest.raises(RuntimeError, match=r"Stop\."):
         train(image_folder, tmp_path / "run", PrintResultsCallback(), Stopping(failed=True))
     assert "Best" not in capsys.readouterr().out
+
+
+def test_a_run_that_fails_after_its_best_weights_prints_no_results(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(Callback):
+        def on_training_run_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.request_stop("Stop.", failed=True)
+
+    with pytest.raises(RuntimeError, match=r"Stop\."):
+        train(image_folder, tmp_path / "run", PrintResultsCallback(), Failing())
+    assert (tmp_path / "run" / "best").is_dir()
+    assert "Best" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("num_processes", "shown"), [(1, 1), (2, 0)])
+def test_the_command_that_resumes_is_that_of_one_process(num_processes: int, shown: int, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    printed: list[str] = []
+    run = SimpleNamespace(accelerator=SimpleNamespace(num_processes=num_processes))
+    trainer: Any = SimpleNamespace(run_dir=tmp_path, current_run=lambda: run, print=printed.append)
+    PrintResultsCallback()._print_resume(trainer)
+    assert len(printed) == shown

@@ -116,8 +116,34 @@ def test_the_bar_tells_loss_rate_speed_and_the_time_left_of_the_run(
     for epoch, expected in evaluating.items():
         assert [text for text, line in zip(left, drawn, strict=True) if f"evaluate {epoch}/3" in line] == expected
     assert all("  lr 0.1  4.0 images/s  " in line for line in drawn if line.startswith("train") and " 0%" not in line)
+    assert all("  lr " not in line for line in drawn if line.startswith("evaluate"))
     losses = [line.split("loss ")[1].split()[0] for line in drawn if line.startswith("train 3/3 100%")]
     assert losses == [f"{trainer.run_history.get_latest_metric('train_loss_epoch'):.4g}"]
+
+
+def test_the_time_left_ends_with_the_last_update_of_groups_of_batches(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal(monkeypatch, 80)
+    options = {"num_epochs": 3, "gradient_accumulation_steps": 2, "max_num_train_steps": 3}
+    fit(make_trainer(callbacks=[Ticking(clock, 1.0), ProgressBarCallback]), **options)
+    left = [line.rpartition("  ")[2] for line in terminal.drawn() if "left" in line and " 0%" not in line]
+    assert left == [f"00:0{seconds} left" for seconds in (6, 6, 4, 4, 2, 2)]
+
+
+def test_an_evaluation_within_an_epoch_is_no_progress_of_the_training(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal(monkeypatch, 80)
+
+    class Peeking(Callback):
+        def on_train_step_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer._run_eval_epoch(trainer._eval_dataloader, is_intermediate=True)
+
+    callbacks = [Peeking, Ticking(clock, 1.0, 1.0), ProgressBarCallback]
+    fit(make_trainer(callbacks=callbacks), eval_dataset=tiny_data(8), num_epochs=1)
+    training = [line.split()[2] for line in terminal.drawn() if line.startswith("train")]
+    assert training == ["0%", "25%", "50%", "75%", "100%"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +185,28 @@ def test_lines_of_the_log_stand_above_the_bar(clock: Clock, monkeypatch: pytest.
 
     fit(make_trainer(callbacks=[Ticking(clock, 1.0), ProgressBarCallback, Talking]), num_epochs=1)
     assert terminal.screen() == ["one-2", "", "upstream"] * 4 + [""]
+
+
+def test_sentences_of_a_run_fit_the_terminal_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch, 30)
+
+    class Talking(Callback):
+        def on_training_run_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.print("The states take 7.6 MB (1 in 'my runs/shoes/state').")
+            trainer.print("To resume: timm-accel train --config recipe.yaml")
+            trainer.print("1   2", "  timm-accel export runs/shoes model.onnx", sep="\n", end="\n\n")
+
+    fit(make_trainer(callbacks=[Talking]), num_epochs=1)
+    assert terminal.screen() == [
+        "The states take 7.6 MB (1 in",
+        "  'my runs/shoes/state').",
+        "To resume:",
+        "  timm-accel train --config recipe.yaml",
+        "1   2",
+        "  timm-accel export runs/shoes model.onnx",
+        "",
+        "",
+    ]
 
 
 def test_what_others_write_replaces_the_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +272,7 @@ def test_time_left_ends_with_the_updates_and_waits_for_a_measure() -> None:
     left.train(5.0, 5)
     assert left.in_training() == 35.0
     assert left.in_training(batches_left=3) == 3.0
+    assert left.in_training(batches_left=1000) == 35.0
     left.train(10.0, 10)
     left.start_epoch(12.0, 1, 0, 10)  # saving took 2 s
     left.train(17.0, 5)
@@ -235,6 +284,19 @@ def test_time_left_of_an_epoch_that_resumes_counts_its_own_batches() -> None:
     left.start_epoch(100.0, 0, 8, 10)
     left.train(102.0, 9)
     assert left.in_training() == 2.0
+
+
+def test_time_left_in_an_evaluation_counts_from_the_last_batch_and_is_never_below_0() -> None:
+    left = TimeLeft(2, lambda epoch: True)
+    left.start_epoch(0.0, 0, 0, 10)
+    left.train(10.0, 10)
+    left.start_evaluation(12.0)  # something took 2 s before it
+    assert left.in_evaluation(14.0, 0.5) == 10.0 + 4.0
+    left.start_epoch(18.0, 1, 0, 10)
+    left.train(28.0, 10)
+    left.start_evaluation(30.0)
+    assert left.in_evaluation(31.0, 0.1) == 5.0  # as the first one, 8 s
+    assert left.in_evaluation(50.0, 0.5) == 0.0
 
 
 def test_time_left_of_an_evaluation_alone_follows_its_share() -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import write_images
 from timm.utils import ModelEmaV3
 from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from timm_accel import Recipe, TimmTrainer
-from timm_accel.callbacks import DEFAULT_CALLBACKS, PrintSetupCallback, SaveBestCallback, SaveStateCallback
+from timm_accel import Recipe, TimmTrainer, create_datasets
+from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, PrintSetupCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.callbacks.setup import estimate
-from timm_accel.callbacks.setup.about_run import about_ema
+from timm_accel.callbacks.setup.about_run import about_ema, about_results
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.recipes import build_run
 from timm_accel.terminal import text_width
@@ -66,7 +67,20 @@ def test_the_screen_tells_what_is_trained(folder: Path, capsys: pytest.CaptureFi
     assert shown["updates"] == "3 in each of 2 epochs, 6 in all"  # 5 batches, two of them in an update
     assert shown["EMA"].endswith("averages over 2 updates, 0.7 epochs")
     assert shown["loss"] == "BinaryCrossEntropy, Mixup 0.2, smoothing 0.1"
-    assert re.fullmatch(r"[\d.]+ s an epoch, [\d.]+ m?s to the end; peak of memory .* [GM]B", shown["estimate"])
+    assert re.fullmatch(
+        r"[\d.]+ s an epoch, [\d.]+ s to the end without evaluations; peak of memory [\d.]+ [GM]B", shown["estimate"]
+    )
+
+
+def test_classes_of_one_size_have_one_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2, 22):
+        (folder / "data" / "train" / "cat" / f"{number:03}.png").unlink()
+    for number in range(2, 6):
+        (folder / "data" / "train" / "dog" / f"{number:03}.png").unlink()
+    build_run(recipe(folder)).dry_run()
+    shown = screen(capsys.readouterr().out)["data"]
+    assert shown.endswith(" 2 training images of each class")
+    assert "largest" not in shown
 
 
 def test_warnings_name_equal_files_and_classes_without_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +206,66 @@ def test_a_resumed_run_tells_from_where(folder: Path, capsys: pytest.CaptureFixt
     assert screen(capsys.readouterr().out)["resumes"].endswith("epoch_4_batch_0: already finished")
 
 
+@pytest.mark.parametrize(
+    ("batch", "stage", "size", "words"),
+    [
+        (2, "train", 6, "at epoch 2 of 3, batch 3"),
+        (5, "train", 6, "after the last batch of epoch 2 of 3"),
+        (0, "evaluate", 6, "after the last batch of epoch 2 of 3"),
+        (0, "end", 6, "after the last batch of epoch 2 of 3"),
+        (2, "train", 12, "at epoch 2 of 3, batch 2"),  # as many images
+        (5, "train", 10, "after the last batch of epoch 2 of 3"),
+    ],
+)
+def test_a_resumed_run_tells_the_batch_that_comes_next(
+    batch: int, stage: str, size: int, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(Callback):
+        def on_training_run_start(self, trainer: Any, **kwargs: Any) -> None:
+            run = trainer.current_run()
+            run.checkpointer.resumed.manifest["progress"] |= {"epoch": 1, "batch": batch, "stage": stage}
+            facts = dict(about_results(trainer))
+            assert facts["resumes"].endswith(f": {words}")
+            raise RuntimeError("That is all.")
+
+    build_run(recipe(folder, num_epochs=1)).train()
+    run = build_run(recipe(folder, num_epochs=3, batch_size=size, resume="auto"))
+    run.trainer.callback_handler.add_callback(Stopping)
+    with pytest.raises(RuntimeError, match=r"That is all\."):
+        run.train()
+
+
+def test_a_run_that_was_ended_after_a_last_batch_tells_that_all_are_done(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ending(Callback):
+        def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            if trainer.num_updates == 10:
+                trainer.request_stop("End.", interrupted=True)
+
+    run = build_run(recipe(folder, ema_decay=None))
+    run.trainer.callback_handler.add_callback(Ending)
+    with pytest.raises(SystemExit):
+        run.train()
+    capsys.readouterr()
+    build_run(recipe(folder, ema_decay=None, resume="auto")).train()
+    out = capsys.readouterr().out
+    assert screen(out)["EMA"].startswith("decay ")
+    assert "ema_decay is" not in out  # the same
+    assert screen(out)["resumes"].endswith("after the last batch of epoch 2 of 2")
+    assert "1 of 2 epochs are done, and all batches of the next.\n" in out
+
+
+def test_what_is_left_out_is_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    build_run(recipe(folder)).dry_run()
+    assert capsys.readouterr().out.count("left out: 1 file (1 .txt)") == 1
+    assert caplog.messages == []
+    create_datasets(32, (0.5,), (0.5,), data=folder / "data")  # without the screen
+    assert "left out: 1 file (1 .txt)" in caplog.messages[0]
+
+
 def test_the_screen_has_the_decay_that_was_chosen_and_it_is_told_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +296,31 @@ def test_the_estimate_is_that_of_the_updates_between_two_sync_points(monkeypatch
         known.append(pace.is_known)
     assert known == [False, False, True]
     assert pace.seconds_per_update() == pytest.approx(4 / 20)
+
+
+@pytest.mark.parametrize(
+    ("num_updates", "evaluation", "words"),
+    [
+        (30, None, "20 s an epoch, 1 min 10 s to the end; peak"),
+        (30, tiny_data(), "20 s an epoch, 1 min 10 s to the end without evaluations; peak"),
+        (100, tiny_data(), "20 s an epoch without evaluations; peak"),
+    ],
+)
+def test_the_estimate_counts_the_updates_that_are_left_and_nothing_that_was_not_measured(
+    num_updates: int, evaluation: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr(estimate, "perf_counter", lambda: next(clock))
+    pace = estimate.Pace(num_updates - 20)
+    pace.mark(num_updates - 10)
+    pace.mark(num_updates)
+    run = SimpleNamespace(num_updates=num_updates, updates_per_epoch=20, accelerator=Accelerator(cpu=True))
+    trainer: Any = SimpleNamespace(
+        current_run=lambda: run, run_config=SimpleNamespace(max_num_train_steps=100), eval_dataset=evaluation
+    )
+    told = pace.estimate(trainer)
+    assert told is not None
+    assert told.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run
+from ranks import on_ranks
 from refusal import refused
 from small_disks import fill, small_disk
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
@@ -17,6 +18,7 @@ from torch import nn
 from timm_accel import Recipe
 from timm_accel.callbacks import SaveStateCallback, TrackerCallback, check_trackers
 from timm_accel.callbacks.tracking import services
+from timm_accel.callbacks.tracking.journal import Journal, Point
 from timm_accel.recipes import build_run
 from timm_accel.states.speed import COLUMNS
 
@@ -46,8 +48,7 @@ def track(run_dir: Path, *callbacks: Any, data: Any = None, **options: Any) -> A
 @pytest.fixture
 def runs(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "trackio").mkdir()
-    command = [sys.executable, str(WORKER), str(tmp_path), *KILLS]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    done = run([WORKER, tmp_path, *KILLS], env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -195,16 +196,50 @@ def test_a_run_on_a_full_disk_goes_on(tmp_path: Path, capsys: pytest.CaptureFixt
     assert 1 <= said.count("The run continues without this file.") < 10  # again only after a write that worked
 
 
+def test_a_journal_has_what_was_written_completely_and_nothing_else(tmp_path: Path) -> None:
+    path, said = tmp_path / "trackers.jsonl", list[str]()
+    journal = Journal(path, said.append)
+    journal.begin({"name": "one"})
+    points = [Point(0, step, 0, {"loss": float(step)}) for step in (2, 4, 6)]
+    journal.add(points[0])
+    with open(path, "ab") as file:
+        file.write(b'{"epoch": 9, "step": 9, "order": 0, "values": {"loss": 9.0, "a part of a line": 9.0, "and more"')
+    journal.add(points[1])
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()[1:]] == [2, 4]
+    assert journal.has(points[1].moment)
+    assert not journal.has(points[2].moment)
+    journal.note_failure("wandb", 4)
+    with open(path, "ab") as file:
+        file.write(json.dumps(asdict(points[2])).encode())  # a killed process: the end of the line is missing
+    again = Journal(path, said.append)
+    assert again.points == points[:2]
+    assert again.failed == {"wandb": 4}
+    again.rewrite(again.about | {"ids": {}})
+    third = Journal(path, said.append)
+    assert (third.about, third.points, third.failed) == ({"name": "one", "ids": {}}, points[:2], {"wandb": 4})
+    third.begin({"name": "two"})
+    fourth = Journal(path, said.append)
+    assert (fourth.about, fourth.points, fourth.failed) == ({"name": "two"}, [], {})
+    assert said == []
+
+
+def test_points_that_could_not_be_written_are_written_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    journal = Journal(tmp_path / "run" / "trackers.jsonl", (said := list[str]()).append)
+    journal.begin({"name": "one"})
+    (tmp_path / "run").rename(tmp_path / "away")
+    points = [Point(0, step, 0, {"loss": 1.0}) for step in (2, 4, 6)]
+    journal.add(points[0])
+    journal.add(points[1])
+    (tmp_path / "away").rename(tmp_path / "run")
+    journal.add(points[2])
+    assert Journal(journal.path, said.append).points == points
+    assert len(said) == 1
+
+
 def test_two_processes_log_once(tmp_path: Path) -> None:
     (tmp_path / "trackio").mkdir()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(WORKER), str(tmp_path), "--launched"],
-        env=environment(tmp_path) | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run(on_ranks([2], WORKER, tmp_path), env=environment(tmp_path) | {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     runs = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     whole = runs["whole"]

@@ -1,6 +1,6 @@
 """Runs with trackers that are killed by SIGKILL and resumed; prints as JSON what the trackers hold at the end.
 
-python tracker_worker.py FOLDER [--launched] [KILL...] with the environment variable TRACKIO_DIR. A kill is
+python tracker_worker.py FOLDER [KILL...] with the environment variable TRACKIO_DIR. A kill is
 METHOD:NUMBER:WHERE: the process is killed before or after the call with that number of a method of the journal, of a
 tracker or of the callback.
 """
@@ -130,15 +130,16 @@ def runs_of_trackio() -> list[str]:
     return [] if SQLiteStorage is None else SQLiteStorage.get_runs("timm_accel")
 
 
-def launched(folder: Path) -> None:
+def main() -> None:
     """Train on all processes that were launched."""
+    folder = Path(sys.argv[1])
     train(folder / "whole")
     if int(os.environ["RANK"]) == 0:
         print(json.dumps({"whole": held(folder / "whole"), "trackio_runs": runs_of_trackio()}))
     torch.distributed.destroy_process_group()
 
 
-def main(folder: Path, kills: list[str]) -> None:
+def killed_and_resumed(folder: Path, kills: list[str]) -> None:
     """Train a run without kills, and one with them."""
     assert in_a_child(lambda: train(folder / "whole")) == 0
     for spec in kills:
@@ -154,7 +155,4 @@ def main(folder: Path, kills: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["--launched"]:
-        launched(Path(sys.argv[1]))
-    else:
-        main(Path(sys.argv[1]), sys.argv[2:])
+    killed_and_resumed(Path(sys.argv[1]), sys.argv[2:])

@@ -38,6 +38,13 @@ def test_a_note_continues_below_its_start(screen: Screen) -> None:
     ]
 
 
+def test_a_cell_that_is_wider_than_the_screen_has_a_line_and_no_empty_one(screen: Screen) -> None:
+    row = Row("a name of some length", ["cat_" * 5, "0.5"], "a note of longer words")
+    assert screen.run(lambda: print_rows([row]), columns=16) == [
+        "a name o… length", "  " + "cat_" * 5, "  0.5", "  a note of", "  longer words"
+    ]  # fmt: skip
+
+
 def test_facts_have_one_column_of_values_and_leave_out_what_is_none(screen: Screen) -> None:
     facts = {"size": "1.2 MB", "difference": "one two three four", "opset": None, "zero": 0}
     assert screen.run(print_facts, facts, columns=24) == [

@@ -1,5 +1,7 @@
 """The command line: spellings, exit codes, sentences, and the commands that need no data."""
 
+import io
+import logging
 import os
 import re
 import runpy
@@ -13,16 +15,18 @@ from typing import Any
 
 import pytest
 import yaml
+from terminals import open_terminal
 from tiny_runs import parse_recipe
 
 from timm_accel import Recipe, TimmMixupTrainer, messages
 from timm_accel.commands.main import COMMANDS, main
-from timm_accel.commands.parsing import options_of_command
+from timm_accel.commands.parsing import CommandOptions, Option, help_of, options_of_command
 from timm_accel.commands.parsing.options import RECORD
 from timm_accel.commands.parsing.record import record
+from timm_accel.commands.parsing.script import read_options
 from timm_accel.commands.parsing.signatures import recorded, typed_arguments
 from timm_accel.commands.parsing.words import split_words
-from timm_accel.recipes import recipe_names
+from timm_accel.recipes import named_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
 PROBE = """
@@ -84,10 +88,27 @@ def test_help_fits_the_terminal_and_has_a_sentence_for_each_option(
     assert main(words) == 0
     text = capsys.readouterr().out
     shown = "".join(text.split())
-    assert max(len(line) for line in text.splitlines() if "{" not in line) <= int(columns)
+    assert max(map(len, text.splitlines())) <= int(columns)
     for option in [] if words == ["--help"] else options_of_command(words[0]).options:
         assert option.help.endswith("."), option.name
         assert "".join(option.help.split()) in shown
+        assert "".join(f"(type: {option.kind}".split()) in shown
+        words_of_18 = [word for word in option.help.split() if len(word) <= 18 and "-" not in word]
+        assert not {*words_of_18} - {*text.split()}  # none is broken
+
+
+def test_help_tells_what_takes_several_words_what_must_be_given_and_a_share_in_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = help_of("average", options_of_command("average"))
+    assert re.search(r"^usage: timm-accel average FOLDERS \[FOLDERS \.\.\.\] \[OPTIONS\]$", text, re.MULTILINE)
+    assert re.search(r"^ +--out STR .*\(type: str, required\)$", text, re.MULTILINE)
+    train = help_of("train", options_of_command("train"))
+    assert re.search(r"^ +--scale FLOAT \[FLOAT \.\.\.\]", train, re.MULTILINE)
+    assert re.search(r"^ +--pretrained \[BOOL\]", train, re.MULTILINE)
+    share = Option("share", "float", "0.5", "At most 90 % of it.")
+    assert "At most 90 % of it." in help_of("train", CommandOptions("Do it.", (share,)))
 
 
 def test_every_command_stands_on_its_page_and_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +173,41 @@ def test_an_argument_with_a_default_may_be_left_out_and_a_required_option_may_no
     assert arguments(needs, "there", "--out", "x") == {"folder": Path("there"), "out": "x"}
 
 
+def test_the_arguments_of_a_script_are_options_and_its_help_is_the_docstring(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["here/train.py", "--model", "m"])
+    assert read_options(command, ["--images", "a", "b", "--model=m"]) == {"images": ["a", "b"], "model": "m"}
+    with pytest.raises(ValueError, match="Expected the option --images, but got none"):
+        read_options(command)
+    with pytest.raises(SystemExit) as ended:
+        read_options(command, ["--model", "m", "--help"])
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert text.startswith("usage: train.py [OPTIONS]\n\nDo nothing.\n")
+    assert "--images" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "expected"),
+    [
+        ("data_dir: x\n", [], lambda: Recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", [], lambda: named_recipe("a3").recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", ["--recipe", "a2"], lambda: named_recipe("a2").recipe(data_dir="x")),
+        ("recipe: a3\ndata_dir: x\n", ["--num_epochs", "4"],
+         lambda: named_recipe("a3").recipe(data_dir="x", num_epochs=4)),
+        ("recipe: a3\nwarmup_epochs: 5\ndata_dir: x\n", [],
+         lambda: named_recipe("a3").recipe(data_dir="x", warmup_epochs=5)),
+    ],
+)  # fmt: skip
+def test_a_file_of_options_may_name_its_recipe(content: str, words: list[str], expected: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    found = parse_recipe(["--config", str(tmp_path / "mine.yaml"), *words])
+    assert found == expected()
+    assert found.resolved() == expected().resolved()
+    assert found.default_warmup == expected().default_warmup
+
+
 @pytest.mark.parametrize(
     ("function", "words", "sentence"),
     [
@@ -180,6 +236,8 @@ def test_words_that_do_not_fit_are_refused(function: Any, words: list[str], sent
         (["--data_dir", "x"], 2, "timm-accel: Expected a command, but got '--data_dir'."),
         (["train", "-lr", "1"], 2, "timm-accel train: Expected an option, but got 'lr'. Did you mean 'lr'"),
         (["train", "--lr", "fast"], 2, "timm-accel train: Expected lr to be float, but got 'fast'."),
+        (["train", "--pretrained", "maybe"], 2, "timm-accel train: Expected pretrained to be bool, but got 'maybe'."),
+        (["train", "--lr", "0.1", "0.2"], 2, "timm-accel train: Expected an option, but got '0.2'."),
         (["train", "--config", "none.yaml"], 2, "timm-accel train: Expected --config to be a YAML file"),
         (["train", "--opt", "adamv"], 1, "timm-accel train: Expected opt to be a name that timm knows"),
         (["train", "--data_dir", "no/such"], 1, "timm-accel train: Expected a folder with"),
@@ -230,6 +288,54 @@ def test_a_later_rank_waits_for_the_first_before_it_reports(monkeypatch: pytest.
         assert main(["trian"]) == 2
         assert capsys.readouterr().err.count("Did you mean 'train'") == 1  # it is never hidden
     assert waited == [messages.GRACE_SECONDS]
+
+
+# In a terminal
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("words", [["trian"], ["train", "--ema-decy", "1"], ["train", "--opt", "adamv"],
+                                   ["recipes", "a33"]], ids=lambda words: words[-1])  # fmt: skip
+def test_a_refusal_fits_a_terminal_and_no_word_is_broken(
+    words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(words)
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1  # without a terminal
+    terminal = open_terminal(monkeypatch, columns)
+    assert main(words) == code
+    assert terminal.widest() <= columns
+    assert terminal.getvalue().split() == sentence.split()
+
+
+def test_what_is_logged_fits_a_terminal_and_hides_the_bar_in_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("timm_accel")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest has handlers
+    monkeypatch.setattr(logger, "handlers", [])
+    for _ in range(2):
+        main(["--version"])
+    assert len(logger.handlers) == 1
+    terminal = open_terminal(monkeypatch, 40)
+    for text in ("'a b/c.png' cannot be read (an empty\x1b file) and is skipped.", "It is short."):
+        terminal.write("#" * 39 + "\r")
+        logging.getLogger("timm_accel.data.labeled_images").warning("%s", text)
+    logging.getLogger("timm_accel.data").info("It is no warning.")
+    assert terminal.screen() == [
+        "'a b/c.png' cannot be read (an", "  empty\\u001b file) and is skipped.", "It is short.", ""
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("timm_accel.data").warning("a " * 50)
+    assert sys.stderr.getvalue() == "a " * 50 + "\n"  # type: ignore[attr-defined]
+
+
+def test_a_program_with_handlers_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("timm_accel")
+    handlers = [logging.NullHandler()]
+    monkeypatch.setattr(logger, "handlers", handlers)
+    main(["--version"])
+    assert logger.handlers == handlers
+    assert len(handlers) == 1
 
 
 # Commands

@@ -38,7 +38,7 @@ def test_suggestions_are_printed_and_drawn_and_the_run_folder_stays_as_it_was(
     before, out = contents(Path(recipe.run_dir)), tmp_path / "figure.png"
     lines = screen.run(find_lr, recipe, first_lr=1e-5, num_updates=10, columns=40, out=str(out))
     shown = facts(lines)
-    assert " ".join(" ".join(lines[:2]).split()) == "Training test_resnet for 10 updates from lr 1e-05 to 1 …"
+    assert lines[0] == "LR range test of 10 updates …"
     assert 3 <= int(shown["updates"]) <= 10
     assert {"steepest", "minimum / 10", "valley"} <= set(shown)
     assert 1e-6 <= float(shown["minimum / 10"]) <= 0.1
@@ -57,6 +57,8 @@ def test_the_range_test_makes_no_run_folder(recipe: Recipe, screen: Screen) -> N
         ({"first_lr": 1.0}, ["min_lr to be positive and below max_lr"]),
         ({"num_updates": 3}, ["num_updates to be at least 10"]),
         ({"stop_at": 0.5}, ["stop_at to be above 1"]),
+        ({"num_updates": 0}, ["num_updates to be at least 10"]),
+        ({"last_lr": math.inf}, ["min_lr to be positive and below max_lr"]),
         ({"out": "figure.pgn"}, ["out to end in", "figure.pgn", "Did you mean", "'.png'"]),
     ],
 )
@@ -65,6 +67,7 @@ def test_a_mistake_in_the_range_test_is_one_sentence(
 ) -> None:
     with refused(ValueError, *words):
         screen.run(find_lr, recipe, **change)
+    assert screen.capsys.readouterr() == ("", "")  # nothing before the refusal
     assert not Path(recipe.run_dir).exists()
 
 

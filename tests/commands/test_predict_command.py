@@ -130,6 +130,7 @@ def test_a_run_without_weights_tells_what_it_waits_for(photos: Path, screen: Scr
     begin(run, os.getpid(), platform.node())
     with refused(FileNotFoundError, str(run), "a run in progress", str(os.getpid()), "Wait for that"):
         screen.run(predict, str(run), [str(photos)])
+    assert screen.capsys.readouterr() == ("", "")  # nothing of "its best weights up to now"
     (run / "lock").unlink()
     (run / "recipe.yaml").write_text("lr: 1")
     with refused(FileNotFoundError, str(run), "a run that ended before its first evaluation", "--resume auto"):

@@ -1,15 +1,22 @@
 """The command ``train`` as a person starts it: plainly, by accelerate and by torchrun."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import yaml
+from forked import run
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ["-m", "timm_accel", "train"]
@@ -17,9 +24,7 @@ SMALL = ["--model", "test_resnet", "--image_size", "32", "--num_epochs", "2", "-
          "--warmup_epochs", "1"]  # fmt: skip
 
 
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory):
             "HOME": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": str(ROOT),
+            "OMP_WAIT_POLICY": "PASSIVE",  # its two threads spin otherwise, while the other tests need the cores
         },
         check=False,
     )
@@ -79,21 +85,22 @@ def test_timm_alone_loads_what_the_first_command_saved(launched) -> None:
 
 
 def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path, tmp_path: Path) -> None:
-    result = run(sys.executable, *TRAIN, "--data_dir", str(image_folder), *SMALL, cwd=tmp_path)
+    command = [*TRAIN, "--data_dir", str(image_folder), *SMALL]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     written = {path.relative_to(tmp_path / "runs/train").as_posix() for path in (tmp_path / "runs/train").rglob("*")}
     assert {"recipe.yaml", "history.csv", "best/model.safetensors", "best_ema/config.json"} <= written
     recipe = yaml.safe_load((tmp_path / "runs/train/recipe.yaml").read_text())
     assert (recipe["lr"], recipe["opt"], recipe["model"]) == (5e-3, "lookahead_AdamW", "test_resnet")
 
-    again = run(sys.executable, *TRAIN, "--data_dir", str(image_folder), *SMALL, cwd=tmp_path)
+    again = run(command, cwd=tmp_path)
     assert again.returncode == 1
     assert "runs are never overwritten" in again.stderr
     assert "Traceback" not in again.stderr
 
 
 def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {
         "ACCELERATE_USE_CPU": "true",
         "CUDA_VISIBLE_DEVICES": "",
@@ -102,33 +109,73 @@ def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path,
         "HOME": str(tmp_path),
         "PYTHONPATH": str(ROOT),
     }
-    result = subprocess.run(
-        [*torchrun, *TRAIN, "--data_dir", str(image_folder / "train"), *SMALL],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=env,
-        check=False,
-    )
+    result = run([*TORCHRUN, *TRAIN, "--data_dir", image_folder / "train", *SMALL], cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 2/2") == 1
     assert "destroy_process_group" not in result.stderr
     split = (tmp_path / "runs/train/split.csv").read_text().splitlines()
     assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
     assert [path.name for path in (tmp_path / "runs/train").glob("*.unfinished")] == []
+    assert result.stdout.count("Report: runs/train/report.html") == 1
+    page = (tmp_path / "runs/train/report.html").read_text()
+    assert "evaluated on 3 images of 3 classes" in page  # rank 0 evaluates all of them, not its share
+
+
+def in_terminal(*command: str, cwd: Path, columns: int = 80) -> str:
+    """Run a command in a terminal of some columns, and return all that was written to it."""
+    screen, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    unset = {"COLUMNS", "LINES"}
+    env = {name: value for name, value in os.environ.items() if name not in unset} | {
+        "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    with subprocess.Popen(command, cwd=cwd, env=env, stdin=side, stdout=side, stderr=side) as process:
+        os.close(side)
+        written = b""
+        with suppress(OSError), open(screen, "rb", buffering=0) as file:  # Linux raises at the end
+            while piece := file.read(65536):
+                written += piece
+    assert process.returncode == 0, written.decode()
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_two_processes_have_one_voice_in_a_terminal_and_trackers_get_each_point_once(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    trackers = ["--trackers", "tensorboard", "--save_every_n_updates", "1"]
+    data = ["--data_dir", str(image_folder)]
+    text = in_terminal(sys.executable, *torchrun, *TRAIN, *data, *SMALL, *trackers, cwd=tmp_path)
+    for words in (r"^data +train", r"^model ", r"^updates ", r"^results ", r"^estimate ", r"^epoch +train_loss",
+                  r"^ *1/2 ", r"^ *2/2 ", r"^Best accuracy ", r"^Best ema_model_accuracy ", r"^Next:",
+                  r"^  timm-accel predict ", r"^  timm-accel evaluate ", r"^  timm-accel export ",
+                  r"^Report: "):  # fmt: skip
+        assert len(re.findall(words, text.replace("\r", "\n"), re.MULTILINE)) == 1, (words, text)
+    bars = re.findall(r"(train|evaluate) (\d)/2 +(\d+)%", text)
+    opened = [(title, epoch) for title, epoch, percent in bars if percent == "0"]
+    assert opened == [("train", "1"), ("evaluate", "1"), ("train", "2"), ("evaluate", "2")]
+    points = [json.loads(line) for line in (tmp_path / "runs/train/trackers.jsonl").read_text().splitlines()[1:]]
+    moments = [(point["step"], point["order"]) for point in points]
+    assert len(moments) >= 3
+    assert len({*moments}) == len(moments)
+    assert len([*(tmp_path / "runs/train/tensorboard").glob("events.*")]) == 1
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = accumulator.EventAccumulator(str(tmp_path / "runs/train/tensorboard")).Reload()
+    for tag in found.Tags()["scalars"]:
+        steps = [event.step for event in found.Scalars(tag)]
+        assert steps == [point["step"] for point in points if tag in point["values"]], tag
 
 
 def test_a_recipe_comes_from_yaml_flags_and_defaults_in_that_order(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("data_dir: somewhere\nlr: 0.1\nmodel: resnet18\n")
-    result = run(sys.executable, *TRAIN, "--config", str(config), "--lr", "0.2", "--print_config", cwd=tmp_path)
+    result = run([*TRAIN, "--config", config, "--lr", "0.2", "--print_config"], cwd=tmp_path)
     printed = yaml.safe_load(result.stdout)
     assert (printed["lr"], printed["model"], printed["num_epochs"]) == (0.2, "resnet18", 40)
 
 
 def test_two_processes_refuse_with_one_sentence(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = run(sys.executable, *torchrun, *TRAIN, "--ema_decy", "1", cwd=tmp_path)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = run([*TORCHRUN, *TRAIN, "--ema_decy", "1"], cwd=tmp_path, env=env)
     assert result.returncode != 0
     assert result.stderr.count("Expected an option, but got 'ema_decy'.") == 1

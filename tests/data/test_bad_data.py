@@ -1,9 +1,6 @@
 """Bad input to the data, model and recipe builders and to the example: one sentence, and nothing written over."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import write_images
+from forked import run
 from refusal import contents, refused
 from tiny_runs import fit, make_trainer, parse_recipe
 from torch import nn
@@ -318,9 +316,7 @@ def exit_message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_the_command_exits_with_the_sentence_and_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("ema_decy: 0.9\n")
-    command = [sys.executable, "-m", "timm_accel", "train", "--config", "mine.yaml"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False)
+    result = run(["-m", "timm_accel", "train", "--config", "mine.yaml"], cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
     assert "Traceback" not in result.stderr

@@ -17,7 +17,8 @@ from timm.data import ImageDataset, MultiLabelTarget, create_dataset
 from timm.data.readers.reader import Reader
 from torch.utils.data import DataLoader
 
-from timm_accel.data import class_names
+from timm_accel.data import LabeledImages, class_names
+from timm_accel.data.classes import labels_of
 from timm_accel.data.readers.filename_reader import FilenameReader, number_classes
 from timm_accel.data.readers.manifest_reader import ManifestReader, manifest_columns
 
@@ -624,3 +625,32 @@ def test_paths_of_windows_are_refused_with_their_remedy(cell: str, tmp_path: Pat
     (tmp_path / "set.csv").write_text(f"path,label\n{cell},cat\n")
     with refused(FileNotFoundError, "1 of 1 that do not", "Write / for \\ in its paths, or pass the root"):
         ManifestReader(tmp_path / "set.csv")
+
+
+class ReaderOfPaths(Reader):
+    """A reader as in the article, whose samples are paths alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.samples = sorted(folder.iterdir())
+        self.class_to_idx = CAT_DOG
+
+    def __getitem__(self, index: int) -> Any:
+        return open(self.samples[index], "rb"), index % 2
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return str(self.samples[index])
+
+
+def test_a_reader_that_lists_no_labels_is_used_as_it_is_but_not_split(tmp_path: Path) -> None:
+    reader = ReaderOfPaths(write_images(tmp_path, "a.png", "b.png", "c.png", "d.png"))
+    assert [label for _, label in LabeledImages(reader)] == [0, 1, 0, 1]
+    for samples in (reader.samples, ["aa", "bb"], None):
+        reader.samples = samples
+        with refused(TypeError, "reader", "attribute labels", "got ReaderOfPaths without them", "Set self.labels"):
+            labels_of(reader)
+    reader.labels = [0, 1, 0, 1]
+    assert labels_of(reader).tolist() == [0, 1, 0, 1]

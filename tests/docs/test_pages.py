@@ -8,6 +8,7 @@ import pages
 import pytest
 from figures import plotted_data, same_data
 from pages import DOCS, PageError, blocks_of, run_page
+from PIL import Image
 
 GUIDE = sorted((DOCS / "guide").glob("*.md"))
 CHINESE = sorted((DOCS / "zh").rglob("*.md"))
@@ -119,6 +120,14 @@ def test_a_figure_must_show_what_the_code_plots(tmp_path: Path, monkeypatch: pyt
         run_page(write_page(tmp_path, FIGURE.format(top=2).replace('"curve.svg"', '"other.svg"')))
     run_page(write_page(tmp_path, FIGURE.format(top=2)), record=True)
     assert (tmp_path / "figures" / "curve.svg").read_bytes() == first
+
+
+def test_a_recorded_png_has_a_palette_since_photos_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "FIGURES", tmp_path / "figures")
+    run_page(write_page(tmp_path, FIGURE.format(top=2).replace("curve.svg", "curve.png")), record=True)
+    with Image.open(tmp_path / "figures" / "curve.png") as image:
+        assert image.mode == "P"
+        assert len(image.getcolors()) <= 64
 
 
 def test_plotted_data_has_lines_bars_points_and_images() -> None:

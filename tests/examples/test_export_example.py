@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -33,23 +34,28 @@ def test_the_example_draws_what_the_model_and_its_files_say(tmp_path: Path) -> N
     assert {tuple(bytes.fromhex(colour[1:])) for colour in example.COLOURS} <= colours  # a bar of each
 
 
+SMALL_IMAGES = {"pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "options"),
     [
-        "test_convnext",
-        "test_coatnet",
-        "test_mambaout",
-        "test_nfnet",
-        "test_vit_relpos",
-        "resnet10t",
-        "mobilenetv3_small_050",
-        "regnetx_002",
-        "mixer_s32_224",
-        "darknet17",
+        ("test_convnext", {}),
+        ("test_coatnet", {}),
+        ("test_mambaout", {}),
+        ("test_nfnet", {}),
+        ("test_vit_relpos", {"depth": 2}),
+        ("resnet10t", SMALL_IMAGES),
+        ("mobilenetv3_small_050", SMALL_IMAGES),
+        ("regnetx_002", SMALL_IMAGES),
+        ("mixer_s32_224", {}),
+        ("darknet17", SMALL_IMAGES),
     ],
 )
-def test_a_model_of_another_family_exports_in_every_way(name: str, families: ModuleType) -> None:
-    found = families.check_exports(name)
+def test_a_model_of_another_family_exports_in_every_way(
+    name: str, options: dict[str, Any], families: ModuleType
+) -> None:
+    found = families.check_exports(name, **options)
     assert list(found) == ["onnx", "pt2", "script", "trace"]
     assert all(each.startswith("ok (") for each in found.values()), found
 

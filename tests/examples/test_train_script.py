@@ -4,7 +4,6 @@ import csv
 import inspect
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import write_images
+from forked import run
 from safetensors.torch import load_file
 from tiny_runs import differences, load_example
 
@@ -145,8 +145,7 @@ def test_the_page_on_recipes_tells_what_each_option_of_the_script_is(script: Mod
 
 def test_its_signature_is_its_command_line(tmp_path: Path) -> None:
     small = [f"--{name}={value}" for name, value in SMALL.items() if name != "image_size"]
-    command = [sys.executable, str(TRAIN), *small, "--num_epochs=1", "--batch_size=128"]  # the digits, at 32 pixels
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    result = run([TRAIN, *small, "--num_epochs=1", "--batch_size=128"], cwd=tmp_path)  # the digits, at 32 pixels
     assert result.returncode == 0, result.stderr
     assert {"best", "best_ema", "history.csv", "state"} <= {path.name for path in (tmp_path / "runs/digits").iterdir()}
 

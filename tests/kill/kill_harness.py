@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 from conftest import write_images
+from forked import Program
+from ranks import on_ranks
 
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE
 from timm_accel.states.folder import STATES, UNFINISHED, state_folders
@@ -36,7 +38,7 @@ class Run:
     Args:
         folder: Holds the run folder, what its processes print, and the number of their updates.
         data: The images.
-        num_processes: 1, or 2 by torchrun.
+        num_processes: 1, or 2 as torchrun starts them, on the CPU.
         epochs: The epochs, of `UPDATES_PER_EPOCH` each.
         every_n_updates: Updates between two states.
         seed: The trainer's.
@@ -65,8 +67,8 @@ class Run:
     def patience(self) -> float:
         return PATIENCE[0] + PATIENCE[1] * self.epochs
 
-    def command(self, resume: bool) -> list[Any]:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.num_processes)]
+    def command(self, resume: bool) -> list[str]:
+        """Return what follows ``python``."""
         options = {
             "epochs": self.epochs,
             "every_n_updates": self.every_n_updates,
@@ -75,10 +77,23 @@ class Run:
             "part": self.part,
         }
         return [
-            *(sys.executable, *(torchrun if self.num_processes > 1 else []), WORKER),
-            *(self.run_dir, self.data, self.folder / "updates", *(["--resume"] if resume else [])),
+            *map(str, (WORKER, self.run_dir, self.data, self.folder / "updates")),
+            *(["--resume"] if resume else []),
             *(f"--{name}={value}" for name, value in options.items()),
         ]
+
+    def start(self, resume: bool, log: IO[bytes]) -> Program | subprocess.Popen[bytes]:
+        """Start it in a new session; on a GPU in a process that is not forked."""
+        env = os.environ | {"ACCELERATE_USE_CPU": str(self.on_cpu), "OMP_NUM_THREADS": "1"}
+        if self.on_cpu:
+            # two processes beside one GPU fail otherwise (torch 2.11's barrier, as accelerate 1.15 calls it)
+            env["CUDA_VISIBLE_DEVICES"] = ""
+            arguments = self.command(resume)
+            if self.num_processes > 1:
+                arguments = on_ranks([self.num_processes], *arguments)
+            return Program(arguments, env=env, stdout=log, stderr=log)
+        command = [sys.executable, *self.command(resume)]
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def finish(self, resume: bool = True) -> None:
         """Start it and wait for its end."""
@@ -114,15 +129,8 @@ class Launch:
         self._lock = self._read_lock()
         # kept open, so that nothing new gets the number of what an earlier kill has left
         self._old = {os.open(path, os.O_RDONLY): path.stat().st_ino for path in run.half_written()}
-        env = os.environ | {"ACCELERATE_USE_CPU": str(run.on_cpu), "OMP_NUM_THREADS": "1"}
-        if (
-            run.on_cpu
-        ):  # two processes beside one GPU fail otherwise (torch 2.11's barrier, as accelerate 1.15 calls it)
-            env["CUDA_VISIBLE_DEVICES"] = ""
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                run.command(resume), env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            self.process = run.start(resume, log)
 
     def __enter__(self) -> "Launch":
         return self

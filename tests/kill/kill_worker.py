@@ -100,7 +100,7 @@ def _options_of_part(options: argparse.Namespace) -> dict[str, Any]:
     return {"resolutions": [24, SIZE]} if options.part == "resolution" else {}
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
     for folder in ("run_dir", "data", "updates"):
         parser.add_argument(folder, type=Path)
@@ -113,3 +113,7 @@ if __name__ == "__main__":
     train(parser.parse_args())
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

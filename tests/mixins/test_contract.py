@@ -3,6 +3,7 @@
 import ast
 import inspect
 import random
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -33,6 +34,7 @@ OPTIONS = {
 }
 
 
+@cache
 def class_source(mixin: type) -> ast.ClassDef:
     (node,) = ast.parse(inspect.getsource(mixin)).body
     assert isinstance(node, ast.ClassDef)
@@ -81,6 +83,7 @@ def test_every_override_calls_super_exactly_once(mixin: type) -> None:
     assert checked
 
 
+@cache
 def private_of_upstream() -> set[str]:
     source = inspect.getsource(Trainer)
     names = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
@@ -99,6 +102,7 @@ def test_no_mixin_touches_what_is_private_to_upstream_or_the_loop(mixin: type) -
 
 
 def test_no_two_mixins_use_the_same_private_name() -> None:
+    @cache
     def private(mixin: type) -> set[str]:
         names = {
             node.attr

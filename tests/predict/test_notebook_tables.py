@@ -42,6 +42,8 @@ def test_an_evaluation_is_a_table_with_the_words_of_the_printed_one(confused: li
     assert set(page.tags) == {"div", "p", "table", "tr", "th", "td"}
     assert page.tags.count("tr") == 1 + 1 + len(NAMES)
     assert words(" ".join(page.text)) == words(str(found))
+    assert '<td style="text-align: left">café</td><td style="text-align: right">0.250</td>' in found._repr_html_()
+    assert '<th style="text-align: left">class</th><th style="text-align: right">precision</th>' in found._repr_html_()
     assert found._repr_html_().encode()
     assert "overflow-x: auto" in found._repr_html_()  # a narrow page scrolls
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from timm_accel import Recipe, batch_size_search
 from timm_accel.recipes import build_run
 
-if __name__ == "__main__":
+
+def main() -> None:
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     original = batch_size_search._SearchTrainer._on_cpu
     batch_size_search._SearchTrainer._on_cpu = lambda self, batch: min(original(self, batch), 8 if rank == 0 else 4)

@@ -1,8 +1,6 @@
 """A dry run and a refused start leave the run folder as it was; `batch_size="auto"` is a number of the run."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import pytest
 import torch
 import yaml
 from conftest import write_images
+from forked import run
+from ranks import on_ranks
 from refusal import refused
 from tiny_runs import differences
 
@@ -167,11 +167,8 @@ def test_the_command_has_both_options(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_two_processes_agree_on_the_smaller_batch_size(folder: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=120, check=False
-    )
+    result = run(on_ranks([2], WORKER, folder), env=env)
     assert result.returncode == 0, result.stderr[-4000:]
     assert [(folder / f"{rank}.txt").read_text() for rank in (0, 1)] == ["4", "4"]
     assert result.stdout.count("batch_size is 4 per process") == 1

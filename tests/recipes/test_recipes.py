@@ -292,6 +292,12 @@ def test_a_given_warmup_is_kept_or_refused() -> None:
         named_recipe("a1").recipe(num_epochs=2, warmup_epochs=5)
 
 
+def test_a_named_recipe_with_faults_tells_of_no_warm_up(capsys: pytest.CaptureFixture[str]) -> None:
+    with refused(ValueError, "opt to be a name"):
+        named_recipe("a3").recipe(num_epochs=2, opt="adamv")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("num_epochs", [1, 2, 3])
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_named_recipe_has_a_schedule_for_one_to_three_epochs(

@@ -1,14 +1,14 @@
 """The page shows what the run recorded and gets wrong, runs no text of the data, and says what is missing."""
 
-import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from browser import browser, needs_chromium
 from conftest import write_images
 from refusal import refused
 
@@ -175,18 +175,63 @@ def test_bad_input_is_refused_in_a_sentence(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "both.html").exists()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
-def test_a_browser_shows_the_page_without_errors_and_sorts_the_table(page: Page, run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "page.html"
-    click = "document.querySelectorAll('table.sortable th button')[4].click(); document.title = JSON.stringify("
-    read = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[4].textContent))"
-    late = f"<script>window.addEventListener('load', () => {{ {click}{read}; }});</script>"
-    copy.write_text(page.text.replace("</body>", f"{late}</body>"), encoding="utf-8")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    result = subprocess.run(
-        [*command, f"--user-data-dir={tmp_path / 'profile'}", f"file://{copy}"],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    [title] = re.findall(r"<title>(.*?)</title>", result.stdout)
-    assert json.loads(title.replace("&quot;", '"')) == ["2", "3", "4"]
-    assert "CONSOLE" not in result.stderr
+FOCUSED = "[document.activeElement.textContent.trim(), getComputedStyle(document.activeElement).outlineStyle]"
+SORTS = "[...document.querySelectorAll('table.sortable th')].map(each => each.getAttribute('aria-sort'))"
+COUNTS = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[4].textContent)"
+CONTRASTS = """(() => {
+  const parse = color => color.match(/[\\d.]+/g).map(Number);
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((each, i) => each * a + below[i] * (1 - a));
+  const ground = element => element === null ? [255, 255, 255]
+    : over(parse(getComputedStyle(element).backgroundColor), ground(element.parentElement));
+  const light = color => color.slice(0, 3).map(each => each / 255)
+    .map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, each, i) => sum + each * [0.2126, 0.7152, 0.0722][i], 0);
+  const lowest = {};
+  for (const element of document.querySelectorAll("body *")) {
+    if (![...element.childNodes].some(each => each.nodeType === 3 && each.data.trim())) continue;
+    if (["SCRIPT", "STYLE", "TITLE"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element), isSvg = element instanceof SVGElement;
+    const [a, b] = [light(parse(isSvg ? style.fill : style.color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), name = element.tagName + "." + element.className;
+    lowest[name] = Math.min(ratio, lowest[name] ?? 21);
+  }
+  return lowest;
+})()"""
+
+
+@needs_chromium
+def test_a_browser_shows_the_page_without_errors_and_its_table_sorts_by_keyboard(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page.text, encoding="utf-8")
+    with browser(tmp_path / "profile") as shown:
+        shown.open(f"file://{tmp_path}/page.html", 360, 800)
+        stops = []
+        for _ in range(13):
+            shown.press("Tab")
+            stops.append(shown.run(FOCUSED))
+        links = ["Curves", "Metrics", "Classes", "Mistakes", "Training images", "Options", "Use the model"]
+        assert [name for name, _ in stops[:12]] == [*links, "class", "precision", "recall", "F1", "images"]
+        assert all(outline == "solid" for _, outline in stops)
+        shown.run("document.querySelectorAll('table.sortable th button')[4].focus()")
+        assert shown.run(SORTS) == ["none"] * 5
+        shown.press("Enter")
+        assert (shown.run(COUNTS), shown.run(SORTS)) == (["2", "3", "4"], [*["none"] * 4, "ascending"])
+        shown.press(" ")
+        assert (shown.run(COUNTS), shown.run(SORTS)) == (["4", "3", "2"], [*["none"] * 4, "descending"])
+        assert shown.run(FOCUSED)[0] == "images"
+        assert shown.run("document.title") == "run · timm_accel"
+        assert shown.errors == []
+
+
+@needs_chromium
+def test_nothing_is_wider_than_the_screen_or_hard_to_read_in_light_and_dark(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "a-long-name-of-another-run-without-any-space-in-it", dirs_exist_ok=True)
+    report([run, *tmp_path.glob("a-*")], tmp_path / "both.html")
+    report(run, tmp_path / "one.html")
+    with browser(tmp_path / "profile") as shown:
+        for name, width, dark in product(("one", "both"), (360, 1440), (False, True)):
+            shown.open(f"file://{tmp_path}/{name}.html", width, dark=dark)
+            assert shown.run("document.documentElement.scrollWidth") <= width, name
+            contrasts = shown.run(CONTRASTS)
+            assert len(contrasts) > 10
+            assert {each: ratio for each, ratio in contrasts.items() if ratio < 4.5} == {}, dark
+        assert shown.errors == []

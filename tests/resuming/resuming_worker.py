@@ -173,7 +173,7 @@ def check_signal_to_one() -> None:
     train(trainer, train_dataset=Augmented(62))
 
 
-if __name__ == "__main__":
+def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

@@ -105,7 +105,6 @@ class Group(Noting):
 torch.set_num_threads(1)
 train(make_run(Path(sys.argv[1]), Group), train_dataloader_kwargs={"num_workers": 2, "prefetch_factor": 1})
 """,
-        start_new_session=True,
     )
     assert result.returncode == 75, result.stderr
     assert "Traceback" not in result.stderr

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Program, run
+from ranks import on_ranks
 from resumed_runs import Augmented, make_run, states, train
 
 from timm_accel.states.folder import state_folders
@@ -27,21 +27,9 @@ ENV = os.environ | {
 }
 
 
-def command(processes: int, *arguments: str) -> list[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(torchrun if processes > 1 else []), *arguments]
-
-
 def launch(processes: int, names: str, folder: Path, *more: str) -> tuple[list[dict[str, Any]], Any]:
     folder.mkdir(exist_ok=True)
-    result = subprocess.run(
-        command(processes, str(WORKER), names, str(folder), *more),
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    result = run(on_ranks([processes if processes > 1 else 0], WORKER, names, folder, *more), env=ENV)
     files = [folder / f"results_{processes}_{rank}.pt" for rank in range(processes)]
     assert all(file.exists() for file in files), result.stderr[-4000:]
     return [torch.load(file, weights_only=True) for file in files], result
@@ -98,14 +86,7 @@ def test_sigterm_to_one_process_of_two_saves_and_ends_both(two, root: Path) -> N
 def test_an_exception_on_one_process_ends_both_and_writes_nothing_more(root: Path) -> None:
     folder = root / "failing"
     folder.mkdir()
-    result = subprocess.run(
-        command(2, str(WORKER), "exception_on_one", str(folder)),
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run(on_ranks([2], WORKER, "exception_on_one", folder), env=ENV)
     assert result.returncode != 0
     assert [state.name.split("_", 1)[1] for state in states(folder / "exception")] == [
         "epoch_0_batch_1",
@@ -175,59 +156,51 @@ SMALL = ["--model", "test_resnet", "--image_size", "32", "--batch_size", "4", "-
 TRAIN = ["-m", "timm_accel", "train"]
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        arguments, cwd=cwd, env=ENV, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def start(*arguments: str, cwd: Path) -> Program:
+    with open(cwd / "log.txt", "w") as log:
+        return Program(arguments, cwd=cwd, env=ENV, stdout=log, stderr=log)
 
 
 def test_sigterm_to_torchrun_saves_and_ends_all_in_time(image_folder: Path, tmp_path: Path) -> None:
     options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000"]
-    launcher = start(*command(2, *TRAIN, *options), cwd=tmp_path)
-    run = tmp_path / "runs/train"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = start(*torchrun, *TRAIN, *options, cwd=tmp_path)
+    folder = tmp_path / "runs/train"
     try:
-        wait_for(lambda: len(state_folders(run / "state")) >= 2)
-        launcher.send_signal(signal.SIGTERM)
+        wait_for(lambda: len(state_folders(folder / "state")) >= 2)
+        os.kill(launcher.pid, signal.SIGTERM)
         began = time.monotonic()
-        output, _ = launcher.communicate(timeout=30)  # torchrun kills after 30 s
+        launcher.wait(timeout=30)  # torchrun kills after 30 s
         assert time.monotonic() - began < 25
     finally:
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
+    output = (tmp_path / "log.txt").read_text()
     assert output.count("Interrupted; the state is") == 1
-    newest = state_folders(run / "state")[0]
+    newest = state_folders(folder / "state")[0]
     assert str(Path("runs/train/state") / newest.name) in output
-    assert not (run / "lock").exists()
+    assert not (folder / "lock").exists()
 
 
 def test_a_launcher_that_dies_alone_leaves_the_folder_locked_by_its_child(image_folder: Path, tmp_path: Path) -> None:
     """`accelerate launch` with one process does not hand SIGTERM on."""
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    accelerate = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
     options = ["--data_dir", str(image_folder), *SMALL, "--num_epochs", "100000", "--resume", "auto"]
-    launcher = start(accelerate, "launch", "--cpu", "--num_processes", "1", *TRAIN, *options, cwd=tmp_path)
-    run = tmp_path / "runs/train"
+    launcher = start(*accelerate, *TRAIN, *options, cwd=tmp_path)
+    folder = tmp_path / "runs/train"
     child = 0
     try:
-        wait_for(lambda: len(state_folders(run / "state")) >= 1)
-        child = int((run / "lock").read_text().split()[0])
-        launcher.send_signal(signal.SIGTERM)
+        wait_for(lambda: len(state_folders(folder / "state")) >= 1)
+        child = int((folder / "lock").read_text().split()[0])
+        os.kill(launcher.pid, signal.SIGTERM)
         assert launcher.wait(timeout=20) != 0
         os.kill(child, 0)  # it lives
-        second = subprocess.run(
-            [sys.executable, *TRAIN, *options],
-            cwd=tmp_path,
-            env=ENV,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        second = run([*TRAIN, *options], cwd=tmp_path, env=ENV)
         assert second.returncode == 1
         assert f"one run at a time in 'runs/train', but another uses it (process {child} on" in second.stderr
         assert "Traceback" not in second.stderr
         os.kill(child, signal.SIGTERM)
-        output, _ = launcher.communicate(timeout=30)
-        assert "Interrupted; the state is" in output
+        wait_for(lambda: "Interrupted; the state is" in (tmp_path / "log.txt").read_text(), seconds=30)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)

@@ -30,7 +30,7 @@ train(make_run(Path(sys.argv[1]), Signaled), train_dataloader_kwargs={{"num_work
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGTERM"])
 def test_a_signal_to_all_processes_of_a_job_saves_and_exits_with_code_75(name: str, tmp_path: Path) -> None:
     action = f"os.killpg(0, signal.{name})"  # the loader workers too
-    result = run_script(tmp_path, RUN.format(action=action, before=""), start_new_session=True)
+    result = run_script(tmp_path, RUN.format(action=action, before=""))
     assert result.returncode == 75, result.stderr
     assert "Traceback" not in result.stderr
     assert f"Received {name}." in result.stdout

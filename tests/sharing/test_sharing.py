@@ -29,7 +29,8 @@ from timm_accel import Recipe, load_classifier
 from timm_accel.commands.export import export as export_command
 from timm_accel.data.image_files import list_images
 from timm_accel.data.transforms.prepare_image import PrepareImage
-from timm_accel.models import save_classifier
+from timm_accel.model_soup import average_weights
+from timm_accel.models import read_config, save_classifier
 from timm_accel.predict import Prediction
 from timm_accel.recipes import build_run
 from timm_accel.sharing import create_demo, export_package, push_to_hub
@@ -252,6 +253,54 @@ def test_the_predictor_of_a_multi_label_model_of_grayscale_images_applies_temper
         wanted = dict(zip(expected.labels, expected.scores, strict=True))
         assert dict(program["predict"](path)) == pytest.approx(wanted, abs=1e-5)
         assert abs(sum(wanted.values()) - 1) > 1e-3
+
+
+def test_the_predictor_names_what_cannot_be_read_and_predicts_the_rest(
+    run: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((run.parent / "data").rglob("*.png"))
+    bad = {
+        tmp_path / "text.png": b"no image",
+        tmp_path / "half.png": image.read_bytes()[:200],
+        tmp_path / "empty.jpg": b"",
+        tmp_path / "header.png": image.read_bytes()[:8] + b"\xff" * 50,
+    }
+    for path, content in bad.items():
+        path.write_bytes(content)
+    (tmp_path / "a folder.png").mkdir()
+    paths = [*bad, tmp_path / "a folder.png", tmp_path / "missing.png", image]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, paths)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(package / "predict.py"), run_name="__main__")
+    assert isinstance(exit.value.code, str)  # Python prints it, and exits with 1
+    for path, line in zip(paths[:-1], exit.value.code.splitlines(), strict=True):
+        assert re.fullmatch(re.escape(f"{str(path)!r} cannot be read as an image: ") + r"\S.*", line)
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["image"] == str(image)
+
+
+def test_the_predictor_says_how_it_is_called(package: Path) -> None:
+    command = [sys.executable, "-c", ALONE, str(package / "predict.py")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "Name one image or more: python predict.py IMAGE …\n"
+
+
+def test_no_path_of_this_machine_is_in_a_package(run: Path, package: Path, tmp_path: Path) -> None:
+    for path in package.rglob("*"):
+        assert not re.search(rb"site-packages|/home/|" + re.escape(str(run.parent).encode()), path.read_bytes()), path
+    soup = average_weights([run / "best", run / "best"], out=tmp_path / "soup")
+    assert str(run) in (soup / "config.json").read_text()
+    packed = export_package(soup, tmp_path / "package", example=False)
+    assert not [path for path in packed.rglob("*") if str(run.parent).encode() in path.read_bytes()]
+    config = read_config(packed)
+    assert config["averaged"] == {"method": "uniform", "num_folders": 2}
+    assert load_classifier(packed, device="cpu").class_names == load_classifier(run).class_names
+    with open(soup / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    with refused(ValueError, "Expected model.safetensors to be as it was saved"):
+        export_package(soup, tmp_path / "changed", example=False)
 
 
 def test_a_package_that_cannot_be_written_leaves_nothing(

@@ -1,7 +1,5 @@
 """bf16 on the CPU; fp16, SyncBatchNorm and fused optimizers where there is a GPU."""
 
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import is_compiled_module
+from forked import run
 from refusal import refused
 from tiny_runs import differences, fit, make_trainer, needs_gpu, same_weights, tiny_data, tiny_model
 from torch import nn
@@ -84,7 +83,7 @@ def in_bf16() -> None:
 
 def test_bf16_evaluates_model_and_ema_model_as_by_hand() -> None:
     script = BF16.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    result = run(["-c", script])
     assert result.returncode == 0, result.stderr[-3000:]
 
 

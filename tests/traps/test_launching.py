@@ -1,12 +1,11 @@
 """What `accelerate launch` does with our config files."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from forked import run
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [ROOT / "accelerate_config.yaml", *sorted((ROOT / "examples" / "accelerate").glob("*.yaml"))]
@@ -23,12 +22,13 @@ def test_a_config_file_has_keys_that_accelerate_knows(path: Path) -> None:
 def test_a_launched_process_has_the_threads_that_the_config_gives_it(tmp_path: Path) -> None:
     script = tmp_path / "threads.py"
     script.write_text("import os; print('threads', os.environ['OMP_NUM_THREADS'])")
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
 
     def launched(*options: str) -> str:
-        command = [accelerate, "launch", *options, str(script)]
+        command = ["-m", "accelerate.commands.accelerate_cli", "launch", *options, str(script)]
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
+        result = run(command, env=environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     assert "threads 2" in launched("--config_file", str(CONFIGS[0]))
     assert "threads 1" in launched("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from timm_accel.messages import missing_extra
+from timm_accel.messages import counted, missing_extra
 from timm_accel.text_files import write_csv
 
 if TYPE_CHECKING:
@@ -47,15 +47,20 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
 
     Raises:
         ModuleNotFoundError: The extra ``labels`` is not installed.
+        ValueError: The images are of fewer than two classes, or a score is NaN, infinite or below 0.
 
-    Source: Confident learning, arXiv 1911.00068, ``cleanlab.filter.find_label_issues``; outliers by
-    ``cleanlab.outlier.OutOfDistribution``. For multi-label images only labels are judged.
+    Source: Confident learning, arXiv 1911.00068, ``cleanlab.filter.find_label_issues``: it estimates how many labels
+    are wrong, and the images whose label has the lowest probability are named. Of its filters, this one found the
+    most wrong labels with the fewest right ones (benchmarks/RESULTS.md). Outliers by
+    ``cleanlab.outlier.OutOfDistribution``; of two classes there are none, since such an image lies between both. For
+    multi-label images only labels are judged.
     """
     try:
         from cleanlab.filter import find_label_issues
         from cleanlab.multilabel_classification.filter import find_label_issues as find_multi_label_issues
     except ModuleNotFoundError as error:
         raise missing_extra("labels", "finding wrong labels", error.name) from error
+    _check(scores)
     probabilities, labels = scores.probabilities.numpy(), scores.targets.numpy()
     options = {"return_indices_ranked_by": "self_confidence", "n_jobs": 1}
     if scores.is_multi_label:
@@ -66,7 +71,8 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
     known = np.unique(labels)  # cleanlab wants every class to have an image
     numbers, known_probabilities = np.searchsorted(known, labels), probabilities[:, known]
     known_probabilities = known_probabilities / np.maximum(known_probabilities.sum(axis=1, keepdims=True), 1e-12)
-    wrong = find_label_issues(numbers, known_probabilities, **options).tolist()
+    wrong = find_label_issues(numbers, known_probabilities, filter_by="low_self_confidence", **options)
+    wrong = wrong[known_probabilities[wrong].argmax(axis=1) != numbers[wrong]].tolist()
     own = known_probabilities[np.arange(len(numbers)), numbers]
     fit, margin = _fit(numbers, known_probabilities), _margin(known_probabilities)
     found = {index: _suspect(scores, index, own[index], "label") for index in wrong}
@@ -81,10 +87,26 @@ def find_suspects(scores: "Scores") -> tuple[Suspect, ...]:
     return tuple(found.values())
 
 
+def _check(scores: "Scores") -> None:
+    if not scores.is_multi_label and (count := len(scores.targets.unique())) < 2:
+        raise ValueError(
+            f"Expected scores of images of at least two classes, but got {counted(len(scores), 'image')} of {count}. "
+            "Score the images of a whole dataset."
+        )
+    if len(bad := (~(scores.probabilities.isfinite() & (scores.probabilities >= 0))).nonzero()):
+        index, number = bad[0].tolist()
+        raise ValueError(
+            f"Expected scores to be probabilities, but got {float(scores.probabilities[index, number])} for "
+            f"{scores.paths[index]!r}. Score the images again."
+        )
+
+
 def _fit(numbers: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return how well each image fits any class, from 0 to 1."""
+    """Return how well each image fits any class, from 0 to 1; 1 where two classes leave no third choice."""
     from cleanlab.outlier import OutOfDistribution
 
+    if probabilities.shape[1] <= 2:
+        return np.ones(len(numbers))
     return OutOfDistribution().fit_score(pred_probs=probabilities, labels=numbers, verbose=False)
 
 

@@ -41,13 +41,13 @@ def average(
         device: The device to compute on; None for the GPU if there is one.
     """
     _check(method, data, metric, count)
-    for folder in folders:
-        say_in_progress(folder)
     score = partial(
         _score, data=data, eval_split=eval_split, batch_size=batch_size, num_workers=num_workers, device=device
     )
     evaluate = None if data is None else score
     soup = average_weights(folders, out=out, metric=metric, count=count, method=method, evaluate=evaluate)
+    for folder in folders:
+        say_in_progress(folder)
     chosen = read_config(soup)["averaged"]
     print_facts(
         {

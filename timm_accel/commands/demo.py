@@ -2,6 +2,7 @@
 
 from timm_accel.commands.output.files import say_in_progress
 from timm_accel.sharing import create_demo
+from timm_accel.terminal import print_fitted
 
 
 def demo(source: str, *, port: int = 7860) -> None:
@@ -13,7 +14,7 @@ def demo(source: str, *, port: int = 7860) -> None:
         source: A run, a folder of weights, a state of a run or an exported file.
         port: The port of the page; 0 for any free one.
     """
-    say_in_progress(source)
     with create_demo(source, port=port) as server:
-        print(f"Open {server.url} in a browser; Ctrl-C ends it.", flush=True)
+        say_in_progress(source)
+        print_fitted(f"Open {server.url} in a browser; Ctrl-C ends it.")
         server.serve_forever()

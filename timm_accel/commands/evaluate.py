@@ -46,13 +46,14 @@ def evaluate(
     """
     check_out(out, (".csv", ".json"))
     _check_splits(eval_split, fit_temperature)
-    say_in_progress(model)
     classifier = load_classifier(model, device=device)
     loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": shows_bars()}
     if fit_temperature is not None:
         fit_temperature_of(classifier, data, eval_split=fit_temperature, **loading)
-        _print_temperature(classifier, fit_temperature)
     found = evaluate_classifier(classifier, data, eval_split=eval_split, tta=tta or (), **loading)
+    say_in_progress(model)
+    if fit_temperature is not None:
+        _print_temperature(classifier, fit_temperature)
     _print(found)
     if out is not None:
         _write(found, out)

@@ -10,6 +10,7 @@ from timm_accel.export.checking import TOLERANCE
 from timm_accel.export.formats import SUFFIXES
 from timm_accel.messages import UsageError
 from timm_accel.sharing import export_package
+from timm_accel.terminal import print_fitted
 
 
 def export(
@@ -69,13 +70,13 @@ def export(
         changed = options | {"normalize": normalize, "softmax": softmax, "out": out}
         changed |= {"reparameterize": not reparameterize, "tolerance": tolerance != TOLERANCE}
         _refuse(package, [name for name, value in changed.items() if value])
+        written = export_package(source, package, license=license, example=example)
         say_in_progress(source)
-        print(f"Package: {export_package(source, package, license=license, example=example)}")
+        print_fitted(f"Package: {written}")
         return
     if out is None:
         raise UsageError("Expected out or package, but got none. Name a file such as model.onnx, or --package FOLDER.")
     check_out(out, SUFFIXES)
-    say_in_progress(source)
     exported = export_to(
         source,
         out,
@@ -85,6 +86,7 @@ def export(
         tolerance=tolerance,
         **options,
     )
+    say_in_progress(source)
     _print(exported, read_metadata(out))
 
 

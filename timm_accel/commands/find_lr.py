@@ -38,9 +38,6 @@ def find_lr(
     check_figure(out)
     with TemporaryDirectory() as folder:
         run = build_run(replace(recipe, run_dir=folder, resume=None))
-        speaks = run.trainer.accelerator.is_main_process
-        if speaks:
-            print_text(f"Training {recipe.model} for {num_updates} updates from lr {first_lr:g} to {last_lr:g} …")
         found = find_lr_of(
             run.trainer,
             run.train_arguments["train_dataset"],
@@ -50,7 +47,7 @@ def find_lr(
             stop_at=stop_at,
             **{name: run.train_arguments[name] for name in _TRAIN_OPTIONS},
         )
-    if speaks:
+    if run.trainer.accelerator.is_main_process:
         _print(found)
         if out is not None:
             _draw(found, out)

@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from timm_accel.atomic import atomic_write
+from timm_accel.terminal import print_fitted
 
 _TEMPLATES = files("timm_accel.commands") / "templates"
 _NAMES = ("recipe.yaml", "train.py")
@@ -28,5 +29,5 @@ def init(folder: Path = Path(".")) -> None:
     for name in _NAMES:
         with atomic_write(folder / name) as unfinished:
             unfinished.write_text((_TEMPLATES / name).read_text(encoding="utf-8"), encoding="utf-8")
-    print(f"Train with the recipe:  timm-accel train --config {folder / 'recipe.yaml'}")
-    print(f"or with the script:     python {folder / 'train.py'}")
+    print_fitted(f"Train with the recipe:  timm-accel train --config {folder / 'recipe.yaml'}")
+    print_fitted(f"or with the script:     python {folder / 'train.py'}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import timm_accel
+from timm_accel.commands.output.logged import show_log
 from timm_accel.commands.parsing import help_of, options_of_command, overview, split_words
 from timm_accel.messages import UsageError, nearest, report_error
 
@@ -39,6 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     name = "timm-accel"
+    show_log()
     try:
         if words and not words[0].startswith("-"):
             name = f"timm-accel {words[0]}"

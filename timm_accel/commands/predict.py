@@ -40,7 +40,6 @@ def predict(
         1 if an image could not be read, otherwise 0.
     """
     check_out(out, (".csv", ".json", ".parquet"))
-    say_in_progress(model)
     paths: str | list[str] = images[0] if len(images) == 1 else images  # a single path must exist
     predictions = load_classifier(model, device=device).predict(
         paths,
@@ -51,6 +50,7 @@ def predict(
         threshold=threshold,
         progress=shows_bars(),
     )
+    say_in_progress(model)
     _print(predictions)
     if out is not None:
         write_predictions(predictions, out)

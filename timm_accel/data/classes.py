@@ -175,12 +175,26 @@ def transformed_labels(labels: np.ndarray, dataset: Any) -> np.ndarray:
     return check_labels(found, None, lambda index: f"label {classes[index]}", dense=True)[inverse]
 
 
+def lists_labels(reader: Any) -> bool:
+    """Return whether a timm reader has the labels of its images without opening a file."""
+    if getattr(reader, "labels", None) is not None or hasattr(reader, "iter_targets"):
+        return True
+    samples = getattr(reader, "samples", None)  # those of timm's readers are pairs, others may be paths alone
+    return samples is not None and all(isinstance(each, tuple | list) and len(each) == 2 for each in samples)
+
+
 def labels_of(reader: Any) -> np.ndarray:
     """Return the label of each image of a timm reader, ``(N,)``; an array of lists for a multi-label reader.
 
     Raises:
+        TypeError: The reader does not list its labels.
         ValueError: A label is no class; the message has the first three images.
     """
+    if not lists_labels(reader):
+        raise TypeError(
+            "Expected reader to list its labels, as an attribute labels or as samples of (path, label), but got "
+            f"{type(reader).__name__} without them. Set self.labels in it, one for each image."
+        )
     if (labels := getattr(reader, "labels", None)) is None:
         labels = (
             list(reader.iter_targets()) if hasattr(reader, "iter_targets") else [each for _, each in reader.samples]

@@ -4,6 +4,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +77,19 @@ def ending_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+_ON_SCREEN = ContextVar("_ON_SCREEN", default=False)
+
+
+@contextmanager
+def counts_on_screen() -> Iterator[None]:
+    """Log no warning of files that are left out, since a screen tells them."""
+    before = _ON_SCREEN.set(True)
+    try:
+        yield
+    finally:
+        _ON_SCREEN.reset(before)
+
+
 @dataclass(frozen=True)
 class FileCounts:
     """How many files of a folder or an archive are used, and how many are left out.
@@ -123,12 +138,15 @@ class FileCounts:
     def log(self, name: str, note: str = "") -> None:
         """Log the counts on rank 0: as a warning where something is left out, for information otherwise.
 
+        Within `counts_on_screen`, what is left out is no warning either.
+
         Args:
             name: The folder or split that was counted.
             note: A further clause, which makes it a warning too.
         """
         if int(os.environ.get("RANK", 0)) == 0:
-            quiet = not (self.left_out or self.leftovers or self.empty_folders or note)
+            unusual = self.left_out or self.leftovers or self.empty_folders
+            quiet = not note and (not unusual or _ON_SCREEN.get())
             _logger.log(logging.INFO if quiet else logging.WARNING, "%s: %s%s.", name, self, note)
 
     def __str__(self) -> str:

@@ -9,7 +9,14 @@ import torch
 from timm.data import ImageDataset, MultiLabelTarget
 from torch.utils.data import DataLoader, default_collate
 
-from timm_accel.data.classes import in_label_order, is_multi_label, labels_of, transformed, transformed_labels
+from timm_accel.data.classes import (
+    in_label_order,
+    is_multi_label,
+    labels_of,
+    lists_labels,
+    transformed,
+    transformed_labels,
+)
 from timm_accel.data.labels import are_lists, check_label, require_labels
 from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
@@ -106,7 +113,7 @@ class LabeledImages(ImageDataset):
         self._names_to_check: list[str] | None = None
         if not getattr(self.reader, "class_to_idx", None):
             return
-        if not any(hasattr(self.reader, name) for name in ("labels", "iter_targets", "samples")):
+        if not lists_labels(self.reader):
             self._names_to_check = in_label_order(self.reader.class_to_idx)
         elif self.is_training:
             self.require_labels()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from glob import escape
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def _write(prepared: Prepared, external_data: bool, options: dict[str, Any], pat
     program = onnx.load(path)
     for leftover in path.parent.iterdir():
         leftover.unlink()  # the weights that the exporter wrote beside the file
+    for node in chain(program.graph.node, *(function.node for function in program.functions)):
+        del node.metadata_props[:]  # stack traces, which name the files of this machine (torch 2.14)
+        node.doc_string = ""
     onnx.helper.set_model_props(program, {ONNX_KEY: prepared.metadata.to_json()})
     size = sum(len(tensor.raw_data) for tensor in program.graph.initializer)
     external = external_data or size > _LIMIT

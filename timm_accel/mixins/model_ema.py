@@ -160,9 +160,12 @@ class ModelEmaMixin(LoopTrainer):
             )
 
     def _is_on_screen(self) -> bool:
-        """Return whether the screen before training told the decay; a resumed run has its decay only after it."""
-        resumed = getattr(getattr(self.current_run(), "checkpointer", None), "resumed", None) is not None
-        return not resumed and any(isinstance(each, PrintSetupCallback) for each in self.callback_handler)
+        """Return whether the screen before training told the decay; a resumed run may have another only after it."""
+        assert self.ema_model is not None
+        told = choose_ema_decay(self.run_config.max_num_train_steps, self._updates_between())
+        return self.ema_model.decay == told and any(
+            isinstance(each, PrintSetupCallback) for each in self.callback_handler
+        )
 
     def after_update(self) -> None:
         super().after_update()

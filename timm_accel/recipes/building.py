@@ -1,5 +1,6 @@
 """Build what a recipe describes: model, datasets, optimizer, losses, trainer."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from timm_accel.data import (
     write_digits,
 )
 from timm_accel.data.classes import is_multi_label
+from timm_accel.data.image_files import counts_on_screen
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -38,14 +40,16 @@ from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.processes import local_main_process_first, process_state
 from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
+from timm_accel.terminal import print_fitted
 from timm_accel.trainers import TimmMixupTrainer
 
 
-def build_run(recipe: Recipe) -> Run:
+def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
     """Build everything that a recipe describes.
 
     Args:
         recipe: The recipe. Its ``run_dir`` is created, and gets ``split.csv`` if the dataset is split.
+        callbacks: Further callbacks, which come after those of the recipe, such as `WriteReportCallback`.
 
     Raises:
         FileExistsError: The run folder holds a run, and the recipe does not resume.
@@ -65,14 +69,15 @@ def build_run(recipe: Recipe) -> Run:
         unstarted = UnstartedRun(recipe.run_dir)
         data = write_digits() if recipe.data_dir is None else recipe.data_dir
     try:
-        return _build(recipe, data, unstarted, state)
+        with counts_on_screen():  # of `PrintSetupCallback`
+            return _build(recipe, data, unstarted, state, callbacks)
     except Exception:
         if state.is_main_process:
             unstarted.undo()
         raise
 
 
-def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Run:
+def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
     check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
     source = source_of(recipe, data)
     set_seed(recipe.seed)
@@ -82,22 +87,28 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any) -> Ru
         recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
-    trainer = _create_trainer(recipe, state, model, train_set, [*_create_trackers(recipe), PrintResultsCallback(data)])
+    further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
+    trainer = _create_trainer(recipe, state, model, train_set, further)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 
 def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> int:
     """Return the batch size of the state that the run resumes from, or else the largest that fits into memory."""
     if (found := on_main_process(state, lambda: _saved_batch_size(recipe))) is not None:
-        state.print(f"batch_size is {found} per process, as in the run that is resumed.")
+        _say(state, f"batch_size is {found} per process, as in the run that is resumed.")
         return found
     smallest = replace(recipe, batch_size=2)
     trainer = _create_trainer(smallest, state, model, train_set, [])
     arguments = train_arguments(smallest, train_set, None)
     options = {name: arguments[name] for name in ("gradient_accumulation_steps", "train_dataloader_kwargs")}
     found = find_batch_size(trainer, train_set, even=recipe.mixes, **options)
-    state.print(f"batch_size is {found} per process, the largest of those tried that fits into memory.")
+    _say(state, f"batch_size is {found} per process, the largest of those tried that fits into memory.")
     return found
+
+
+def _say(state: Any, text: str) -> None:
+    if state.is_main_process:
+        print_fitted(text)
 
 
 def _saved_batch_size(recipe: Recipe) -> int | None:
@@ -202,7 +213,7 @@ def _create_callbacks(recipe: Recipe, watched: str) -> list[Any]:
     stopping = []
     if recipe.patience is not None:
         stopping = [EarlyStoppingCallback(watched, True, patience=recipe.patience, min_delta=recipe.min_delta)]
-    return [*DEFAULT_CALLBACKS, *stopping, *saving, PrintSetupCallback]
+    return [*DEFAULT_CALLBACKS, *stopping, *saving]
 
 
 def _create_trackers(recipe: Recipe) -> list[TrackerCallback]:

@@ -12,6 +12,7 @@ from timm_accel.messages import nearest
 from timm_accel.recipes.faults import raise_faults
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.schedules.fitting import bent_warmup
+from timm_accel.terminal import print_fitted
 
 _FOLDER = files("timm_accel.recipes") / "yaml"
 
@@ -51,13 +52,20 @@ class NamedRecipe:
                 if name not in known
             ]
         )
-        recipe = Recipe(**{**self.options, **changes, "warmup_epochs": self._warmup_epochs(changes)})
+        warmup = self._warmup_epochs(changes)
+        recipe = Recipe(**{**self.options, **changes, "warmup_epochs": warmup})
         if "warmup_epochs" not in changes:
             object.__setattr__(recipe, "default_warmup", True)
+            own = self.options.get("warmup_epochs")
+            if warmup != own and os.environ.get("RANK", "0") == "0":
+                print_fitted(
+                    f"The warm-up of the recipe {self.name} is {warmup} instead of {own} epochs, since the run has "
+                    f"{recipe.num_epochs}. Set warmup_epochs for another."
+                )
         return recipe
 
     def _warmup_epochs(self, changes: Mapping[str, Any]) -> Any:
-        """Return the warm-up of the recipe with changes; print one that is shortened."""
+        """Return the warm-up of the recipe with changes."""
         options, own = {**self.options, **changes}, self.options.get("warmup_epochs")
         num_epochs, further = options.get("num_epochs", Recipe.num_epochs), options.get("sched_args") or {}
         if "warmup_epochs" in changes:
@@ -65,13 +73,7 @@ class NamedRecipe:
         if own is None or type(num_epochs) is not int or not isinstance(further, Mapping):
             return own  # a wrong value is refused by the recipe
         arguments = {"sched": options.get("sched", Recipe.sched), **further, "warmup_epochs": own}
-        warmup = bent_warmup(arguments, num_epochs)
-        if warmup != own and os.environ.get("RANK", "0") == "0":
-            print(
-                f"The warm-up of the recipe {self.name} is {warmup} instead of {own} epochs, since the run has "
-                f"{num_epochs}. Set warmup_epochs for another."
-            )
-        return warmup
+        return bent_warmup(arguments, num_epochs)
 
 
 def recipe_names() -> list[str]:

@@ -8,16 +8,26 @@ from typing import Any
 import yaml
 
 from timm_accel.data import write_digits
+from timm_accel.messages import one_line
 from timm_accel.recipes.data import create_data, source_of
 from timm_accel.recipes.recipe import Recipe
 
 
 def read_options(run: Path) -> dict[str, Any]:
-    """Return the options of a run from its recipe; empty for a run without one."""
+    """Return the options of a run from its recipe; empty for a run without one.
+
+    Raises:
+        ValueError: The file is no YAML.
+    """
     path = run / "recipe.yaml"
     if not path.is_file():
         return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Expected the recipe of a run to be YAML, but got {str(path)!r} ({one_line(error)}). Restore it."
+        ) from error
     return content if isinstance(content, dict) else {}
 
 

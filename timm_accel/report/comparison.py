@@ -7,12 +7,16 @@ from typing import Any
 
 from timm_accel.recipes.past_run import read_options
 from timm_accel.report.charts import Chart, line_chart
+from timm_accel.report.differences import check_tasks, notes_on
 from timm_accel.report.history import History, best_metrics, read_history
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs by name: curves, best weights, the metrics of the last epoch, and the options that differ."""
+    """Several runs by name: curves, best weights, the metrics of the last epoch, and the options that differ.
+
+    `notes` says what does not compare.
+    """
 
     names: list[str]
     charts: list[Chart]
@@ -21,6 +25,7 @@ class Comparison:
     metrics: list[str]
     differences: dict[str, list[Any]]
     epochs: dict[str, int]
+    notes: list[str]
 
 
 def comparison_of(folders: list[Path]) -> Comparison:
@@ -30,32 +35,40 @@ def comparison_of(folders: list[Path]) -> Comparison:
         folders: The folders of the runs.
 
     Raises:
-        ValueError: The runs recorded no metric in common.
+        ValueError: A run is named twice, the runs recorded no metric in common, or only some are multi-label.
     """
     names = _names_of(folders)
-    histories = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
-    metrics = [
-        metric
-        for metric in next(iter(histories.values())).metrics()
-        if all(metric in history.points for history in histories.values())
-    ]
-    if not metrics:
-        raise ValueError(
-            f"Expected runs that recorded the same metrics, but got {', '.join(map(repr, names))}, which share none. "
-            "Report them one by one."
-        )
-    best = {name: best_metrics(folder) for name, folder in zip(names, folders, strict=True)}
-    last = {name: {metric: history.points[metric][-1][1] for metric in metrics} for name, history in histories.items()}
-    recipes = {name: read_options(folder) for name, folder in zip(names, folders, strict=True)}
+    by_name = dict(zip(names, folders, strict=True))
+    check_tasks(by_name)
+    histories = {name: read_history(folder) for name, folder in by_name.items()}
+    metrics = _common_metrics(histories)
+    recipes = {name: read_options(folder) for name, folder in by_name.items()}
     return Comparison(
         names,
         [chart for metric in metrics if (chart := _chart(metric, histories))],
-        best,
-        last,
+        {name: best_metrics(folder) for name, folder in by_name.items()},
+        {name: _last(history, metrics) for name, history in histories.items()},
         metrics,
         _differences(recipes),
         {name: history.num_epochs for name, history in histories.items()},
+        notes_on(by_name, histories, recipes, metrics),
     )
+
+
+def _last(history: History, metrics: list[str]) -> dict[str, float]:
+    return {each: history.points[each][-1][1] for each in metrics if each in history.points}
+
+
+def _common_metrics(histories: Mapping[str, History]) -> list[str]:
+    """Return the metrics that all runs with a history recorded."""
+    begun = [history for history in histories.values() if history.points]
+    metrics = [each for each in (begun[0].metrics() if begun else ()) if all(each in one.points for one in begun)]
+    if not metrics:
+        raise ValueError(
+            f"Expected runs that recorded the same metrics, but got {', '.join(map(repr, histories))}, which share "
+            "none. Report them one by one."
+        )
+    return metrics
 
 
 def _chart(metric: str, histories: Mapping[str, History]) -> Chart | None:
@@ -71,7 +84,10 @@ def _chart(metric: str, histories: Mapping[str, History]) -> Chart | None:
 
 def _names_of(folders: list[Path]) -> list[str]:
     """Return the names of the folders, or their paths where two have the same name."""
-    names = [folder.resolve().name for folder in folders]
+    paths = [folder.resolve() for folder in folders]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise ValueError(f"Expected runs to be different, but got {str(twice)!r} twice. Name each run once.")
+    names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 

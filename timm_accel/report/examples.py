@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from timm.data import Mixup
 
-from timm_accel.data import StreamedImages
+from timm_accel.data import LabeledImages
 from timm_accel.data.seeding import seeded_construction
 from timm_accel.recipes import Recipe
 from timm_accel.report.images import thumbnail_of
@@ -18,9 +18,9 @@ def augmented_examples(recipe: Recipe, train_set: Any) -> tuple[list[str], list[
 
     Args:
         recipe: The recipe.
-        train_set: The training dataset.
+        train_set: The training dataset; a stream, or None, has no examples.
     """
-    if isinstance(train_set, StreamedImages) or len(train_set) < 2:
+    if not isinstance(train_set, LabeledImages) or len(train_set) < 2:
         return [], []
     with seeded_construction(recipe.seed):
         numbers = torch.randperm(len(train_set))[:COUNT].tolist()

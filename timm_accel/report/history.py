@@ -1,12 +1,16 @@
 """Read the history of a run for its curves, and its best metrics."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timm_accel.messages import counted
 from timm_accel.models import read_config
 from timm_accel.models.opening import best_folders
 from timm_accel.states.history import complete_rows, number_in
+from timm_accel.states.run_dir import holder_of_run
 from timm_accel.states.speed import COLUMNS
 from timm_accel.states.weights import EMA_MODEL, metric_prefix
 
@@ -62,6 +66,23 @@ def read_history(run: Path) -> History:
             if (value := number_in(cell)) is not None:
                 points.setdefault(name, []).append((epoch, value))
     return History(points, len(rows))
+
+
+def progress_of(run: Path, history: History, options: Mapping[str, Any]) -> str | None:
+    """Return how far a run is, as the end of a sentence about it; None if it has all epochs of its recipe.
+
+    Args:
+        run: The folder of the run.
+        history: Its history.
+        options: The options of its recipe.
+    """
+    wanted = options.get("num_epochs")
+    if not isinstance(wanted, int) or history.num_epochs >= wanted:
+        return None
+    holder = holder_of_run(run)
+    is_other = holder is not None and not holder.startswith(f"process {os.getpid()} ")  # its own run has just ended
+    state = f"it is in progress ({holder})" if is_other else "it is in progress, or it stopped"
+    return f"has {history.num_epochs} of {counted(wanted, 'epoch')} so far: {state}."
 
 
 def best_metrics(run: Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from timm_accel.predict.scored_images import highest_losses, is_listed
 from timm_accel.recipes.past_run import data_of_run, read_options, recipe_of_run
 from timm_accel.report.charts import Chart, Points, line_chart
 from timm_accel.report.examples import augmented_examples
-from timm_accel.report.history import History, best_metrics, read_history
+from timm_accel.report.history import History, best_metrics, progress_of, read_history
 from timm_accel.report.mistakes import (
     ShownImage,
     calibration_chart,
@@ -40,18 +40,19 @@ class Page:
     mixed: list[str] | None = None
 
 
-def page_of(run: Path, data: Any, batch_size: int, num_workers: int) -> Page:
+def page_of(run: Path, data: Any = None, train_set: Any = None, *, batch_size: int, num_workers: int) -> Page:
     """Return the page of a run.
 
     Args:
         run: The folder of the run.
         data: The labeled images to evaluate on; None for those of the recipe.
+        train_set: The training dataset; None for that of the recipe, where `data` is None too.
         batch_size: Images at a time.
         num_workers: Loader processes.
     """
     history, options, notes = read_history(run), read_options(run), []
-    if (wanted := options.get("num_epochs")) and history.num_epochs < wanted:
-        notes.append(f"The run has {history.num_epochs} of {wanted} epochs so far: it is in progress, or it stopped.")
+    if progress := progress_of(run, history, options):
+        notes.append(f"The run {progress}")
     best = best_metrics(run)
     shown: dict[str, Any] = {}
     if not best:
@@ -60,17 +61,18 @@ def page_of(run: Path, data: Any, batch_size: int, num_workers: int) -> Page:
         notes.append("The run has no recipe.yaml, so that its data are not known. Pass them to see the mistakes.")
     else:
         try:
-            shown = _mistakes(run, data, batch_size, num_workers)
-        except (OSError, ValueError, TypeError, ModuleNotFoundError) as error:
+            shown = _mistakes(run, data, train_set, batch_size, num_workers)
+        except (OSError, ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
             notes.append(f"The images could not be evaluated: {one_line(error, None)}")
     return Page(run.resolve().name, history, _charts(history), best, options, notes, **shown)
 
 
-def _mistakes(run: Path, data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
-    classifier = load_classifier(run)
+def _mistakes(run: Path, data: Any, train_set: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
+    classifier, recipe = load_classifier(run), recipe_of_run(run)
     shown: dict[str, Any] = {}
-    if data is None and (recipe := recipe_of_run(run)) is not None:
+    if data is None and recipe is not None:
         train_set, data = data_of_run(recipe, classifier.data_config)
+    if recipe is not None:
         shown["augmented"], shown["mixed"] = augmented_examples(recipe, train_set)
     scores = score_images(classifier, data, batch_size=batch_size, num_workers=num_workers)
     return shown | {

@@ -34,7 +34,7 @@ def create_demo(source: str | Path, *, port: int = 0) -> "DemoServer":
         OSError: Another program uses the port.
         ValueError: The port is no number from 0 to 65,535.
     """
-    if not 0 <= port <= 65535:
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
         raise ValueError(f"Expected port to be from 0 to 65535, but got {port!r}. 0 is any free port.")
     return DemoServer(load_classifier(source), Path(source).resolve().name, port)
 

@@ -1,16 +1,19 @@
 """Write a trained model as a folder that stands alone: model card, weights, ONNX file and predictor."""
 
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from timm_accel.atomic import atomic_write
 from timm_accel.export import export
 from timm_accel.export.any_format import weights_folder
 from timm_accel.export.formats import check_installed
-from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, read_config
+from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
 from timm_accel.models.heads import Head
+from timm_accel.models.integrity import signed_config
 from timm_accel.predict import load_classifier
 from timm_accel.sharing.card import Example, metrics_of, write_card
 from timm_accel.sharing.example import example_image
@@ -68,7 +71,7 @@ def export_package(
             if (weights / name).is_file():
                 shutil.copyfile(weights / name, folder / name)
         # from the copy, whose checksum is compared: a run in progress may replace its best weights meanwhile
-        config = read_config(folder)
+        config = _without_paths(folder)
         export(folder, folder / MODEL, head=head, normalize=True, softmax=not config.get("multi_label"))
         shutil.copyfile(_TEMPLATES / PROGRAM, folder / PROGRAM)
         classifier = load_classifier(folder / MODEL)
@@ -78,6 +81,20 @@ def export_package(
         shown = Example(EXAMPLE, classifier.predict(image)[0]) if image is not None else None
         write_card(folder / CARD, out.name, classifier, config, metrics_of(weights, config), shown, license)
     return out
+
+
+def _without_paths(folder: Path) -> dict[str, Any]:
+    """Return the config of a package; that of a soup gets the number of its folders, not where they are."""
+    config = read_config(folder)
+    about = config.get("averaged")
+    if not isinstance(about, dict) or "folders" not in about:
+        return config
+    check_weights(folder, config)  # before the new checksum
+    count = len(about["folders"])
+    about = {name: value for name, value in about.items() if name != "folders"} | {"num_folders": count}
+    config = signed_config(folder, config | {"averaged": about})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    return config
 
 
 def check_new_folder(out: Path) -> None:

@@ -37,6 +37,7 @@ from timm_accel.training.identity import (
     geometry,
     versions,
 )
+from timm_accel.training.loaders import count_batches
 from timm_accel.training.snapshot import Progress
 
 if TYPE_CHECKING:
@@ -213,6 +214,17 @@ class Checkpointer:
             prune_states(self.run_dir / STATES, self.trainer.keep_states)
         return state.folder
 
+    def resumes_at(self, run: TrainingRun) -> str:
+        """Return in words where the run resumes, before anything is restored."""
+        assert self.resumed is not None
+        progress, _ = _resume_position(self.resumed.manifest, geometry(run))
+        epochs = self.trainer.run_config.num_epochs
+        if progress.epoch >= epochs:
+            return "already finished"
+        if _is_trained(run, progress):
+            return f"after the last batch of epoch {progress.epoch + 1} of {epochs}"
+        return f"at epoch {progress.epoch + 1} of {epochs}, batch {progress.batch + 1}"
+
     def restore(self, run: TrainingRun) -> None:
         """Restore everything in the state; called after the event that resets upstream's callbacks."""
         assert self.resumed is not None
@@ -239,6 +251,8 @@ class Checkpointer:
         assert self.resumed is not None
         report, saved, progress = self.trainer.print, self.resumed.manifest, run.progress
         within = f", and {progress.batch} batches of the next" if progress.batch else ""
+        if _is_trained(run, progress):
+            within = ", and all batches of the next"
         done = f"{progress.epoch} of {current['num_epochs']} epochs are done{within}"
         report(f"Resumed from {str(self.resumed.folder)!r}: {done}.")
         for changed in () if self.data is None else self.data.changes.values():
@@ -249,6 +263,11 @@ class Checkpointer:
             warnings.warn(describe_inexact_resume(others, saved, current), stacklevel=2)
         if others := changes(PACKAGES, saved["versions"], versions()):
             report(f"Other versions may round differently: {others}.")
+
+
+def _is_trained(run: TrainingRun, progress: Progress) -> bool:
+    """Return whether no batch of the current epoch is left to train on: its evaluation, or its end, comes next."""
+    return progress.stage != "train" or progress.batch >= max(1, count_batches(run.train_dataloader))
 
 
 def _resume_position(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[Progress, int]:

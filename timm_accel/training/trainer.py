@@ -1,5 +1,6 @@
 """`LoopTrainer`: pytorch-accelerated's `Trainer` with a correct loop, and the hooks that mixins override."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from timm_accel.messages import printable
 from timm_accel.states.consensus import Stop
 from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
+from timm_accel.terminal import fitted
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
 from timm_accel.training.options import FromRun, merged_signature, names_unknown_options, refuse_unknown_options
@@ -140,8 +142,10 @@ class LoopTrainer(Trainer):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0, above a progress bar if there is one; upstream prints on one rank of each machine."""
         if self._accelerator is None or self._accelerator.is_main_process:
+            separator, stream = kwargs.pop("sep", None), kwargs.get("file") or sys.stdout
+            text = (" " if separator is None else separator).join(printable(str(each)) for each in args)
             with tqdm.external_write_mode(kwargs.get("file")):
-                print(*(printable(str(each)) for each in args), **kwargs)
+                print(fitted(text, stream), **kwargs)
 
     # What a mixin or a subclass overrides, beside upstream's own hooks
 

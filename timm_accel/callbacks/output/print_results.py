@@ -1,5 +1,6 @@
 """Print what a run has led to, and the commands that come next."""
 
+import os
 import shlex
 from os import PathLike
 from pathlib import Path
@@ -52,13 +53,20 @@ class PrintResultsCallback(Callback):
                 ("evaluate", root, self.data if isinstance(self.data, str | PathLike) else "DATA"),
                 ("export", root, "model.onnx"),
             ):
-                trainer.print(f"  {shlex.join(['timm-accel', *map(str, words)])}")
+                trainer.print(f"  timm-accel {' '.join(map(_word, words))}")
 
     def _print_resume(self, trainer: "LoopTrainer") -> None:
         recipe = None if trainer.run_dir is None else trainer.run_dir / _RECIPE
         if recipe is not None and recipe.is_file() and trainer.current_run().accelerator.num_processes == 1:
-            words = ["timm-accel", "train", "--config", str(recipe), "--resume", "auto"]
-            trainer.print(f"To resume: {shlex.join(words)}")
+            trainer.print(f"To resume: timm-accel train --config {_word(recipe)} --resume auto")
+
+
+def _word(word: Any) -> str:
+    """Return a word of a command line, quoted where a shell needs it; a path in the home folder begins with ``~``."""
+    path, home = Path(word), Path.home()
+    if os.name == "posix" and path.is_absolute() and path != home and path.is_relative_to(home):
+        return f"~/{shlex.quote(str(path.relative_to(home)))}"
+    return shlex.quote(str(word))
 
 
 def _image_of(dataset: Any) -> str:

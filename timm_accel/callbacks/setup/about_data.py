@@ -36,7 +36,8 @@ def about_data(trainer: "LoopTrainer") -> Iterator[tuple[str, str]]:
     sizes = {split: _class_sizes(dataset) for split, dataset in datasets.items()}
     if found := sorted((count, name) for name, count in sizes["train"].items() if count):
         (low, smallest), (high, largest) = found[0], found[-1]
-        yield "", f"largest class {_name(largest)} ({high:,}), smallest {_name(smallest)} ({low:,})"
+        extremes = f"largest class {_name(largest)} ({high:,}), smallest {_name(smallest)} ({low:,})"
+        yield "", f"{counted(low, 'training image')} of each class" if low == high else extremes
     for warning in _warnings(datasets, sizes):
         yield "warning", warning
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.data.resources import in_megabytes
+from timm_accel.messages import counted
 from timm_accel.schedules import simulate_schedule
 from timm_accel.schedules.fitting import bent_warmup
 from timm_accel.states.weights import BEST_FOLDERS
@@ -53,7 +53,8 @@ def about_device(trainer: "LoopTrainer") -> Facts:
     device, count = accelerator.device, accelerator.num_processes
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    yield "device", f"{device}{name}, {count} process{'es' if count > 1 else ''}, {precision}"
+    shown = device.type if device.type == "cpu" else device  # accelerate numbers them by rank
+    yield "device", f"{shown}{name}, {count} process{'es' if count > 1 else ''}, {precision}"
 
 
 def about_batches(trainer: "LoopTrainer") -> Facts:
@@ -64,10 +65,8 @@ def about_batches(trainer: "LoopTrainer") -> Facts:
     factors = [f"{batch:,} images", *[f"{steps} steps"] * (steps > 1), *[f"{processes} processes"] * (processes > 1)]
     total = f" = {batch * steps * processes:,}" if len(factors) > 1 else ""
     yield "batch", f"{' × '.join(factors)}{total} an update"
-    yield (
-        "updates",
-        f"{run.updates_per_epoch:,} in each of {config.num_epochs:,} epochs, {config.max_num_train_steps:,} in all",
-    )
+    epochs = f"each of {config.num_epochs:,} epochs" if config.num_epochs > 1 else "1 epoch"
+    yield "updates", f"{run.updates_per_epoch:,} in {epochs}, {config.max_num_train_steps:,} in all"
 
 
 def about_schedule(trainer: "LoopTrainer") -> Facts:
@@ -128,7 +127,8 @@ def about_ema(trainer: "LoopTrainer") -> Facts:
     window = step / (1 - ema_model.get_decay(trainer.run_config.max_num_train_steps))
     yield (
         "EMA",
-        f"decay {ema_model.decay:.4g}: averages over {window:.0f} updates, {window / updates_per_epoch:.1f} epochs",
+        f"decay {ema_model.decay:.4g}: averages over {counted(round(window), 'update')}, "
+        f"{window / updates_per_epoch:.1f} epochs",
     )
 
 
@@ -162,14 +162,9 @@ def about_results(trainer: "LoopTrainer") -> Facts:
             total += (kinds + 1) * weights
         at_most = [f"at most {in_megabytes(total)}"] if parts else []
         yield "results", f"{trainer.run_dir}{': ' * bool(parts)}{', '.join([*parts, *at_most])}"
-    resumed = getattr(getattr(trainer.current_run(), "checkpointer", None), "resumed", None)
-    if resumed is not None:
-        progress, folder = resumed.manifest["progress"], Path(resumed.folder)
-        done, epochs = progress["epoch"], trainer.run_config.num_epochs
-        where = (
-            f"at epoch {done + 1} of {epochs}, batch {progress['batch'] + 1}" if done < epochs else "already finished"
-        )
-        yield "resumes", f"{folder}: {where}"
+    checkpointer: Any = getattr(trainer.current_run(), "checkpointer", None)
+    if checkpointer is not None and checkpointer.resumed is not None:
+        yield "resumes", f"{checkpointer.resumed.folder}: {checkpointer.resumes_at(trainer.current_run())}"
 
 
 ABOUT_RUN = (about_model, about_device, about_batches, about_schedule, about_ema, about_loss, about_results)

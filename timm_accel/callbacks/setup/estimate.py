@@ -1,7 +1,7 @@
-"""How long an epoch and the run will take, from the updates between two sync points."""
+"""How long training on an epoch and to the end will take, from the updates between two sync points."""
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timm_accel.data.resources import in_megabytes
 from timm_accel.states.speed import peak_memory
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer
 
 _SECONDS = 3.0  # of training, after the first sync point, that an estimate needs
-_EVALUATION = 0.5  # of the time of a training image: a forward pass of the model, and one of the EMA model
 
 
 class Pace:
@@ -43,25 +42,11 @@ class Pace:
         if (seconds := self.seconds_per_update()) is None:
             return None
         run, config = trainer.current_run(), trainer.run_config
-        evaluation = seconds * _EVALUATION * _updates_of_evaluation(trainer)
-        epochs = config.num_epochs - (run.epoch or 0)
-        evaluations = -(-epochs // trainer.evaluate_every_n_epochs)
-        left = (config.max_num_train_steps - run.num_updates) * seconds + evaluations * evaluation
-        epoch = run.updates_per_epoch * seconds + evaluation
+        updates = config.max_num_train_steps - run.num_updates
+        left = f", {duration(updates * seconds)} to the end" if updates > 0 else ""
+        rest = "" if trainer.eval_dataset is None else " without evaluations"
         memory = in_megabytes(peak_memory(run.accelerator.device))
-        return f"{duration(epoch)} an epoch, {duration(left)} to the end; peak of memory {memory}"
-
-
-def _updates_of_evaluation(trainer: Any) -> float:
-    """Return in how many updates as many images are trained on as an evaluation has on each process."""
-    loader, config = trainer.current_run().eval_dataloader, trainer.run_config
-    if loader is None or not hasattr(loader, "__len__"):
-        return 0.0
-    return (
-        len(loader)
-        * config.eval_per_device_batch_size
-        / (config.train_per_device_batch_size * config.gradient_accumulation_steps)
-    )
+        return f"{duration(run.updates_per_epoch * seconds)} an epoch{left}{rest}; peak of memory {memory}"
 
 
 def duration(seconds: float) -> str:

@@ -22,9 +22,9 @@ Facts = Iterator[tuple[str, str]]
 class PrintSetupCallback(Callback):
     """Print one screen before training: data, model, device, batches, schedule, EMA weights, loss, results.
 
-    At a sync point in the first seconds of training follows one more line: an estimate of the duration of an epoch and
-    of the run, which counts an evaluation image as half a training image, and the peak of memory. The estimate waits
-    for no device more than the sync points do.
+    At a sync point in the first seconds of training follows one more line: an estimate of the duration of training on
+    an epoch and to the end, and the peak of memory. Evaluations are not in it; once the first one has run, the time
+    left of `ProgressBarCallback` counts them. The estimate waits for no device more than the sync points do.
 
     What the data or the trainer do not tell is left out. Only rank 0 prints, in at most 80 columns, and in ASCII where
     the terminal has no other characters.

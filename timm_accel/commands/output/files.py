@@ -4,14 +4,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from timm_accel.atomic import atomic_write
+from timm_accel.atomic import check_writable
 from timm_accel.messages import missing_extra, nearest
 from timm_accel.states.run_dir import holder_of_run
+from timm_accel.terminal import print_fitted
 from timm_accel.text_files import escaped
-
-
-class _NothingWrittenError(Exception):
-    """Ends a trial of writing."""
 
 
 def check_out(out: str | None, suffixes: Collection[str]) -> None:
@@ -29,11 +26,7 @@ def check_out(out: str | None, suffixes: Collection[str]) -> None:
         return
     if (suffix := Path(out).suffix.lower()) not in suffixes:
         raise ValueError(f"Expected out to end in {', '.join(suffixes)}, but got {out!r}. {nearest(suffix, suffixes)}")
-    try:
-        with atomic_write(out, shared=True, flush=False):
-            raise _NothingWrittenError
-    except _NothingWrittenError:
-        pass
+    check_writable(out)
 
 
 def check_figure(out: str | None, *others: str) -> None:
@@ -68,5 +61,5 @@ def say_in_progress(path: str) -> None:
     for run in (folder, folder.parent, folder.parent.parent):
         if (holder := holder_of_run(run)) is not None:
             said = f"The run {str(run)!r} is in progress ({holder}): these are its best weights up to now."
-            print(escaped(said), file=sys.stderr)
+            print_fitted(escaped(said), sys.stderr)
             return

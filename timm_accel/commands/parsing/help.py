@@ -21,7 +21,8 @@ def plain_parser(program: str, command: CommandOptions) -> ArgumentParser:
     usage = "\n".join(wrap(" ".join(parts), get_terminal_size().columns - len("usage: ")))
     parser = ArgumentParser(prog=program, usage=usage, description=command.about)
     for option in command.options:
-        about = f"{option.help} (type: {option.kind}{_default(option)})".replace("%", "%%")
+        kind = ", ".join(each.strip() for each in option.kind.split(","))
+        about = f"{option.help} (type: {kind}{_default(option)})".replace("%", "%%")
         flags = [option.name if option.positional else f"--{option.name}"]
         nargs = "+" if option.many else "?" if option.flag else None
         parser.add_argument(*flags, help=about, metavar=_metavar(option), nargs=nargs)
@@ -40,12 +41,13 @@ def _default(option: Option) -> str:
 
 
 def _metavar(option: Option) -> str:
-    if option.choices and option.kind.startswith("{"):
-        return "{" + ",".join(option.choices) + "}"
+    choices = "{" + ",".join(option.choices) + "}"
+    if option.kind.startswith("{") and len(f"  --{option.name} {choices}") <= get_terminal_size().columns:
+        return choices
     if option.positional:
         return option.name.upper()
     kind = option.kind.removeprefix("list[").removeprefix("tuple[")
-    return (match(r"\w+", kind) or ["value"])[0].upper()
+    return (match(r"\w+", kind) or [option.name])[0].upper()
 
 
 def help_of(name: str, command: CommandOptions) -> str:

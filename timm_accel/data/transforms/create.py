@@ -16,6 +16,7 @@ _NUMBERS = {
     "augmix": ("m", "w", "d", "a", "b", "mstd"),
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), ("mstd",)),
 }
+_FRACTIONS = ("p", "a", "mstd")  # the other numbers are integers
 _OPERATION_SETS = ("weights", "3a", "3aw")  # written after "t"
 
 
@@ -88,6 +89,11 @@ def check_policy(policy: str) -> None:
     for part in parts:
         key = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
         named_set = family == "rand" and part[:1] == "t" and part[1:] in _OPERATION_SETS
+        if key is not None and key[1] in _NUMBERS[family] and "." in key[2] and key[1] not in _FRACTIONS:
+            raise ValueError(
+                f"Expected auto_augment to have an integer after {key[1]!r}, but got {policy!r}, whose part is "
+                f"{part!r}. {remedy}"
+            )
         if not named_set and (key is None or key[1] not in _NUMBERS[family]):
             known = ", ".join(_NUMBERS[family]) + (", t" if family == "rand" else "")
             raise ValueError(

@@ -6,17 +6,13 @@ the highest first.
 
 import json
 import sys
+from contextlib import suppress
 from math import floor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
-
-TURNS = {
-    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
-}  # fmt: skip
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(str(Path(__file__).with_name("model.onnx")), providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["timm_accel"])
@@ -40,32 +36,26 @@ def load(path):
     """Return an image upright, in 8 bits, and in grayscale or RGB."""
     with Image.open(path) as image:
         image.load()
-        try:
-            turn = TURNS.get(image.getexif().get(274))
-        except Exception:  # a broken EXIF is no reason to refuse the pixels
-            turn = None
+        with suppress(Exception):  # a broken EXIF is no reason to refuse the pixels
+            ImageOps.exif_transpose(image, in_place=True)
         if image.mode[0] in "IF":
             image = to_8_bits(image)
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-        return image if turn is None else image.transpose(Image.Transpose[turn])
+        return image.convert("L" if channels == 1 else "RGB")
 
 
 def resized_and_cropped(image):
     """Resize and crop an image as the evaluation of the training run did."""
     (w, h), fill = image.size, 0
-    target_w, target_h = floor(width / about["crop_pct"]), floor(height / about["crop_pct"])
-    if about["crop_mode"] == "squash":
-        size = target_w, target_h
-    elif about["crop_mode"] == "border":
-        ratio = max(h / target_h, w / target_w)
-        size, fill = (round(w / ratio), round(h / ratio)), tuple(round(255 * value) for value in about["mean"])
-    elif target_w == target_h:
+    size = target_w, target_h = floor(width / about["crop_pct"]), floor(height / about["crop_pct"])
+    if about["crop_mode"] == "center" and target_w == target_h:
         size = (target_w, int(target_w * h / w)) if w <= h else (int(target_w * w / h), target_w)
-    else:
-        ratio = min(h / target_h, w / target_w)
+    elif about["crop_mode"] != "squash":
+        ratio = (max if about["crop_mode"] == "border" else min)(h / target_h, w / target_w)
         size = round(w / ratio), round(h / ratio)
+    if about["crop_mode"] == "border":
+        fill = tuple(round(255 * value) for value in about["mean"])
     image = image.resize(size, Image.Resampling[about["interpolation"].upper()])
     left, top = (round(d / 2) if d > 0 else int(d / 2) for d in (size[0] - width, size[1] - height))
     canvas = Image.new(image.mode, (width, height), fill)
@@ -83,5 +73,12 @@ def predict(path):
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(json.dumps({"image": argument, "predictions": predict(argument)}))
+    failed = [] if sys.argv[1:] else ["Name one image or more: python predict.py IMAGE …"]
+    for path in sys.argv[1:]:
+        try:
+            found = predict(path)
+        except Exception as error:  # Pillow raises many kinds
+            failed.append(f"{path!r} cannot be read as an image: {error or type(error).__name__}")
+        else:
+            print(json.dumps({"image": path, "predictions": found}))
+    sys.exit("\n".join(failed) or 0)  # text is printed, with exit code 1
