@@ -81,8 +81,7 @@ def test_a_chapter_runs_as_a_notebook(
     chapter: str, language: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = f"{language.docs}/guide/{chapter}.md"
-    if page not in pages(language):
-        pytest.skip("the chapter is being written")
+    assert page in pages(language)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = notebook(page, language)
     nbclient.NotebookClient(made, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
