@@ -50,9 +50,9 @@ def test_a_quote_before_another_sentence_has_an_end(text: str, limit: int | None
 
 
 def test_one_of_something_is_singular() -> None:
-    nouns = ("image", "class", "batch", "process")
-    assert [counted(1, noun) for noun in nouns] == ["1 image", "1 class", "1 batch", "1 process"]
-    assert [counted(2, noun) for noun in nouns] == ["2 images", "2 classes", "2 batches", "2 processes"]
+    nouns = ("image", "class", "batch", "epoch")
+    assert [counted(1, noun) for noun in nouns] == ["1 image", "1 class", "1 batch", "1 epoch"]
+    assert [counted(2, noun) for noun in nouns] == ["2 images", "2 classes", "2 batches", "2 epochs"]
     assert counted(0, "image") == "0 images"
 
 

@@ -120,7 +120,7 @@ def shortened(value: Any, limit: int = 200) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: ``"1 file"``, ``"2,000 classes"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith(('s', 'ch')) else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith(('s', 'tch')) else 's'}"
 
 
 def html_table(rows: Iterable[Sequence[str]], heads: int = 1) -> str:

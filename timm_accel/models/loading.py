@@ -56,8 +56,8 @@ def build_with_weights(
     if not record.called:
         model.weights_report = None
         return model
-    named = source.config.get("label_names") or model.pretrained_cfg.get("label_names")  # timm has those of the hub
-    classes = compare_classes(named, class_names)
+    named = source.class_names or source.config.get("label_names") or model.pretrained_cfg.get("label_names")
+    classes = compare_classes(named, class_names)  # timm has read the names of the hub
     head_loaded = classes in ("same", "unknown") and load_head(model, record)
     if not head_loaded and head == "linear" and model.num_classes:
         init_small_classifier(model)

@@ -33,15 +33,16 @@ class FoundWeights:
     Args:
         where: The file, folder or name of the weights.
         tensors: The tensors by name.
-        config: The content of ``config.json`` in the same folder; of a state the class names alone; empty where there
-            is none.
+        config: The content of ``config.json`` in the same folder; empty where there is none.
         is_remote: Whether timm still has to download the tensors.
+        class_names: The class names of a state; those of a folder are in its config.
     """
 
     where: str
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     is_remote: bool = False
+    class_names: Any = None
 
 
 def is_remote(weights: str) -> bool:
@@ -107,8 +108,8 @@ def _read_state(path: Path) -> FoundWeights:
     state.check()
     held = held_weights(state.load(COMMON))
     which = "its EMA weights" if held.name == EMA_MODEL else "its model"
-    config = {"label_names": state.manifest.get("run", {}).get("classes")}
-    return FoundWeights(f"{state.folder} ({which})", held.tensors, config)
+    named = state.manifest.get("run", {}).get("classes")
+    return FoundWeights(f"{state.folder} ({which})", held.tensors, class_names=named)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
