@@ -1,6 +1,7 @@
 """Weights from elsewhere: a file, a folder, a run, a state; what was loaded is reported."""
 
 import logging
+import re
 from copy import deepcopy
 from email.message import Message
 from pathlib import Path
@@ -430,8 +431,9 @@ def test_weights_that_cannot_be_downloaded_are_refused_with_name_and_cause(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with refused(OSError, "to download the weights of", repr(options.get("weights", name)), "Check the name"):
+    with refused(OSError, "to download the weights of", repr(options.get("weights", name)), "Check the name") as caught:
         create_classifier(name, 3, **options)
+    assert re.search(r"[.…] Check the name", str(caught.value))
 
 
 @pytest.mark.parametrize("error", [URLError("no route"), HTTPError("http://x/y", 404, "Not Found", Message(), None)])
