@@ -136,8 +136,8 @@ class _RangeTestTrainer(LoopTrainer):
         if not smoothed <= self.range_test_stop_at * self.range_test_minimum:
             lr = self.range_test_lrs[len(self.range_test_losses) - 1]
             self.request_stop(
-                f"The LR range test ends at a learning rate of {lr:.1e}, where the loss rises, as it should. If the loss "
-                "has not fallen before, start with a smaller learning rate."
+                f"The LR range test ends at a learning rate of {lr:.1e}, where the loss rises, as it should. If the "
+                "loss has not fallen before, start with a smaller learning rate."
             )
 
     def mean_losses(self) -> np.ndarray:
