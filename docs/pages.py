@@ -34,7 +34,7 @@ from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "guide" / "figures"
-_FENCE = re.compile(
+FENCE = re.compile(
     r"^(?:<!-- (?P<mark>not run|raises): (?P<why>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 
@@ -59,7 +59,7 @@ def blocks_of(text: str) -> list[Block]:
     """Return the blocks of a page; a ``text`` block directly after another one belongs to it as its output."""
     blocks: list[Block] = []
     end = -1
-    for fence in _FENCE.finditer(text):
+    for fence in FENCE.finditer(text):
         kind, code, mark = fence["kind"], fence["code"], fence["mark"]
         if kind == "text" and blocks and blocks[-1].output is None and text[end : fence.start()].strip() == "":
             blocks[-1].output = code

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = (
     "*.md",
-    "docs/*.md",
+    "docs/**/*.md",
+    "docs/**/*.py",
+    "examples/README.md",
     "benchmarks/*.md",
     "tests/README.md",
     "timm_accel/**/*.py",

@@ -15,6 +15,8 @@ from timm_accel.training.loaders import device_transform_of
 from timm_accel.training.preparation import trial_trainer
 from timm_accel.upstream import StopTrainingError
 
+__all__ = ["find_batch_size"]
+
 MAX_BATCH_SIZE = 1024
 """The largest batch size that is chosen; more images in a batch bring no speed."""
 GPU_SHARE = 0.9

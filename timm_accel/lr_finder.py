@@ -19,6 +19,8 @@ from torch import nn
 from timm_accel.training import LoopTrainer
 from timm_accel.training.preparation import require_optimizer, trial_trainer
 
+__all__ = ["LRRangeTest", "find_lr"]
+
 SMOOTHING = 0.9
 _SET_BY_FIND_LR = ("num_epochs", "max_num_train_steps", "eval_dataset", "resume_from")
 

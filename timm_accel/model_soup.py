@@ -23,6 +23,8 @@ from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
 from timm_accel.states.growing import load_common
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
+__all__ = ["average_weights"]
+
 METHODS = ("uniform", "greedy")
 _EMA_PREFIX = metric_prefix(EMA_MODEL)
 _SHARED = ("architecture", "num_classes", "label_names", "multi_label", PIXEL_RANGE)

@@ -30,6 +30,10 @@ def test_every_block_of_the_guide_runs(page: Path) -> None:
     run_page(page)
 
 
+def test_every_block_of_the_page_of_recipes_runs() -> None:
+    run_page(DOCS / "named_recipes.md")
+
+
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.stem)
 def test_the_chinese_page_has_the_blocks_and_figures_of_the_english_one(page: Path) -> None:
     english = DOCS / page.relative_to(DOCS / "zh")

@@ -17,8 +17,7 @@ from torch import nn
 from timm_accel.callbacks import Callback, SaveBestCallback
 from timm_accel.lr_finder import find_lr
 from timm_accel.mixins import ClassificationMetricsMixin, ModelEmaMixin
-from timm_accel.mixins.model_ema import choose_ema_decay
-from timm_accel.models import EmaUpdate
+from timm_accel.models import EmaUpdate, choose_ema_decay
 
 
 class Classifying(ClassificationMetricsMixin, ModelEmaMixin):

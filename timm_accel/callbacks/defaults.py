@@ -68,3 +68,4 @@ DEFAULT_CALLBACKS = (
     ProgressBarCallback,
     PrintMetricsCallback,
 )
+"""The callbacks of a trainer that is created without others; `[*DEFAULT_CALLBACKS, …]` adds to them."""

@@ -11,6 +11,7 @@ from timm_accel.losses.class_weights import Weights, class_counts, resolve_weigh
 from timm_accel.messages import nearest
 
 KINDS = tuple(kind for kind in LOSS_TYPES if kind != "jsd")
+"""The kinds of `create_loss`, which are those of timm's factory."""
 HARD_LABEL_KINDS = ("twoway", "zlpr")  # these take only labels of 0 and 1
 _SINGLE_LABEL = ("ce", "bce", "asl", "poly")
 _OPTIONS = [name for name in signature(create_classification_loss).parameters if name.split("_")[0] in KINDS]

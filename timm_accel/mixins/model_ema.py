@@ -10,25 +10,11 @@ from torch import nn
 
 from timm_accel.callbacks import PrintSetupCallback
 from timm_accel.data.seeding import mix_seed
-from timm_accel.models import EmaUpdate
+from timm_accel.models import EmaUpdate, choose_ema_decay
+from timm_accel.models.ema import MAX_EMA_DECAY
 from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
 from timm_accel.training import LoopTrainer
 from timm_accel.upstream import ModelEmaCallback, TrainerCallback
-
-MAX_EMA_DECAY = 0.9998
-"""timm's default decay, the highest that is chosen."""
-
-
-def choose_ema_decay(total: int, every: int = 1) -> float:
-    """Return the highest decay, at most `MAX_EMA_DECAY`, whose averaging window is at most a fifth of the run.
-
-    The window is ``every / (1 - decay)`` updates: 0.95 for 100 updates, 0.995 for 1,000, and 0.9998 from 25,000 on.
-
-    Args:
-        total: Optimizer updates of the run.
-        every: Optimizer updates between two updates of the EMA weights.
-    """
-    return max(0.0, min(MAX_EMA_DECAY, 1 - 5 * every / total))
 
 
 class _EmaProgress:

@@ -2,7 +2,7 @@
 
 from timm_accel.models.building import check_model_name
 from timm_accel.models.create import create_classifier
-from timm_accel.models.ema import EmaUpdate, memory_of
+from timm_accel.models.ema import EmaUpdate, choose_ema_decay, memory_of
 from timm_accel.models.freezing import FrozenParts, freeze_stages, parts_to_freeze, stage_names, stage_parameters
 from timm_accel.models.heads import MlpHead
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, signed_config
@@ -21,6 +21,7 @@ __all__ = [
     "ModelInfo",
     "check_model_name",
     "check_weights",
+    "choose_ema_decay",
     "create_classifier",
     "freeze_stages",
     "memory_of",

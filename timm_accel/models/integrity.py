@@ -16,7 +16,9 @@ from timm_accel.messages import one_line, shortened
 from timm_accel.states.manifest import digest_of, digest_of_file
 
 WEIGHTS_FILE = "model.safetensors"
+"""The file of the weights in a folder of weights."""
 CONFIG_FILE = "config.json"
+"""The file beside it, which timm and we read: architecture, classes, preprocessing, checksums."""
 INTEGRITY = "integrity"
 _ON_PURPOSE = f"Use a copy of the folder, or, after a change on purpose, remove {INTEGRITY!r} from"
 

@@ -10,6 +10,7 @@ from timm.scheduler import create_scheduler_v2
 from timm_accel.messages import nearest
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
+"""The schedules of timm, and ``none`` for a constant learning rate without a scheduler."""
 TIMM_ARGUMENTS: dict[str, Any] = {
     name: parameter.default
     for name, parameter in signature(create_scheduler_v2).parameters.items()

@@ -1,0 +1,1 @@
+"""The builder of the documentation site, which `docs/build.py` runs."""
