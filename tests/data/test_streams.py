@@ -446,7 +446,7 @@ def test_a_missing_split_is_refused_with_those_there_are(kind: Callable[[Path], 
 def test_more_workers_than_shards_are_refused_before_training(tmp_path: Path) -> None:
     for data, shards in ((hfids_images(tmp_path), 1), (wds(tmp_path / "w", shards=1), 1)):
         train_set, _ = read(data)
-        with refused(ValueError, f"got {shards} for 2 workers on each of 1 processes", '{"num_workers": 1}'):
+        with refused(ValueError, f"got {shards} for 2 workers on each of 1 process", '{"num_workers": 1}'):
             fit(make_trainer(), train_set, train_dataloader_kwargs={"num_workers": 2})
 
 
