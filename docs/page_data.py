@@ -69,6 +69,12 @@ def write_runs(*folders: str) -> None:
         shutil.copytree(_trained_run(), folder)
 
 
+def no_workers() -> None:
+    """Let trainers of the page load images without processes, which take long to start. `run_page` ends this."""
+    defaults = {"num_workers": 0, "worker_init_fn": None}
+    patch("timm_accel.training.preparation.worker_kwargs", return_value=defaults).start()
+
+
 def short_runs() -> None:
     """Let each recipe of the page have the options `SHORT`, whatever else it says. `run_page` ends this."""
     check = Recipe.__post_init__
