@@ -232,7 +232,7 @@ def test_layer_decay_holds_in_the_range_test() -> None:
     assert [rates[0] for rates in steps] == pytest.approx((sweep.learning_rates / 4).tolist())
 
 
-def test_a_range_test_ends_where_the_loss_diverges() -> None:
+def test_a_range_test_ends_where_the_loss_diverges(capsys: pytest.CaptureFixture[str]) -> None:
     class Rising(LoopTrainer):
         def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
             output = super().calculate_train_batch_loss(batch)
@@ -241,6 +241,9 @@ def test_a_range_test_ends_where_the_loss_diverges() -> None:
     sweep = find_lr(make_trainer(Rising), tiny_data(), **OPTIONS | {"stop_at": 2.0})
     assert sweep.losses.tolist() == [1.0] * 5 + [100.0]
     assert len(sweep.learning_rates) == 6
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"ends at a learning rate of {sweep.learning_rates[5]:.1e}, where the loss rises, as it should" in printed
+    assert "start with a smaller learning rate" in printed
 
 
 def test_what_is_not_finite_is_left_out() -> None:

@@ -136,7 +136,11 @@ class _RangeTestTrainer(LoopTrainer):
         smoothed = self.range_test_smoothing.add(self.range_test_loss.item())
         self.range_test_minimum = min(self.range_test_minimum, smoothed)
         if not smoothed <= self.range_test_stop_at * self.range_test_minimum:
-            self.request_stop("The loss has diverged: the LR range test is over.")
+            lr = self.range_test_lrs[len(self.range_test_losses) - 1]
+            self.request_stop(
+                f"The LR range test ends at a learning rate of {lr:.1e}, where the loss rises, as it should. If the "
+                "loss has not fallen before, start with a smaller learning rate."
+            )
 
     def mean_losses(self) -> np.ndarray:
         """Return the losses, as means over all ranks, up to the first that is not finite."""

@@ -1,7 +1,7 @@
 """Wrong labels, outliers and ambiguous images are found among good ones, and their list is taken back."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,8 +9,9 @@ from conftest import write_images
 from pyarrow import parquet
 from refusal import refused
 
-from timm_accel.audit import audit, find_suspects, write_corrected, write_suspects
+from timm_accel.audit import Suspect, audit, find_suspects, write_corrected, write_suspects
 from timm_accel.data import ManifestReader, Source
+from timm_accel.data.splits.excluded_images import STAY
 from timm_accel.predict import Scores
 from timm_accel.text_files import read_csv
 
@@ -162,6 +163,62 @@ def test_the_list_is_taken_back_to_leave_images_out_and_to_correct_labels(data: 
     assert labels[str(data / "cat" / "003.png")] == 1
     assert labels[str(data / "cat" / "004.png")] == 0
     assert sum(labels.values()) == 12
+
+
+def exclude(data: Path, rows: str) -> list[str]:
+    """Return the names of the images that a file leaves."""
+    (path := data.parent / "exclude.csv").write_text(rows)
+    reader = Source({"train": data}, exclude=path).open("train")
+    return [reader.filename(number) for number in range(len(reader))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "left_out", "sentence"),
+    [
+        (
+            "path,kind\ncat/000.png,label\ncat/001.png,outlier\ncat/002.png,ambiguous\ndog/000.png,ambiguous\n",
+            {"cat/000.png"},
+            "leaves out 1 image of train, and keeps 1 outlier image and 2 ambiguous images: empty",
+        ),
+        (
+            "path,kind\ncat/000.png,label\ncat/001.png,\ndog/002.png,scratch\n",  # a list of somebody
+            {"cat/000.png", "cat/001.png", "dog/002.png"},
+            "leaves out 3 images of train.",
+        ),
+        ("path\ndog/003.png\n", {"dog/003.png"}, "leaves out 1 image of train."),
+        (
+            "kind,path\nambiguous,dog/003.png\n",
+            set(),
+            "leaves out 0 images of train, and keeps 1 ambiguous image: empty",
+        ),
+        (
+            "path,kind\ncat/001.png,label\ncat/001.png,outlier\n",
+            {"cat/001.png"},
+            "leaves out 1 image of train.",
+        ),
+    ],
+)
+def test_a_list_leaves_out_no_outliers_and_no_ambiguous_images_and_says_so(
+    rows: str, left_out: set[str], sentence: str, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = exclude(data, "path\n")
+    assert caplog.messages == []
+    assert set(whole) - set(exclude(data, rows)) == left_out
+    [message] = caplog.messages
+    assert message.startswith(f"{str(data.parent / 'exclude.csv')!r} {sentence}")
+    assert ("keeps" in message) == ("keeps" in sentence)
+
+
+def test_the_kinds_that_stay_are_those_of_the_suspects(data: Path) -> None:
+    assert {"label", *STAY} == set(get_args(Suspect.__annotations__["kind"]))
+
+
+def test_a_list_of_other_images_or_of_all_is_refused(data: Path) -> None:
+    every = exclude(data, "path\n")
+    with refused(ValueError, "name some of the 24 images of train", "with none of them"):
+        exclude(data, "path,kind\nelsewhere.png,ambiguous\n")
+    with refused(ValueError, "name some of the 24 images of train", "with all of them"):
+        exclude(data, "path\n" + "\n".join(every))
 
 
 def test_predictions_of_other_images_or_classes_are_refused(data: Path) -> None:

@@ -353,6 +353,16 @@ def test_the_command_prints_one_sentence_for_an_unreadable_image(
     assert message.endswith("Repair or remove it, or pass on_error='skip'.")
 
 
+def test_the_command_prints_the_sentence_on_a_loss_that_is_not_finite_once(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*SMALL, "--run_dir", str(image_folder / "run"), "--opt", "sgd", "--lr", "1e30"]
+    assert main(["train", "--data_dir", str(image_folder), *options]) == 1
+    out, err = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "loss to be finite" not in out
+    assert err.count("loss to be finite") == 1
+
+
 @pytest.mark.parametrize("name", ["set.zip", "set.xlsx", "cat.jpg", "set.json", "set"])
 def test_a_file_of_another_kind_is_not_called_a_missing_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")

@@ -2,11 +2,13 @@
 
 import json
 import re
+import traceback
 from pathlib import Path
 
 import pages
 import pytest
 from figures import plotted_data, same_data
+from matplotlib.figure import Figure
 from pages import DOCS, PageError, blocks_of, run_page
 from PIL import Image
 
@@ -75,8 +77,10 @@ def test_blocks_run_in_one_namespace_and_their_output_is_compared(tmp_path: Path
 
 
 def test_a_block_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
-    with pytest.raises(PageError, match="line 4: ZeroDivisionError: division by zero"):
+    with pytest.raises(PageError, match="line 4: ZeroDivisionError: division by zero") as raised:
         run_page(write_page(tmp_path, "# Title\n\n```python\n1 / 0\n```\n"))
+    assert raised.value.__cause__ is not None
+    assert traceback.extract_tb(raised.value.__cause__.__traceback__)[-1].lineno == 4
 
 
 @pytest.mark.parametrize(
@@ -156,6 +160,7 @@ figure.savefig("curve.svg")
 
 def test_a_figure_must_show_what_the_code_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "FIGURES", tmp_path / "figures")
+    save = Figure.savefig
     run_page(write_page(tmp_path, FIGURE.format(top=2)), record=True)
     first = (tmp_path / "figures" / "curve.svg").read_bytes()
     run_page(write_page(tmp_path, FIGURE.format(top=2)))
@@ -165,6 +170,9 @@ def test_a_figure_must_show_what_the_code_plots(tmp_path: Path, monkeypatch: pyt
         run_page(write_page(tmp_path, FIGURE.format(top=2).replace('"curve.svg"', '"other.svg"')))
     run_page(write_page(tmp_path, FIGURE.format(top=2)), record=True)
     assert (tmp_path / "figures" / "curve.svg").read_bytes() == first
+    run_page(write_page(tmp_path, FIGURE.format(top=3).replace("curve.svg", "other.svg")), record=True)
+    assert json.loads((tmp_path / "figures" / "data.json").read_text()).keys() == {"curve.svg", "other.svg"}
+    assert Figure.savefig is save
 
 
 def test_a_recorded_png_has_a_palette_since_photos_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +184,6 @@ def test_a_recorded_png_has_a_palette_since_photos_are_large(tmp_path: Path, mon
 
 
 def test_plotted_data_has_lines_bars_points_and_images() -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure()
     one, two = figure.subplots(2)
     one.plot([0.0, 1.0], [2.0, float("nan")])

@@ -390,3 +390,19 @@ def test_an_error_of_urllib_is_a_sentence_too(error: OSError, monkeypatch: pytes
         create_classifier("resnet10t", 3, pretrained=True)
     with refused(OSError, "to download the weights of 'resnet10t'", str(error)):
         open_teacher("resnet10t", nn.Identity())
+
+
+@pytest.mark.parametrize(
+    "cause",
+    ["no route", "Unknown host. Try again", f"{'The Hub cannot be asked. ' * 7}Make sure that your connection is on"],
+)
+@pytest.mark.parametrize("end", ["", "."])
+def test_the_cause_of_a_failed_download_ends_before_the_remedy(
+    cause: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(cause + end)
+
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", fail)
+    with refused(OSError, f"but got OSError: {cause}. Check the name and the network"):
+        create_classifier("resnet10t", 3, pretrained=True)

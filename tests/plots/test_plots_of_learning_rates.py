@@ -11,7 +11,7 @@ from tiny_runs import load_example
 from torch import nn
 from torch.optim import SGD
 
-from timm_accel.lr_finder import LRRangeTest
+from timm_accel.lr_finder import LRRangeTest, _suggest
 from timm_accel.plots import plot_lr_finder, plot_schedule
 from timm_accel.schedules import simulate_schedule
 
@@ -55,6 +55,45 @@ def test_a_range_test_is_drawn_with_its_suggestions() -> None:
     assert drawn["smoothed"][0].tolist() == rates.tolist()
     assert {label for label in drawn if ":" in label} == {"steepest: 0.01", "minimum / 10: 0.02"}
     assert set(drawn["steepest: 0.01"][0]) == {0.01}
+
+
+def limits(losses: np.ndarray) -> tuple[float, float]:
+    figure = plot_lr_finder(_suggest(np.geomspace(1e-5, 1, len(losses)), losses))
+    return figure.axes[0].get_ylim()
+
+
+SHARE = np.linspace(0, 1, 101)
+FALLING = 2.3 - 1.5 * SHARE
+
+
+@pytest.mark.parametrize("beyond", [20.0, 1e3, 1e30])
+@pytest.mark.parametrize("jump", [2.0, 50.0])
+def test_a_divergence_and_a_jump_do_not_flatten_the_useful_part(beyond: float, jump: float) -> None:
+    losses = np.concatenate([FALLING, np.geomspace(1, beyond, 20)])
+    losses[30] = jump
+    bottom, top = limits(losses)
+    assert 0 < bottom < losses[:101].min()
+    assert losses[0] < top < 2.8
+
+
+@pytest.mark.parametrize("level", [2.3, 0.01, 7e4, -5.0])
+def test_a_flat_curve_is_drawn_flat_and_in_the_middle(level: float) -> None:
+    noise = 0.01 * abs(level) * np.cos(np.arange(80) * np.pi)  # up and down by 1 %
+    for losses in (np.full(80, level), level + noise):
+        bottom, top = limits(losses)
+        assert (bottom + top) / 2 == pytest.approx(level, rel=0.01)
+        assert top - bottom == pytest.approx(0.2 * abs(level), rel=0.2)
+
+
+def test_a_loss_that_only_rises_or_is_zero_has_limits_around_its_start() -> None:
+    assert limits(2.0 + 40 * SHARE) == pytest.approx((1.8, 2.2))
+    assert limits(np.zeros(50)) == (-1, 1)
+
+
+def test_a_steep_start_is_drawn_whole() -> None:
+    bottom, top = limits(np.concatenate([[10.0, 5.0], np.linspace(2, 1, 98)]))
+    assert top > 10
+    assert 0 > bottom > -2
 
 
 def test_other_things_are_refused() -> None:

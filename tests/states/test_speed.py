@@ -65,8 +65,10 @@ def test_an_epoch_counts_its_images_and_its_seconds_alone(clock: Clock) -> None:
     ticking = Ticking(clock)
     trainer = fit(make_trainer(callbacks=[ticking]), tiny_data(14), tiny_data(6), num_epochs=2)
     assert ticking.seen == [[(14, 4.0), (6, 20.0)]] * 2
-    assert trainer.current_run().speed.images == 0  # outside a run
-    assert isnan(trainer.current_run().speed.images_per_second)
+    outside = trainer.current_run()
+    assert (outside.speed.images, outside.evaluation_speed.images) == (0, 0)
+    assert isnan(outside.speed.images_per_second)
+    assert isnan(outside.evaluation_speed.images_per_second)
 
 
 def test_the_share_of_waiting_is_that_of_the_loader(clock: Clock) -> None:

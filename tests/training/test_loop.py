@@ -1,5 +1,6 @@
 """What `LoopTrainer` promises: its surface, its order of events, and the state it leaves."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -273,6 +274,30 @@ def test_a_failed_stop_is_not_hidden_by_an_ordinary_one() -> None:
 
     with pytest.raises(RuntimeError, match=r"Expected a number\."):
         fit(make_trainer(callbacks=[Both], sync_every_n_updates=1))
+
+
+@pytest.mark.parametrize("event", ["on_update_end", "on_train_epoch_end", "on_eval_epoch_end"])
+@pytest.mark.parametrize("failed", [True, False])
+def test_the_reason_of_a_stop_is_raised_or_printed_and_never_both(
+    event: str, failed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Callback, trainer: Any, **kwargs: Any) -> None:
+        trainer.request_stop("Expected a number.", failed=failed)
+
+    trainer = make_trainer(callbacks=[type("Stop", (Callback,), {event: stop})])
+    with pytest.raises(RuntimeError, match=r"^Expected a number\.$") if failed else nullcontext():
+        fit(trainer, eval_dataset=tiny_data(4))
+    assert capsys.readouterr().out.count("Expected a number.") == (0 if failed else 1)
+
+
+def test_the_reason_of_a_failed_evaluation_is_raised_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stop(Callback):
+        def on_eval_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.request_stop("Expected a number.", failed=True)
+
+    with pytest.raises(RuntimeError, match=r"^Expected a number\.$"):
+        make_trainer(callbacks=[Stop]).evaluate(tiny_data(4), dataloader_kwargs={"num_workers": 0})
+    assert "Expected a number." not in capsys.readouterr().out
 
 
 def test_a_users_default_of_no_workers_works() -> None:

@@ -1,6 +1,8 @@
 """What `accelerate launch` does with our config files."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,25 @@ def test_a_config_file_has_keys_that_accelerate_knows(path: Path) -> None:
     assert config.mixed_precision in ("no", "bf16")
     assert "fp16" not in yaml.safe_load(path.read_text())
     assert config.num_processes >= config.num_machines
+
+
+@pytest.mark.parametrize(
+    ("keys", "precision"),
+    [
+        ({"fp16": True}, "fp16"),
+        ({"fp16": False}, None),
+        ({"fp16": True, "mixed_precision": "bf16"}, "bf16"),
+        ({"fp16": True, "mixed_precision": "no"}, "no"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_accelerate_reads_the_old_key_of_fp16_only_where_there_is_no_mixed_precision(
+    keys: dict[str, Any], precision: str | None, ending: str, tmp_path: Path
+) -> None:
+    config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": False}
+    path = tmp_path / f"config.{ending}"
+    path.write_text(json.dumps(config | keys))  # a JSON object is YAML too
+    assert load_config_from_file(str(path)).mixed_precision == precision
 
 
 def test_a_launched_process_has_the_threads_that_the_config_gives_it(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def _suspect(scores: "Scores", index: int, score: float, kind: Literal["label", 
 def write_suspects(suspects: Sequence[Suspect], path: str | Path) -> None:
     """Write suspect images to a CSV file with the columns path, label, suggestion, score and kind, atomically.
 
-    Delete the rows of images that are right, and pass the rest as ``exclude`` of a `Source` or a `Recipe`.
+    Delete the rows of images that are right, and pass the rest as ``exclude`` of a `Source` or a `Recipe`. It leaves
+    out those of the kind ``label`` only; empty the kind of others that it is to leave out too.
 
     Args:
         suspects: From `find_suspects`, or of an `Audit`.

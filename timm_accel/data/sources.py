@@ -53,8 +53,8 @@ class Source:
         split_file: The manifest where that split is written, and read from when it exists.
         class_map: The class names of a stream that has none, such as webdataset: a map from name to label, or a file
             with one name a line. None names them '0', '1', ….
-        exclude: A CSV whose column ``path`` names images to leave out, such as one from `write_suspects`; the split and
-            the folds are the same as with them.
+        exclude: A CSV whose column ``path`` names images to leave out, such as one from `write_suspects`, except rows
+            with the ``kind`` outlier or ambiguous; the split and the folds are the same as with them.
         folds: The number of parts into which the training images are divided for cross-validation; None divides none.
             The other splits of the source are then not used. `split_seed` is the seed of that division too.
         fold: The part, from 1, that is for evaluation; the others are for training.

@@ -184,5 +184,6 @@ def architecture_of(weights: str) -> str:
 def _not_downloaded(weights: str, error: Exception) -> OSError:
     return OSError(
         f"Expected to download the weights of {weights!r} or to find them in the cache, but got "
-        f"{type(error).__name__}: {one_line(error)} Check the name and the network, or pass a file of weights."
+        f"{type(error).__name__}: {one_line(error, 300).rstrip('.')}. Check the name and the network, or pass a file "
+        "of weights."
     )

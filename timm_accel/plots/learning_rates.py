@@ -85,6 +85,8 @@ def _distinct(lrs: np.ndarray) -> dict[str, np.ndarray]:
 def plot_lr_finder(range_test: LRRangeTest, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
     """Draw the losses of an LR range test over the learning rates, and the suggestions as vertical lines.
 
+    The losses from the first to the minimum fill the figure. A divergence leaves it at the top.
+
     Args:
         range_test: The result of `find_lr`.
         figure: The figure to draw into; None for a new figure.
@@ -110,7 +112,16 @@ def plot_lr_finder(range_test: LRRangeTest, *, figure: "Figure | SubFigure | Non
     for number, (name, lr) in enumerate(suggestions.items()):
         if lr is not None:
             axes.axvline(lr, color=f"C{number}", linestyle="--", linewidth=1, label=f"{name}: {lr:.2g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=_useful_limits(range_test))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return cast("Figure", figure.figure)
+
+
+def _useful_limits(range_test: LRRangeTest) -> tuple[float, float]:
+    """Return limits of the losses up to the smallest smoothed one, without single jumps."""
+    losses = range_test.losses[: range_test.smoothed.argmin() + 1]
+    usual_low, usual_high = np.percentile(losses, (5, 95))
+    low, high = min(range_test.smoothed.min(), usual_low), max(losses[0], usual_high)
+    margin = max(0.25 * (high - low), 0.1 * abs(high)) or 1.0  # a flat curve looks flat
+    return float(low - margin), float(high + margin)

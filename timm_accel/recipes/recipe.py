@@ -93,7 +93,7 @@ class Recipe:
     """A regular expression that finds in an image's path what must not be on both sides of that split; None uses the
     column group of a manifest."""
     exclude: str | None = None
-    """A CSV whose column path names images to leave out; None leaves out none."""
+    """A CSV whose column path names images to leave out, except the kinds outlier and ambiguous; None for none."""
     folds: int | None = field(default=None, metadata=must_be("an integer of at least 2", lambda number: number >= 2))
     """The number of folds of a cross-validation over the training images; None for a single run."""
     fold: int | None = field(default=None, metadata=INTEGER_FROM_1)

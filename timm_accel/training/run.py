@@ -191,8 +191,7 @@ class Run:
             output = self.trainer.calculate_eval_batch_loss(batch)
         divisor = divisors.take(output["batch_size"])
         for name, loss in losses.items():
-            key = f"{metric_prefix(name)}loss"
-            if key in output:
+            if (key := f"{metric_prefix(name)}loss") in output:
                 loss.update(output[key], output["batch_size"], divisor, divisors.sums, skips_empty=True)
         self.trainer.update_metrics(batch, output)
         self.notify("on_eval_step_end", batch_output=output, batch=batch)
@@ -316,5 +315,6 @@ class Run:
         )
 
     def _stopped(self, stop: StopTrainingError) -> None:
-        self.trainer.print(stop)
+        if self.agreed.stop != Stop.FAILED:  # its sentence is raised
+            self.trainer.print(stop)
         self.notify("on_stop_training_error")

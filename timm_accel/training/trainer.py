@@ -293,7 +293,7 @@ class LoopTrainer(Trainer):
         Outside a run nothing happens. If the run saves states, it writes one, unless it failed.
 
         Args:
-            reason: One sentence, printed on rank 0.
+            reason: One sentence, printed on rank 0 unless `failed`.
             failed: Whether `train` then raises a `RuntimeError` with that sentence on all processes.
             interrupted: Whether the run is to resume later: it writes a state, and `train` ends all processes with exit
                 code 75 (`SystemExit`).

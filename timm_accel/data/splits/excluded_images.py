@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from timm_accel.text_files import read_csv
 
 _logger = logging.getLogger(__name__)
 
+STAY = ("outlier", "ambiguous")
+"""Kinds of suspect images that stay, since most of them have the right label."""
+
 
 def without_excluded(reader: Any, path: str | Path, split: str) -> Any:
     """Return a reader without the images that a file names.
 
     Args:
         reader: The reader of a split.
-        path: A CSV file with the column ``path``: paths as the reader has them, or absolute ones.
+        path: A CSV file with the column ``path``: paths as the reader has them, or absolute ones. Rows whose column
+            ``kind`` is ``outlier`` or ``ambiguous`` exclude nothing.
         split: The split, for the messages; ``train`` must have one of the images.
 
     Raises:
@@ -36,27 +41,28 @@ def without_excluded(reader: Any, path: str | Path, split: str) -> Any:
         raise FileNotFoundError(f"Expected exclude to be a CSV file, but got {str(path)!r}, which does not exist.")
     check_regular(path)
     try:
-        excluded = {row["path"] for row in read_csv(path)}
+        rows = [(row["path"], row.get("kind") or "") for row in read_csv(path)]
     except (UnicodeDecodeError, csv.Error, KeyError) as error:
         raise ValueError(
             f"Expected exclude to be a CSV in UTF-8 with the column path, but got {str(path)!r} ({one_line(error)}). "
             "Write one with write_suspects."
         ) from error
-    kept = np.array(
-        [
-            number
-            for number in range(len(reader))
-            if not {reader.filename(number), reader.filename(number, absolute=True)} & excluded
-        ],
-        dtype=np.int64,
-    )
-    left_out = len(reader) - len(kept)
-    if (left_out == 0 and split == "train" and excluded) or len(kept) == 0:
-        found = "none of them" if left_out == 0 else "all of them"
+    kinds = dict(sorted(rows, key=lambda row: row[1] not in STAY))  # of two rows of an image, the one that excludes it
+    found = [
+        kinds.get(reader.filename(number), kinds.get(reader.filename(number, absolute=True)))
+        for number in range(len(reader))
+    ]
+    kept = np.array([number for number, kind in enumerate(found) if kind is None or kind in STAY], dtype=np.int64)
+    num_of = Counter(found)
+    is_named = num_of[None] < len(reader)
+    if (kinds and split == "train" and not is_named) or len(kept) == 0:
         raise ValueError(
             f"Expected exclude to name some of the {len(reader):,} images of {split}, but got {str(path)!r} with "
-            f"{found}. Compare its paths with those of the data."
+            f"{'all' if is_named else 'none'} of them. Compare its paths with those of the data."
         )
-    if left_out:
-        _logger.warning("%s of %s left out, since %r names them.", counted(left_out, "image"), split, str(path))
-    return ReaderPart(reader, kept) if left_out else reader
+    if is_named:
+        stay = " and ".join(counted(num_of[kind], f"{kind} image") for kind in STAY if num_of[kind])
+        more = f", and keeps {stay}: empty their kind to leave them out too" if stay else ""
+        left_out = counted(len(reader) - len(kept), "image")
+        _logger.warning("%r leaves out %s of %s%s.", str(path), left_out, split, more)
+    return ReaderPart(reader, kept) if len(kept) < len(reader) else reader
