@@ -9,6 +9,8 @@ The blocks of a page run in the page's order, in one namespace, in an empty fold
 - ``sh`` runs its lines ``timm-accel ...``; a page has no other lines that run.
 - ``text`` right after a block is its output, where ``...`` stands for what differs from run to run.
 - ``<!-- not run: REASON -->`` on the line above a block lets it be shown only.
+- ``<!-- set up``, lines of Python, and ``-->`` run before the blocks: what a how-to page takes as given, such as a
+  trained run. No reader sees it; `page_data` has what several pages need.
 
 Figures are what the blocks save by ``figure.savefig("NAME.svg")`` and the page shows.
 """
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 from figures import noted_figures, same_data
 from PIL import Image
@@ -37,6 +40,7 @@ FIGURES = DOCS / "guide" / "figures"
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>not run|raises): (?P<why>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
+SET_UP = re.compile(r"^<!-- set up\n(?P<code>.*?)^-->\n", re.M | re.S)
 
 
 @dataclass
@@ -62,19 +66,22 @@ class PageError(Exception):
 
 
 def blocks_of(text: str) -> list[Block]:
-    """Return the blocks of a page; a ``text`` block directly after another one belongs to it as its output."""
-    blocks: list[Block] = []
-    end = -1
+    """Return the set-up and the blocks of a page; a ``text`` block directly after one belongs to it as its output."""
+    blocks = [Block("python", found["code"], _line(text, found.start("code"))) for found in SET_UP.finditer(text)]
+    end = 0
     for fence in FENCE.finditer(text):
         kind, code, mark = fence["kind"], fence["code"], fence["mark"]
         if kind == "text" and blocks and blocks[-1].output is None and text[end : fence.start()].strip() == "":
             blocks[-1].output = code
         elif kind in ("python", "sh"):
-            line = text.count("\n", 0, fence.start("code")) + 1
             why = {mark.replace(" ", "_"): fence["why"]} if mark else {}
-            blocks.append(Block(kind, code, line, **why))
+            blocks.append(Block(kind, code, _line(text, fence.start("code")), **why))
         end = fence.end()
     return blocks
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
 
 def run_page(page: Path, record: bool = False) -> None:
@@ -98,6 +105,7 @@ def run_page(page: Path, record: bool = False) -> None:
                     _run(block, names, page)
         finally:
             os.chdir(here)
+            patch.stopall()
         drawn = {name: data[name] for name in sorted(shown & set(data))}
         if missing := sorted(shown - set(data)):
             raise PageError(f"{page.name}: no block of the page saves {', '.join(missing)}.")

@@ -9,6 +9,8 @@ import shutil
 from os.path import relpath
 from pathlib import Path, PurePosixPath
 
+from pages import SET_UP
+
 from builder.contents import FILES, LINK, ROOT, Language, address, goal_of, is_path, outside_code, pages, sections
 
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
@@ -47,7 +49,7 @@ def _navigation(language: Language, reference: dict[str, str]) -> str:
 
 
 def _with_site_links(page: str, language: Language, folder: Path, out: Path) -> str:
-    """Return the text of a page with the links of the site; code stays as it is."""
+    """Return the text of a page with the links of the site and without a set-up; code stays as it is."""
 
     def image(found: re.Match[str]) -> str:
         target = found[1] or found[2]
@@ -70,7 +72,7 @@ def _with_site_links(page: str, language: Language, folder: Path, out: Path) -> 
             _copy(goal, out)
         return f"](site:{there})"
 
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = SET_UP.sub("", (ROOT / page).read_text(encoding="utf-8"))
     return outside_code(text, lambda prose: LINK.sub(link, IMAGE.sub(image, prose)))
 
 

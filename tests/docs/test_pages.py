@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 from pages import DOCS, PageError, blocks_of, run_page
 from PIL import Image
 
+from timm_accel import Recipe
+
+FENCE = re.compile(r"^ *```(\w+)$", re.M)
 GUIDE = sorted((DOCS / "guide").glob("*.md"))
+HOW_TO = [page for page in sorted(DOCS.glob("*.md")) if blocks_of(page.read_text())]
 CHINESE = sorted((DOCS / "zh").rglob("*.md"))
 
 
@@ -27,13 +31,15 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")
 
 
-@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
-def test_every_block_of_the_guide_runs(page: Path) -> None:
+@pytest.mark.parametrize("page", GUIDE + HOW_TO, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_every_block_runs(page: Path) -> None:
     run_page(page)
 
 
-def test_every_block_of_the_page_of_recipes_runs() -> None:
-    run_page(DOCS / "named_recipes.md")
+def test_no_block_is_passed_over_and_transcripts_have_a_kind_of_their_own() -> None:
+    kinds = {page.stem: set(FENCE.findall(page.read_text())) for page in DOCS.rglob("*.md")}
+    assert set().union(*kinds.values()) == {"python", "sh", "text", "console"}
+    assert {page for page, found in kinds.items() if "console" in found} == {"improve", "start"}
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.stem)
@@ -94,6 +100,41 @@ def test_a_block_that_must_raise_raises_that(tmp_path: Path, code: str, fault: s
         return run_page(page)
     with pytest.raises(PageError, match=fault):
         run_page(page)
+
+
+SET_UP = """# Title
+
+<!-- set up
+from page_data import short_runs
+
+short_runs()
+three = 3
+-->
+
+```text
+a text at the top is no output of the set-up
+```
+
+```python
+from timm_accel import Recipe
+
+print(three, Recipe(num_epochs=40).num_epochs)
+```
+
+```text
+3 3
+```
+"""
+
+
+def test_a_set_up_runs_before_the_blocks_and_ends_with_the_page(tmp_path: Path) -> None:
+    run_page(write_page(tmp_path, SET_UP))
+    assert Recipe(num_epochs=40).num_epochs == 40
+    with pytest.raises(PageError, match="line 4: ModuleNotFoundError"):
+        run_page(write_page(tmp_path, SET_UP.replace("page_data", "no_data")))
+    with pytest.raises(PageError, match="line 15: ZeroDivisionError"):
+        run_page(write_page(tmp_path, SET_UP.replace("print(three", "print(1 / 0")))
+    assert Recipe(num_epochs=40).num_epochs == 40
 
 
 def test_a_block_that_is_not_run_needs_a_reason(tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def test_every_chapter_links_its_notebook(site: Path, html: dict[str, Page]) -> 
             assert json.loads((site / notebook).read_text())["nbformat"] == 4
 
 
+def test_a_set_up_is_neither_shown_nor_found(site: Path) -> None:
+    assert "page_data" in (ROOT / "docs/predict.md").read_text()
+    assert [path for path in site.rglob("*.*") if b"page_data" in path.read_bytes()] == []
+
+
 def test_both_languages_have_a_search_in_their_language(site: Path) -> None:
     english, chinese = (json.loads(index_of(site / language.folder)) for language in LANGUAGES)
     assert "mixup" in english["terms"]
