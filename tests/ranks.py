@@ -6,6 +6,7 @@ A worker is a file with a function `main`, which finds its arguments in ``sys.ar
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +36,11 @@ def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variab
 
 def _rank(main: Callable[[], None]) -> None:
     os.setsid()  # as torchrun starts its processes
-    main()
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()  # as a process of torchrun does; the report has only that of the rank that ended first
+        raise
 
 
 if __name__ == "__main__":
