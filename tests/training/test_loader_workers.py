@@ -237,7 +237,10 @@ def test_a_users_loader_leaves_no_worker(ends: str, form: str, persistent: bool)
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("form", ["loader", "slice", "wrapped"])
-def test_the_rest_of_an_epoch_is_watched(form: str, start: int, persistent: bool) -> None:
+def test_the_rest_of_an_epoch_is_watched(
+    form: str, start: int, persistent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # 5 s for persistent workers to end
     loader: Any = DataLoader(tiny_data(), batch_size=4, num_workers=1, persistent_workers=persistent)
     loader = {"loader": loader, "slice": DataLoaderSlice(loader, 3), "wrapped": Wrapped([loader])}[form]
     watched, rest = LoaderWorkers(), remaining(loader, start)
