@@ -7,28 +7,18 @@ import torch
 from timm.loss import SoftTargetCrossEntropy
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.update_cost import Operators
 from timm_accel import TimmMixupTrainer
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 
 BATCH_SIZE = 4
 
 
-class CountReads(TorchDispatchMode):
-    """Counts the tensors that are read back to the host."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def reads_of(run: Callable[[int], object], batches: int) -> int:
-    with CountReads() as counter:
+    with Operators() as operators:
         run(batches)
-    return counter.reads
+    return operators.counts["host reads"]
 
 
 def train(batches: int) -> None:
@@ -70,8 +60,8 @@ def test_a_longer_run_reads_back_no_more_than_a_bare_loop() -> None:
 def test_the_loss_is_read_back_at_sync_points_only() -> None:
     def agreeing(every: int) -> int:
         trainer = make_trainer(callbacks=DEFAULT_CALLBACKS, sync_every_n_updates=every)
-        with CountReads() as counter:
+        with Operators() as operators:
             fit(trainer, tiny_data(48), num_epochs=1)
-        return counter.reads
+        return operators.counts["host reads"]
 
     assert agreeing(4) - agreeing(1000) == 12 // 4

@@ -62,23 +62,20 @@ def cross_validated(folder: Path) -> CrossValidated:
         suspects = find_suspects(scores)
     except (ModuleNotFoundError, ValueError) as error:
         notes.append(f"Suspect images could not be found: {quoted_sentence(error, None)}")
-    shown = [each for kind in _TITLES for each in [one for one in suspects if one.kind == kind][:MAX_IMAGES]]
+    found = {kind: [each for each in suspects if each.kind == kind] for kind in _TITLES}
+    shown = {kind: of_kind[:MAX_IMAGES] for kind, of_kind in found.items()}
     try:
-        thumbnails = _thumbnails(folder / "fold_1", [each.path for each in shown])
+        paths = [each.path for each in chain.from_iterable(shown.values())]
+        thumbnails = _thumbnails(folder / "fold_1", paths)
     except (OSError, ValueError, TypeError, ModuleNotFoundError, RuntimeError) as error:
         thumbnails = {}
         notes.append(f"The images could not be read: {quoted_sentence(error, None)}")
     groups = [
-        SuspectGroup(
-            title,
-            sum(each.kind == kind for each in suspects),
-            [(each, thumbnails.get(each.path)) for each in shown if each.kind == kind],
-        )
+        SuspectGroup(title, len(found[kind]), [(each, thumbnails.get(each.path)) for each in shown[kind]])
         for kind, title in _TITLES.items()
+        if found[kind]
     ]
-    return CrossValidated(
-        folder.resolve().name, len(scores), _spreads(folder), [group for group in groups if group.images], notes
-    )
+    return CrossValidated(folder.resolve().name, len(scores), _spreads(folder), groups, notes)
 
 
 def _spreads(folder: Path) -> dict[str, tuple[float, float]]:
