@@ -167,7 +167,7 @@ def steps_of(name: str, folder: Path, has_jpegs: bool) -> list[list[str]]:
 
 
 def main(arguments: argparse.Namespace) -> list[Table]:
-    """Measure crop and flip, then RandAugment, and return the rates and the steps."""
+    """Measure crop and flip, then RandAugment, and return images per second and the steps."""
     torch.set_num_threads(1)
     rates, steps = [], []
     with tempfile.TemporaryDirectory() as made:
