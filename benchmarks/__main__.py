@@ -1,6 +1,6 @@
 """Run a benchmark, print its tables and write them to a file: ``python -m benchmarks NAME [options]``.
 
-Without a name it lists the benchmarks. ``report`` writes the tables of all files into `RESULTS.md`.
+Without a name it lists the benchmarks. ``report`` writes the tables of all files into the pages that show them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import PAGE, RESULTS, refreshed
+from benchmarks.tables import PAGES, RESULTS, refreshed
 from timm_accel.messages import nearest
 
 PACKAGES = ("torch", "timm", "pytorch-accelerated", "accelerate", "lightning", "fastai")
@@ -65,12 +65,13 @@ def run(name: str, options: list[str]) -> None:
 
 def main(words: list[str]) -> None:
     """Do what the command line asks for."""
-    known = benchmarks() | {"report": f"Write the tables of {RESULTS.name}/ into {PAGE.name}."}
+    known = benchmarks() | {"report": f"Write the tables of {RESULTS.name}/ into the pages that show them."}
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         print("\n".join(f"{name:<16} {sentence}" for name, sentence in known.items()))
     elif words[0] == "report":
-        PAGE.write_text(refreshed(PAGE.read_text()))
+        for page, text in zip(PAGES, refreshed([page.read_text() for page in PAGES]), strict=True):
+            page.write_text(text)
     elif words[0] in known:
         run(*words[:1], words[1:])
     else:

@@ -9,14 +9,16 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.__main__ import benchmarks, main, run
-from benchmarks.pairs import in_turn, spread
-from benchmarks.tables import PAGE, RESULTS, Table, refreshed
+from benchmarks.pairs import in_turn, spread, together
+from benchmarks.tables import MARKED, PAGES, RESULTS, Table, refreshed
 
 RUN = {"command": "x", "date": None, "seconds": None, "machine": None, "cores": None, "versions": {}}
 
 
 def test_the_page_of_results_shows_what_the_files_have() -> None:
-    assert refreshed(PAGE.read_text()) == PAGE.read_text()
+    pages = [page.read_text() for page in PAGES]
+    assert refreshed(pages) == pages
+    assert [line for page in pages for line in MARKED.sub("", page).splitlines() if line.startswith("|")] == []
     assert [path.name for path in RESULTS.glob("*.json") if "/" in json.loads(path.read_text())["command"]] == []
 
 
@@ -24,18 +26,16 @@ def test_a_marked_table_is_replaced_and_the_prose_stays(tmp_path: Path) -> None:
     known = RUN | {"seconds": 61.2, "cores": 2, "date": "2026-01-02", "machine": "Z80", "versions": {"timm": "1.0"}}
     table = {"name": "of two", "columns": ["a", "b"], "rows": [["", 1], ["x | y".replace("|", "or"), "2"]]}
     (tmp_path / "one.json").write_text(json.dumps(known | {"tables": [table]}))
-    (tmp_path / "two.json").write_text(json.dumps(RUN | {"tables": [table | {"rows": []}]}))
+    (tmp_path / "two.json").write_text(json.dumps(RUN | {"command": None, "tables": [table | {"rows": []}]}))
     mark = "<!-- {}: of two -->\n{}\n<!-- end -->"
     before = f"Before.\n\n{mark.format('one', 'old')}\nBetween.\n{mark.format('two', '')}\nAfter.\n"
     header = "| a | b |\n|---|---|"
-    first = f"{header}\n|  | 1 |\n| x or y | 2 |\n\n`x` (2026-01-02, 61 s, Z80, 2 cores, timm 1.0)"
-    after = (
-        f"Before.\n\n{mark.format('one', first)}\nBetween.\n{mark.format('two', f'{header}{chr(10)}{chr(10)}`x` ()')}"
-    )
-    assert refreshed(before, tmp_path) == f"{after}\nAfter.\n"
+    first = f"{header}\n|  | 1 |\n| x or y | 2 |\n\n`x`, 2026-01-02, 61 s, Z80, 2 cores, timm 1.0"
+    after = f"Before.\n\n{mark.format('one', first)}\nBetween.\n{mark.format('two', f'{header}{chr(10)}{chr(10)}')}"
+    assert refreshed([before, "b"], tmp_path) == [f"{after}\nAfter.\n", "b"]
     for page, mark in ((before.replace("one: of two", "one: of 3"), "one: of 2|one: of 3"), ("", "one: of two")):
-        with pytest.raises(ValueError, match=rf"Expected RESULTS\.md to have a mark for each table .* got '({mark})'"):
-            refreshed(page, tmp_path)
+        with pytest.raises(ValueError, match=rf"Expected the pages to have a mark for each table .* got '({mark})'"):
+            refreshed([page], tmp_path)
 
 
 def test_ways_take_turns_and_are_compared_within_a_round() -> None:
@@ -52,8 +52,12 @@ def test_ways_take_turns_and_are_compared_within_a_round() -> None:
     assert pairs.ratios("ours", "bare") == [1.5, 0.5, 1]
     assert pairs.table("a").rows == [
         ["bare", "2000.00 (1000.00 to 4000.00)", ""],
-        ["ours", "1500.00 (1000.00 to 4000.00)", "1.00 (0.50 to 1.50)"],
+        ["ours", "1500.00 (1000.00 to 4000.00)", "1.000 (0.500 to 1.500)"],
     ]
+    assert pairs.table("a").columns[2:] == ["time over bare, pair by pair, median (min to max)"]
+    both = together("b", {"x": pairs, "y": pairs}, "s")
+    assert both.columns[:3] == ["", "way", "s, median (min to max)"]
+    assert both.rows[2] == ["y", "bare", "2.00 (1.00 to 4.00)", ""]
     assert spread([1, 5, 2], 0) == "2 (1 to 5)"
 
 
@@ -80,7 +84,9 @@ def test_a_run_prints_its_tables_and_writes_them(
     assert written["machine"]
     assert {"Python", "torch", "timm"} < {*written["versions"]}
     mark = "<!-- tiny: sizes -->\n\n<!-- end -->"
-    assert refreshed(mark, tmp_path).startswith("<!-- tiny: sizes -->\n| size |\n|---|\n| 3 |\n| 5 |\n\n`python -m")
+    assert refreshed([mark], tmp_path)[0].startswith(
+        "<!-- tiny: sizes -->\n| size |\n|---|\n| 3 |\n| 5 |\n\n`python -m"
+    )
 
 
 def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
