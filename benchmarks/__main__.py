@@ -60,7 +60,7 @@ def run(name: str, options: list[str]) -> None:
         "tables": [vars(table) for table in tables],
     }
     print("\n\n".join(f"{table.name}\n\n{table.markdown()}" for table in tables))
-    arguments.out.write_text(json.dumps(about, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
 def main(words: list[str]) -> None:

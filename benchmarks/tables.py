@@ -23,10 +23,8 @@ class Table:
 
     def markdown(self) -> str:
         """Return its lines."""
-        header, *rows = (
-            "| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |"
-            for row in (self.columns, *self.rows)
-        )
+        cells = [[str(cell).replace("|", r"\|") for cell in row] for row in (self.columns, *self.rows)]
+        header, *rows = ("|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in cells)
         return "\n".join([header, "|" + "---|" * len(self.columns), *rows])
 
 

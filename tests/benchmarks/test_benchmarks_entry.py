@@ -7,7 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from conftest import write_images
 
+from benchmarks import accuracy, data
 from benchmarks.__main__ import benchmarks, main, run
 from benchmarks.pairs import in_turn, spread, together
 from benchmarks.tables import MARKED, PAGES, RESULTS, Table, refreshed
@@ -19,18 +22,19 @@ def test_the_page_of_results_shows_what_the_files_have() -> None:
     pages = [page.read_text() for page in PAGES]
     assert refreshed(pages) == pages
     assert [line for page in pages for line in MARKED.sub("", page).splitlines() if line.startswith("|")] == []
-    assert [path.name for path in RESULTS.glob("*.json") if "/" in json.loads(path.read_text())["command"]] == []
+    commands = [json.loads(path.read_text())["command"] or "" for path in RESULTS.glob("*.json")]
+    assert [command for command in commands if " /" in command] == []
 
 
 def test_a_marked_table_is_replaced_and_the_prose_stays(tmp_path: Path) -> None:
     known = RUN | {"seconds": 61.2, "cores": 2, "date": "2026-01-02", "machine": "Z80", "versions": {"timm": "1.0"}}
-    table = {"name": "of two", "columns": ["a", "b"], "rows": [["", 1], ["x | y".replace("|", "or"), "2"]]}
+    table = {"name": "of two", "columns": ["a", "b"], "rows": [["", 1], ["x | y", "2"]]}
     (tmp_path / "one.json").write_text(json.dumps(known | {"tables": [table]}))
     (tmp_path / "two.json").write_text(json.dumps(RUN | {"command": None, "tables": [table | {"rows": []}]}))
     mark = "<!-- {}: of two -->\n{}\n<!-- end -->"
     before = f"Before.\n\n{mark.format('one', 'old')}\nBetween.\n{mark.format('two', '')}\nAfter.\n"
     header = "| a | b |\n|---|---|"
-    first = f"{header}\n|  | 1 |\n| x or y | 2 |\n\n`x`, 2026-01-02, 61 s, Z80, 2 cores, timm 1.0"
+    first = f"{header}\n| | 1 |\n| x \\| y | 2 |\n\n`x`, 2026-01-02, 61 s, Z80, 2 cores, timm 1.0"
     after = f"Before.\n\n{mark.format('one', first)}\nBetween.\n{mark.format('two', f'{header}{chr(10)}{chr(10)}')}"
     assert refreshed([before, "b"], tmp_path) == [f"{after}\nAfter.\n", "b"]
     for page, mark in ((before.replace("one: of two", "one: of 3"), "one: of 2|one: of 3"), ("", "one: of two")):
@@ -103,3 +107,39 @@ def test_an_unknown_name_ends_in_one_sentence() -> None:
         SystemExit, match=r"Expected NAME to be a benchmark, but got 'upd_cost'\. Did you mean 'update_co"
     ):
         main(["upd_cost"])
+
+
+@pytest.mark.filterwarnings("ignore:ema_decay=0.0 averages over about 1 of the run's 1")  # one update is enough
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision are deprecated")
+@pytest.mark.parametrize(
+    ("words", "lengths"),
+    [
+        (["data_identity", "--images", "200"], [7]),
+        (["state_growth", "--epochs", "4", "--states", "2"], [4]),
+        (["seeding", "--rounds", "1", "--sizes", "28", "32"], [4, 2]),
+        (["state", "--model", "test_vit", "--rounds", "1"], [4, 2]),
+        (["data", "--data_dir", "data", "--rounds", "1"], [8]),
+    ],
+)
+def test_a_small_run_of_a_benchmark_fills_its_tables(
+    words: list[str],
+    lengths: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # of this process of tests
+    monkeypatch.setattr(data, "BATCH", 4)
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "data", {"cat": 4, "dog": 4}, size=16)
+    main([*words, "--out", str(tmp_path / "out.json")])
+    tables = [Table(**table) for table in json.loads((tmp_path / "out.json").read_text())["tables"]]
+    assert [len(table.rows) for table in tables] == lengths
+    assert {len(row) == len(table.columns) for table in tables for row in table.rows} == {True}
+    assert all(table.markdown() in capsys.readouterr().out for table in tables[:1])
+
+
+def test_the_table_of_accuracies_has_each_run_and_the_medians() -> None:
+    table = accuracy.summary("fast", [{"last": 0.5, "seconds": 10.0}, {"last": 0.75, "seconds": 12.0}])
+    assert table.columns == ["run", "last", "seconds"]
+    assert table.rows == [["0", "0.5", "10"], ["1", "0.75", "12"], ["median", "0.625", "11"]]
