@@ -27,7 +27,8 @@ from unittest.mock import patch
 import torch
 from accelerate.state import AcceleratorState
 
-from benchmarks.gpu_ways import EMA, ON_GPU, PLAIN, SMALL, WAYS, Clock, Sizes, Task, Way, ours, write_jpegs
+from benchmarks.gpu_data import ON_GPU, SMALL, Clock, Sizes, write_jpegs
+from benchmarks.gpu_ways import EMA, PLAIN, WAYS, Task, Way, ours
 from benchmarks.pairs import Pairs, in_turn, spread, together
 from benchmarks.tables import ROOT, Table
 from timm_accel.callbacks import Callback, SaveStateCallback
@@ -51,10 +52,10 @@ def seconds_a_step(way: Way, task: Task, clock: Clock) -> list[float]:
     return clock.seconds()
 
 
-def compare(ways: dict[str, Way], task: Task, clock: Callable[[], Clock]) -> Pairs:
+def compare(ways: dict[str, Way], task: Task, clock: Callable[[], Clock], rounds: int) -> Pairs:
     """Return the seconds of a step of each way, measured in turn."""
     calls = {name: partial(lambda way: seconds_a_step(way, task, clock())[0], way) for name, way in ways.items()}
-    return in_turn(calls, task.sizes.rounds)
+    return in_turn(calls, rounds)
 
 
 def resident(sizes: Sizes, steps: Steps) -> str:
@@ -64,7 +65,7 @@ def resident(sizes: Sizes, steps: Steps) -> str:
             for group, ways in WAYS.items():
                 if batch == sizes.batches[0] or group in (PLAIN, EMA):
                     task, clock = Task(name, batch, sizes), partial(sizes.clock, batch)
-                    steps[f"{name}, {batch}, {group}"] = compare(ways, task, clock)
+                    steps[f"{name}, {batch}, {group}"] = compare(ways, task, clock, sizes.rounds)
     return "measured"
 
 
@@ -97,20 +98,21 @@ def without_stream(task: Task, clock: Clock) -> None:
 
 def from_memory(sizes: Sizes, steps: Steps) -> str:
     """Measure on bytes in memory, which loader workers carry, with the stream of the next batch and without."""
+    batch = sizes.batches[0]
     for name in sizes.models:
-        ways = WAYS[EMA] | {"timm_accel, one stream": without_stream}
-        pairs = compare(ways, Task(name, sizes.batches[0], sizes, "memory"), sizes.input_clock)
-        steps[f"{name}, {sizes.batches[0]}, {EMA}, from memory"] = pairs
+        ways, task = WAYS[EMA] | {"timm_accel, one stream": without_stream}, Task(name, batch, sizes, "memory")
+        steps[f"{name}, {batch}, {EMA}, from memory"] = compare(ways, task, sizes.input_clock, sizes.input_rounds)
     return "measured"
 
 
 def from_jpeg(sizes: Sizes, steps: Steps) -> str:
     """Measure on files, decoded and cropped at random by loader workers: timm's loader and ours."""
+    batch = sizes.batches[0]
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder), sizes)
         for name in sizes.models:
-            pairs = compare(WAYS[EMA], Task(name, sizes.batches[0], sizes, Path(folder)), sizes.input_clock)
-            steps[f"{name}, {sizes.batches[0]}, {EMA}, from JPEG"] = pairs
+            task, rounds = Task(name, batch, sizes, Path(folder)), sizes.input_rounds
+            steps[f"{name}, {batch}, {EMA}, from JPEG"] = compare(WAYS[EMA], task, sizes.input_clock, rounds)
     return "measured"
 
 
@@ -133,7 +135,6 @@ def host_waits(sizes: Sizes, steps: Steps) -> str:
 
 def half_precision(sizes: Sizes, steps: Steps) -> str:
     """Train in float16, and count the updates that the scaler skips."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     task, clock = Task(sizes.models[0], sizes.batches[-1], sizes), sizes.clock(sizes.batches[-1])
     with patch.dict(os.environ, {PRECISION: "fp16"}), quiet():
         trainer = ours(task, clock, mixes=True, averages=True)

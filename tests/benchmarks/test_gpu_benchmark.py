@@ -9,7 +9,7 @@ import pytest
 from forked import run
 
 from benchmarks import gpu
-from benchmarks.gpu_ways import SMALL
+from benchmarks.gpu_data import SMALL
 from benchmarks.pairs import Pairs
 
 
