@@ -50,7 +50,7 @@ def run(name: str, options: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="the file for the tables")
     arguments, began = parser.parse_args(options), time.perf_counter()
     tables = module.main(arguments)
-    words = [Path(word).name if os.path.isabs(word) else word for word in options]  # no paths of this machine
+    words = [re.sub(r"^(--\w+=)?/(.*/)?", r"\1", word) for word in options]  # no folders of this machine
     about = {
         "command": shlex.join(["python", "-m", "benchmarks", name, *words]),
         "date": str(date.today()),
@@ -63,6 +63,16 @@ def run(name: str, options: list[str]) -> None:
     arguments.out.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
+def report() -> None:
+    """Write the pages."""
+    try:
+        texts = refreshed([page.read_text() for page in PAGES])
+    except ValueError as error:
+        sys.exit(str(error))
+    for page, text in zip(PAGES, texts, strict=True):
+        page.write_text(text)
+
+
 def main(words: list[str]) -> None:
     """Do what the command line asks for."""
     known = benchmarks() | {"report": f"Write the tables of {RESULTS.name}/ into the pages that show them."}
@@ -70,10 +80,9 @@ def main(words: list[str]) -> None:
         print(__doc__)
         print("\n".join(f"{name:<16} {sentence}" for name, sentence in known.items()))
     elif words[0] == "report":
-        for page, text in zip(PAGES, refreshed([page.read_text() for page in PAGES]), strict=True):
-            page.write_text(text)
+        report()
     elif words[0] in known:
-        run(*words[:1], words[1:])
+        run(words[0], words[1:])
     else:
         sys.exit(f"Expected NAME to be a benchmark, but got {words[0]!r}. {nearest(words[0], known)}")
 
