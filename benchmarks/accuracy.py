@@ -1,10 +1,10 @@
 """Measure the accuracy of two recipes: fine-tuning on solar cells, and a small model from scratch on Fashion-MNIST.
 
-    python -m benchmarks accuracy elpv --data_dir elpv --weights tf_efficientnet_lite0.pth
-    python -m benchmarks accuracy fashion --data_dir fashion_mnist
+    python benchmarks/accuracy.py elpv --data_dir elpv --weights tf_efficientnet_lite0.pth
+    python benchmarks/accuracy.py fashion --data_dir fashion_mnist
 
 `accelerate launch --cpu --num_processes 1 --mixed_precision bf16` instead of `python` is faster on a CPU that supports
-bfloat16. ``--out`` gives each a file.
+bfloat16.
 
 `elpv` trains with the recipe fine_tune, and once from random weights with the same budget. `fashion` alternates between
 the recipe fast_cpu and the article's script (its two crashes fixed), with the same model, image size, batch size and
@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from article_script import ArticleTrainer
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from benchmarks.article_script import ArticleTrainer
-from benchmarks.tables import Table
 from timm_accel import create_classifier, create_datasets, evaluate_classifier
 from timm_accel.callbacks import Callback
 from timm_accel.predict.opening import classifier_of
@@ -111,28 +110,26 @@ def by_article(data_dir: Path, seed: int, **recipe: Any) -> dict[str, float]:
     return report(f"article {seed}", trainer, clock, {})
 
 
-def summary(name: str, runs: list[dict[str, float]]) -> Table:
-    """Return a row for each seed, and one of the medians."""
+def summary(name: str, runs: list[dict[str, float]]) -> None:
+    """Print the medians."""
     medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    rows = [[str(number), *(f"{run[key]:.4g}" for key in medians)] for number, run in enumerate(runs)]
-    return Table(name, ["run", *medians], [*rows, ["median", *(f"{value:.4g}" for value in medians.values())]])
+    print(f"{name}, median of {len(runs)}: " + ", ".join(f"{key} {value:.4g}" for key, value in medians.items()))
 
 
-def elpv(options: argparse.Namespace) -> list[Table]:
+def elpv(options: argparse.Namespace) -> None:
     """Fine-tune pretrained weights, and train from random weights."""
     shared = {
         "data_dir": options.data_dir,
         "num_epochs": options.num_epochs or named_recipe("fine_tune").options["num_epochs"],
     }
     tuned = {**shared, "flips": True, "weights": options.weights, "pretrained": False}
-    tables = [summary("fine_tune", [by_recipe("fine_tune", seed=seed, **tuned) for seed in options.seeds])]
+    summary("fine_tune", [by_recipe("fine_tune", seed=seed, **tuned) for seed in options.seeds])
     if options.scratch:
         scratch = {**shared, "flips": True, "pretrained": False, "freeze_epochs": 0, "warmup_epochs": 1}
-        tables.append(summary("from random weights", [by_recipe("fine_tune", seed=0, **scratch)]))
-    return tables
+        summary("from random weights", [by_recipe("fine_tune", seed=0, **scratch)])
 
 
-def fashion(options: argparse.Namespace) -> list[Table]:
+def fashion(options: argparse.Namespace) -> None:
     """Alternate between the fast recipe and the article's script."""
     recipe = named_recipe("fast_cpu").options
     budget = {name: recipe[name] for name in ("model", "model_args", "image_size", "batch_size")}
@@ -142,11 +139,13 @@ def fashion(options: argparse.Namespace) -> list[Table]:
         ours.append(by_recipe("fast_cpu", data_dir=options.data_dir, seed=seed, num_epochs=budget["num_epochs"]))
         if options.article:
             article.append(by_article(Path(options.data_dir), seed, **budget))
-    return [summary(name, runs) for name, runs in {"fast_cpu": ours, "article": article}.items() if runs]
+    summary("fast_cpu", ours)
+    if article:
+        summary("article", article)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=("elpv", "fashion"))
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--weights", help="For elpv: a file of pretrained weights.")
@@ -154,8 +153,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_epochs", type=int)
     parser.add_argument("--scratch", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--article", action=argparse.BooleanOptionalAction, default=True)
-
-
-def main(arguments: argparse.Namespace) -> list[Table]:
-    """Train on one of the datasets."""
-    return {"elpv": elpv, "fashion": fashion}[arguments.set](arguments)
+    arguments = parser.parse_args()
+    {"elpv": elpv, "fashion": fashion}[arguments.set](arguments)

@@ -1,6 +1,6 @@
 """Measure saving and loading a state, alternating with `accelerator.save_state` within one run.
 
-    python -m benchmarks state --model resnet50d --rounds 7
+    python benchmarks/state.py --model resnet50d --runs 7
 
 Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 before it is loaded. accelerate's
 state has none of that.
@@ -8,6 +8,7 @@ state has none of that.
 
 import argparse
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,8 +19,6 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.pairs import Pairs, together
-from benchmarks.tables import Table
 from timm_accel import TimmMixupTrainer, create_classifier
 from timm_accel.callbacks import Callback, SaveStateCallback
 from timm_accel.states.folder import newest_state
@@ -57,16 +56,10 @@ class Measuring(Callback):
         del self.rows[0]  # the first run fills the file cache
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("--model", default="resnet50d")
-    parser.add_argument("--rounds", type=int, default=7)
-
-
-def main(arguments: argparse.Namespace) -> list[Table]:
+def main(model_name: str, runs: int) -> None:
     """Train one update and measure."""
-    model, _ = create_classifier(arguments.model, num_classes=1000)
-    measuring = Measuring(arguments.rounds)
+    model, _ = create_classifier(model_name, num_classes=1000)
+    measuring = Measuring(runs)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimmMixupTrainer(
             model=model,
@@ -80,10 +73,24 @@ def main(arguments: argparse.Namespace) -> list[Table]:
         data = TensorDataset(torch.randn(2, 3, 64, 64), torch.zeros(2, dtype=torch.int64))
         trainer.train(data, 1, per_device_batch_size=2, train_dataloader_kwargs={"num_workers": 0})
         shutil.rmtree(folder, ignore_errors=True)
-    ways = ("accelerate", "ours")
-    measured = {
-        what: Pairs({way: [row[f"{what} {way}"] for row in measuring.rows] for way in ways})
-        for what in ("save", "load")
-    }
-    sizes = [[way, f"{size:.0f}"] for way, size in zip(ways, measuring.sizes, strict=True)]
-    return [together("save and load", measured, "s"), Table("size", ["state", "MiB"], sizes)]
+    print(
+        f"{model_name}, {runs} runs in turn, {measuring.sizes[0]:.0f} MiB (accelerate) and {measuring.sizes[1]:.0f} MiB"
+    )
+    for what in ("save", "load"):
+        for name in ("accelerate", "ours"):
+            print(f"{what} {name}: {spread([row[f'{what} {name}'] for row in measuring.rows])} s")
+        ratios = [row[f"{what} ours"] / row[f"{what} accelerate"] for row in measuring.rows]
+        print(f"{what}, ours over accelerate: {spread(ratios)}")
+
+
+def spread(values: list[float]) -> str:
+    """Return median, minimum and maximum."""
+    return f"median {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50d")
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    main(options.model, options.runs)
