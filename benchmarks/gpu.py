@@ -49,7 +49,10 @@ def seconds_a_step(way: Way, task: Task, clock: Clock) -> list[float]:
     """Train, and return the seconds of a step in each window."""
     with quiet():
         way(task, clock)
-    return clock.seconds()
+    seconds = clock.seconds()
+    if ON_GPU:
+        torch.cuda.empty_cache()
+    return seconds
 
 
 def compare(ways: dict[str, Way], task: Task, clock: Callable[[], Clock], rounds: int) -> Pairs:
@@ -128,7 +131,7 @@ def host_waits(sizes: Sizes, steps: Steps) -> str:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             seconds_a_step(way, task, sizes.clock(batch, watch="warn"))
-        waits = sum("synchronizing" in str(warning.message) for warning in caught)
+        waits = sum("called a synchronizing" in str(warning.message) for warning in caught)
         counts.append(f"{name} {waits / sizes.steps[-1]:.2f}")
     return f"none between two sync points; a step, with them: {', '.join(counts)}"
 
@@ -227,7 +230,6 @@ def measure(parts: dict[str, Callable[[Sizes, Steps], str]], sizes: Sizes, secon
                 AcceleratorState._reset_state(reset_partial_state=True)
                 if ON_GPU:
                     torch.cuda.set_sync_debug_mode("default")
-                    torch.cuda.empty_cache()
         rows.append([name, result, f"{time.monotonic() - began:.0f}"])
         print(*rows[-1], sep=" | ", flush=True)
     outcome = Table("parts", ["part", "result", "seconds"], rows)
