@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from timm_accel.atomic import atomic_write, open_own, remove
+from timm_accel.states.background import closed_in_workers
 from timm_accel.states.manifest import FORMAT, digest_of_file, read_manifest, signed
 
 STATES = "state"
@@ -171,7 +172,7 @@ def _link(name: str, folder: Path, before: SavedState | None) -> list[Any] | Non
 
 
 def _write(path: Path, content: Any) -> list[Any]:
-    with open(path, "xb") as file:
+    with open(path, "xb") as file, closed_in_workers(file):
         _save(content, file)
         _flush(file)
     return [path.stat().st_size, digest_of_file(path)]
