@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from resumed_runs import Noting, cut, every_update, full_disk, make_run, outcome, positions, same_outcome, settle, states, train
+from resumed_runs import (
+    Noting,
+    cut,
+    every_update,
+    full_disk,
+    make_run,
+    outcome,
+    positions,
+    same_outcome,
+    settle,
+    states,
+    train,
+)
 from terminals import Terminal
 from timm.optim import create_optimizer_v2
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model

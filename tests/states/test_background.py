@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from timm_accel.callbacks import Callback, CsvHistoryCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.states import background
 from timm_accel.states import folder as state_module
-from timm_accel.states.background import BackgroundWork, HostCopies
+from timm_accel.states.background import BackgroundWork, HostMemory
 from timm_accel.training import checkpointer as saving
 
 
@@ -58,20 +58,13 @@ def test_a_state_is_that_of_its_update_to_the_byte_though_the_training_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(state_module, "_save", lambda content, file: (may_write.wait(30), save(content, file)))
         written_late = run_asking(tmp_path / "late", may_write)
-    monkeypatch.setattr(saving, "HostCopies", lambda value, where: Bare(value))
+    monkeypatch.setattr(HostMemory, "copy", lambda memory, value, where: value)
     monkeypatch.setattr(BackgroundWork, "begin", BackgroundWork._do)  # at once, as a state was written before
     monkeypatch.setattr(Asking, "on_training_run_epoch_end", lambda *args, **kwargs: None)
     written_at_once = run_asking(tmp_path / "at_once", may_write)
     assert positions(tmp_path / "late") == positions(tmp_path / "at_once") == ["1.3", "3.0"]
     assert [name for name in written_at_once if written_late[name] != written_at_once[name]] == []
     assert same_outcome(tmp_path / "late", tmp_path / "at_once") is None
-
-
-class Bare:
-    """Holds the tensors themselves."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def test_copies_keep_what_tensors_share_their_strides_and_their_classes() -> None:
@@ -85,7 +78,7 @@ def test_copies_keep_what_tensors_share_their_strides_and_their_classes() -> Non
         "nested": [(torch.zeros(()), {"n": 1})],
         "counter": Counter(a=1),
     }
-    copy = HostCopies(value, "it").value
+    copy = HostMemory().copy(value, "it")
     expected = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     base += 1
     value["counter"]["a"] = 7
@@ -220,14 +213,15 @@ def train_and_die(run_dir, module, name, count):
     calls, inner = [], getattr(module, name)
 
     def kill(*args, **kwargs):
-        if threading.current_thread() is not threading.main_thread() and (name != "rmtree" or "_epoch_" in args[0].name):
+        in_thread = threading.current_thread() is not threading.main_thread()
+        if in_thread and (name != "rmtree" or "_epoch_" in args[0].name):
             calls.append(name)
         if len(calls) == count:
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(*args, **kwargs)
 
     setattr(module, name, kill)
-    train(make_run(run_dir, callbacks=keeping_two()))
+    train(make_run(run_dir, callbacks=keeping_two()), num_epochs=1)
 
 modules = dict(folder=folder, checkpointer=checkpointer, shutil=shutil)
 for moment, (module, name, count) in {MOMENTS!r}.items():
@@ -241,12 +235,12 @@ for moment, (module, name, count) in {MOMENTS!r}.items():
 def test_a_kill_in_the_background_leaves_what_an_atomic_write_leaves(tmp_path: Path) -> None:
     done = run_script(tmp_path, KILLED)
     assert done.stdout.splitlines() == [f"{moment} {signal.SIGKILL:d}" for moment in MOMENTS], done.stderr
-    train_whole(make_run(tmp_path / "whole", callbacks=keeping_two()))
+    train_whole(make_run(tmp_path / "whole", callbacks=keeping_two()), num_epochs=1)
     left = {}
     for moment in MOMENTS:
         killed = tmp_path / "run" / moment
         left[moment] = ".".join(positions(killed)), len(list(killed.glob("state/*.unfinished")))
-        train_whole(make_run(killed, callbacks=keeping_two()), resume_from="auto")
+        train_whole(make_run(killed, callbacks=keeping_two()), num_epochs=1, resume_from="auto")
         assert same_outcome(tmp_path / "whole", killed) is None, moment
         assert list(killed.glob("state/*.unfinished")) == []
     assert left == {
@@ -260,7 +254,9 @@ def test_a_kill_in_the_background_leaves_what_an_atomic_write_leaves(tmp_path: P
 
 
 class Watched(Dataset):
-    """Fails in a worker that holds the files or the copies of a state."""
+    """Fails in a worker that holds files of a state, or has the memory of the copies."""
+
+    memory: HostMemory
 
     def __init__(self) -> None:
         self.data, self.process = tiny_data(8), os.getpid()
@@ -269,8 +265,12 @@ class Watched(Dataset):
         assert os.getpid() != self.process
         open_files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
         assert [file for file in open_files if file.endswith(".pt")] == []
-        held = [copy for copies in background._copies for _, copy in copies._storages.values()]
-        assert sum(copy.nbytes() for copy in held) == 0
+        buffer = torch.frombuffer(self.memory._buffer, dtype=torch.uint8) if self.memory._buffer else None
+        held = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+        within = [
+            end for start, end in held if buffer is not None and int(start, 16) <= buffer.data_ptr() < int(end, 16)
+        ]
+        assert within == []
         return self.data[index]
 
     def __len__(self) -> int:
@@ -286,6 +286,7 @@ def test_workers_that_are_forked_during_a_write_run_and_hold_nothing_of_it(
 
     class Counting(Callback):
         def on_train_epoch_start(self, trainer: Any, **kwargs: Any) -> None:
+            trainer.train_dataset.memory = trainer.current_run().checkpointer._copies
             while trainer.run_history.current_epoch > 1 and not background._files:
                 time.sleep(0.001)
 
@@ -311,11 +312,11 @@ def test_a_write_imports_nothing_as_a_worker_that_is_forked_meanwhile_could_neve
 import sys
 from pathlib import Path
 import torch
-from timm_accel.states.background import HostCopies
+from timm_accel.states.background import HostMemory
 from timm_accel.states.folder import prune_states, write_state
 loaded = set(sys.modules)
 for _ in range(2):
-    write_state(Path(sys.argv[1]), "epoch_0_batch_1", HostCopies({"a.pt": {"a": torch.zeros(3)}}, "").value, {})
+    write_state(Path(sys.argv[1]), "epoch_0_batch_1", HostMemory().copy({"a.pt": {"a": torch.zeros(3)}}, ""), {})
 prune_states(Path(sys.argv[1]), 1)
 print(sorted(set(sys.modules) - loaded))
 """,

@@ -1,15 +1,16 @@
 """A write beside the training: the copies that it writes, and the thread in which it runs.
 
-Loader workers may be forked meanwhile. The thread takes no lock that a worker uses, and a worker lets go of its files
-and copies at once: otherwise a deleted state would take disk and memory as long as the worker lives.
+Loader workers may be forked meanwhile. The thread takes no lock that a worker uses, and a worker has neither its files
+nor the copies: otherwise a deleted state would take disk and memory as long as the worker lives.
 """
 
+import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from threading import Thread
 from typing import IO, Any, Generic, TypeVar
-from weakref import WeakSet
 
 import torch
 import torch.utils.serialization.config  # by `torch.save`: a worker forked during an import may never import that
@@ -18,49 +19,72 @@ from torch import nn
 from timm_accel.states.plain import plain
 
 T = TypeVar("T")
+ALIGNED = 64  # bytes at which tensors begin, as torch aligns its own
 _files: set[int] = set()  # the descriptors of what is being written
 
 
-class HostCopies:
-    """Copies of all tensors of a value, on the host. Tensors that share memory share that of their copies.
+class HostMemory:
+    """Memory of the host that keeps copies of tensors. Each copy is written over the one before, which is much faster.
 
-    Args:
-        value: Tensors and plain values.
-        where: What it is, for the message.
-
-    Raises:
-        TypeError: Something in it is neither a tensor nor a plain value.
+    A forked process does not get it: both would share its pages, and the next copy would have to copy each page first.
     """
 
-    def __init__(self, value: Any, where: str) -> None:
-        self._storages: dict[int, tuple[Any, Any]] = {}  # the originals too, so that no address comes twice
-        _copies.add(self)
-        self.value = plain(value, where, self._copy)
-        self._storages = {address: (None, copy) for address, (_, copy) in self._storages.items()}
+    def __init__(self) -> None:
+        self._buffer: Any = b""
 
-    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
-            copy = tensor.detach().cpu().clone()  # has no storage that can be copied alone
-        else:
-            place = tensor.storage_offset(), tensor.size(), tensor.stride()
-            copy = torch.empty(0, dtype=tensor.dtype).set_(self._storage(tensor.untyped_storage()), *place)
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(copy, tensor.requires_grad)
-        return copy.requires_grad_(tensor.requires_grad)
+    def copy(self, value: Any, where: str) -> Any:
+        """Return a value with copies of all its tensors. Those that share memory share that of their copies.
 
-    def _storage(self, storage: Any) -> Any:
-        if storage._cdata not in self._storages:
-            copy = storage.clone() if storage.device.type == "cpu" else storage.cpu()
-            self._storages[storage._cdata] = storage, copy
-        return self._storages[storage._cdata][1]
+        Args:
+            value: Tensors and plain values.
+            where: What it is, for the message.
 
-    def free(self) -> None:
-        """Give the memory of the copies back, also where something else holds them."""
-        for _, copy in self._storages.values():
-            copy.resize_(0)
+        Raises:
+            TypeError: Something in it is neither a tensor nor a plain value.
+        """
+        storages: dict[int, Any] = {}
+        plain(value, where, lambda tensor: _collect(tensor, storages))
+        starts = list(accumulate((-(-each.nbytes() // ALIGNED) * ALIGNED for each in storages.values()), initial=0))
+        if starts[-1] > len(self._buffer):
+            self._buffer = _allocate(starts[-1])
+        copies = {}
+        for (address, storage), start in zip(storages.items(), starts, strict=False):
+            room = torch.frombuffer(self._buffer, dtype=torch.uint8, count=storage.nbytes(), offset=start)
+            copies[address] = room.untyped_storage().copy_(storage)
+        return plain(value, where, lambda tensor: _copied(tensor, copies))
 
 
-_copies: "WeakSet[HostCopies]" = WeakSet()
+def _allocate(size: int) -> Any:
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, which forks no process
+        return bytearray(size)
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_DONTFORK"):  # Linux
+        buffer.madvise(mmap.MADV_DONTFORK)
+    return buffer
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    """Whether the bytes of a tensor are all in its storage, of which there are some."""
+    odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+    return not odd and tensor.untyped_storage().nbytes() > 0
+
+
+def _collect(tensor: torch.Tensor, storages: dict[int, Any]) -> torch.Tensor:
+    if _has_storage(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+    return tensor
+
+
+def _copied(tensor: torch.Tensor, copies: Mapping[int, Any]) -> torch.Tensor:
+    if _has_storage(tensor):
+        place = tensor.storage_offset(), tensor.size(), tensor.stride()
+        copy = torch.empty(0, dtype=tensor.dtype).set_(copies[tensor.untyped_storage()._cdata], *place)
+    else:
+        copy = tensor.detach().cpu().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)
 
 
 @contextmanager
@@ -78,8 +102,6 @@ def _let_go() -> None:
         with suppress(OSError):
             os.close(descriptor)
     _files.clear()
-    for copies in list(_copies):
-        copies.free()
 
 
 if hasattr(os, "register_at_fork"):  # Windows forks no process

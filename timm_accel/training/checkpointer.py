@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.messages import counted, one_line
-from timm_accel.states.background import BackgroundWork, HostCopies
+from timm_accel.states.background import BackgroundWork, HostMemory
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
     STATES,
-    SavedState,
     newest_state,
     open_state,
-    prune_states,
     tidy_states,
     write_state,
 )
 from timm_accel.states.growing import GrowingParts, load_common
 from timm_accel.states.run_dir import RUN_CONTENTS, check_kind, check_run_dir, lock_run_dir, unlock_run_dir
+from timm_accel.states.saved_state import SavedState
 from timm_accel.training import snapshot
 from timm_accel.training.data_of_run import LISTINGS, DataOfRun
 from timm_accel.training.identity import (
@@ -73,7 +72,7 @@ class Checkpointer:
         self.last_state: Path | None = None
         self.growing = GrowingParts()
         self._before: SavedState | None = None  # what a new state links files of
-        self._writing = BackgroundWork[SavedState]()  # on the main process
+        self._writing, self._copies = BackgroundWork[SavedState](), HostMemory()  # on the main process
         self.identity: Mapping[str, Any] = {}
         self.data: DataOfRun | None = None
         self._lock: Any = None
@@ -248,9 +247,9 @@ class Checkpointer:
         }
         name = f"epoch_{run.progress.epoch}_batch_{run.progress.batch}"
         files, constant = snapshot.take(run, ranks, self.growing)
-        copies = HostCopies(files, "the state")
-        root, before, keep = self.run_dir / STATES, self._before, self.trainer.keep_states
-        self._writing.begin(lambda: _write(root, name, copies, about, constant, before, keep))
+        root, copies = self.run_dir / STATES, self._copies.copy(files, "the state")
+        before, keep = self._before, self.trainer.keep_states
+        self._writing.begin(lambda: write_state(root, name, copies, about, constant, before, keep))
 
     def resumes_at(self, run: TrainingRun) -> str:
         """Return in words where the run resumes, before anything is restored."""
@@ -301,21 +300,6 @@ class Checkpointer:
             warnings.warn(describe_inexact_resume(others, saved, current), stacklevel=2)
         if others := changes(PACKAGES, saved["versions"], versions()):
             report(f"Other versions may round differently: {others}.")
-
-
-def _write(
-    root: Path,
-    name: str,
-    copies: HostCopies,
-    about: Mapping[str, Any],
-    constant: Mapping[str, Callable[[], Any]],
-    before: SavedState | None,
-    keep: int | None,
-) -> SavedState:
-    state = write_state(root, name, copies.value, about, constant, before)
-    if keep is not None:
-        prune_states(root, keep)
-    return state
 
 
 def _is_trained(run: TrainingRun, progress: Progress) -> bool:
