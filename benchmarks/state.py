@@ -45,6 +45,7 @@ class Measuring(Callback):
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
         run, theirs = trainer.current_run(), trainer.run_dir / "accelerate"
+        run.checkpointer.resume_from = "auto"  # or `restore` would save a state
         states, save, settle = trainer.run_dir / "state", run.checkpointer.save, run.checkpointer.settle
 
         def begin() -> float:

@@ -174,9 +174,7 @@ class Checkpointer:
         except OSError as error:  # the run goes without: a later resume cannot name the images that changed
             self.trainer.print(f"The lists of the images cannot be written beside the states ({one_line(error)}).")
 
-    def save(
-        self, run: TrainingRun, milestone: bool = False, stopped: str | None = None, *, waits: bool = False
-    ) -> bool:
+    def save(self, run: TrainingRun, milestone: bool = False, stopped: str | None = None, waits: bool = False) -> bool:
         """Copy a state, write it in the background, and return False if it is known to fail. Collective.
 
         Args:
