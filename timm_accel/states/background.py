@@ -79,7 +79,7 @@ def _collect(tensor: torch.Tensor, storages: dict[int, Any]) -> torch.Tensor:
 def _copied(tensor: torch.Tensor, copies: Mapping[int, Any]) -> torch.Tensor:
     if _has_storage(tensor):
         place = tensor.storage_offset(), tensor.size(), tensor.stride()
-        copy = torch.empty(0, dtype=tensor.dtype).set_(copies[tensor.untyped_storage()._cdata], *place)
+        copy = torch.empty(0, dtype=tensor.dtype, device="cpu").set_(copies[tensor.untyped_storage()._cdata], *place)
     else:
         copy = tensor.detach().cpu().clone()
     if isinstance(tensor, nn.Parameter):

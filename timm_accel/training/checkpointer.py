@@ -109,13 +109,12 @@ class Checkpointer:
                 datasets, check = {"training": train_dataset, "evaluation": eval_dataset}, self.trainer.data_identity
                 self.data = on_main_process(accelerator, lambda: DataOfRun(datasets, check, self.resumed))
             yield
-        except Exception as error:
+        except BaseException as error:
             self._end_writing()
-            if self.last_state is not None:
+            if self.last_state is not None and isinstance(error, Exception):
                 error.add_note(f"The last state is {str(self.last_state)!r}. Resume from it with resume_from='auto'.")
             raise
         finally:
-            self._end_writing()
             if self._lock is not None:
                 unlock_run_dir(self._lock)
 

@@ -70,7 +70,8 @@ class TrainingRun(Run):
                 self._epochs()
             except StopTrainingError as stop:
                 self._stopped(stop)
-            checkpointer.settle(self)
+            if checkpointer.run_dir is not None:
+                checkpointer.settle(self)
             self.epoch = self.batch_index = None
             trainer.training_run_end()
             self.notify("on_training_run_end")
