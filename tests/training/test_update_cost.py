@@ -6,7 +6,10 @@ import accelerate.optimizer
 import pytest
 from torch.nn import functional
 
-from benchmarks.update_cost import PythonCalls, counts_of, train, train_bare
+from benchmarks.contenders.bare import train as train_bare
+from benchmarks.contenders.job import Job
+from benchmarks.contenders.ours import train
+from benchmarks.update_cost import PythonCalls, counts_of
 from timm_accel.losses.divisors import Divisors
 
 pytestmark = pytest.mark.filterwarnings("ignore:ema_decay=0.5 averages over")
@@ -44,7 +47,7 @@ def test_an_update_reads_nothing_from_device_or_disk(more: dict) -> None:
 
 def test_accelerate_has_its_own_lookup_again_after_a_run() -> None:
     lookup = accelerate.optimizer.is_lomo_available
-    train("test_resnet", 1, all_parts=False)
+    train(Job("test_resnet", 1))
     assert accelerate.optimizer.is_lomo_available is lookup
 
 
