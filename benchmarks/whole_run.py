@@ -11,6 +11,7 @@ import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ from benchmarks.contenders import names
 from benchmarks.pairs import in_turn
 from benchmarks.processes import Spent, pairs_of, spend
 from benchmarks.tables import Table
+
+if TYPE_CHECKING:
+    from benchmarks.contenders.job import Job
 
 RUN = """
 from pathlib import Path
@@ -43,7 +47,9 @@ def write_images(folder: Path, num_train: int, num_val: int, pixels: int = 32) -
             Image.fromarray(generator.integers(256, size=(pixels, pixels, 3), dtype=np.uint8)).save(path)
 
 
-def job_of(name: str, images: Path, states: Path, epochs: int):
+def job_of(
+    name: str, images: Path, states: Path | None, num_epochs: int, model: str = "test_resnet", batch_size: int = 32
+) -> "Job":
     """Return the job, with our datasets for our trainer and timm's for the others."""
     from benchmarks.contenders.job import Job
 
@@ -58,8 +64,17 @@ def job_of(name: str, images: Path, states: Path, epochs: int):
         transform = create_transform(32, is_training=True, interpolation="random", **options, **AUGMENTATION)
         data = ImageDataset(str(images / "train"), transform=transform)
         eval_data = ImageDataset(str(images / "val"), transform=create_transform(32, **options))
-    updates = len(data) // 32
-    return Job("test_resnet", updates, True, data, eval_data, states, num_epochs=epochs, batch_size=32, num_workers=1)
+    return Job(
+        model,
+        len(data) // batch_size,
+        all_parts=True,
+        data=data,
+        eval_data=eval_data,
+        folder=states,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        num_workers=1,
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

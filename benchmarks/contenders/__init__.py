@@ -9,8 +9,10 @@ differs, `NOTES` says so. Only what a contender needs is imported for it.
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from benchmarks.contenders.job import Job
+if TYPE_CHECKING:
+    from benchmarks.contenders.job import Job
 
 NOTES = {
     "article": "all parts only; no clipping; updates EMA once an epoch; saves no state",
@@ -26,7 +28,7 @@ MODULES = {
     "fastai": "with_fastai",
     "timm_accel": "ours",
 }
-Loop = Callable[[Job], None]
+Loop = Callable[["Job"], None]
 
 
 def contender(name: str) -> Loop:

@@ -21,6 +21,10 @@ class _AllParts(TrainerWithTimmScheduler):
         if self.mixup is not None:
             self.ema = ModelEmaV3(self._accelerator.unwrap_model(self.model), decay=EMA_DECAY)
 
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        self.num_updates -= len(self._train_dataloader)  # epochs count from 1
+
     def calculate_train_batch_loss(self, batch: Any) -> Any:
         return super().calculate_train_batch_loss(batch if self.mixup is None else self.mixup(*batch))
 

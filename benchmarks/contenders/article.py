@@ -13,6 +13,10 @@ class _PerUpdate(ArticleTrainer):
 
     job: Job
 
+    def train_epoch_start(self) -> None:
+        super().train_epoch_start()
+        self.num_updates -= len(self._train_dataloader)  # epochs count from 1
+
     def create_scheduler(self) -> Any:
         return self.job.schedule(self.optimizer)
 
