@@ -1,6 +1,6 @@
 """Count what one training update costs beside a bare loop of the same parts, in numbers that no other program disturbs.
 
-    python -m benchmarks.update_cost --models test_resnet resnet50
+    python -m benchmarks update_cost --models test_resnet resnet50
 
 Both loops train with AdamW and a cosine schedule that steps per update; with all parts also with timm's Mixup, gradient
 clipping and EMA weights. The bare loop calls timm's functions. A count is of one update: two lengths of run are
@@ -26,12 +26,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.tables import Table
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 
 BATCH_SIZE = 4
 MIXUP = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
 SCHEDULE: dict[str, Any] = {"sched": "cosine", "step_on_epochs": False}
+KINDS = ("Python calls", "operators", "host reads", "file-system calls")
 DISK = frozenset({"stat", "lstat", "open", "listdir", "scandir", "access", "readlink", "mkdir", "rename", "unlink"})
 
 
@@ -133,23 +135,21 @@ def counts_of(run: Loop, name: str, all_parts: bool, short: int = 4, long: int =
                 run(name, num_updates, all_parts)
             counts += counter.counts
         found.append(counts)
-    kinds = ("Python calls", "operators", "host reads", "file-system calls")
-    return {kind: (found[-1][kind] - found[-2][kind]) / (long - short) for kind in kinds}
+    return {kind: (found[-1][kind] - found[-2][kind]) / (long - short) for kind in KINDS}
 
 
-def main(names: list[str]) -> None:
-    """Print a row of a Markdown table for each model, loop and set of parts."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--models", nargs="+", default=["test_resnet", "resnet50"], help="names of timm's models")
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Return a row for each model, loop and set of parts."""
     torch.set_num_threads(1)
-    print("| model | parts | loop | Python calls | operators | host reads | file-system calls |")
-    print("|---|---|---|---|---|---|---|")
-    for name in names:
+    rows = []
+    for name in arguments.models:
         for all_parts in (False, True):
             for title, run in {"bare": train_bare, "timm_accel": train}.items():
-                counts = " | ".join(f"{count:.1f}" for count in counts_of(run, name, all_parts).values())
-                print(f"| {name} | {'all' if all_parts else 'few'} | {title} | {counts} |")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["test_resnet", "resnet50"], help="names of timm's models")
-    main(parser.parse_args().models)
+                counts = [f"{count:.1f}" for count in counts_of(run, name, all_parts).values()]
+                rows.append([name, "all" if all_parts else "few", title, *counts])
+    return [Table("counts of an update", ["model", "parts", "loop", *KINDS], rows)]
