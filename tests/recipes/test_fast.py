@@ -107,16 +107,17 @@ def test_a_resumed_run_keeps_the_choices_of_its_state_unless_others_are_set(
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert {name: written[name] for name in ON_CPU} == ON_CPU
 
-    device(False)
-    with pytest.warns(UserWarning, match=r"has no bf16 instructions.*Pass mixed_precision='no'"):
+    def resume() -> Any:
         run = build_run(Recipe(**options, num_epochs=2, resume="auto"))
         assert run.train().num_updates == 2
+        return run
+
+    device(False)
+    with pytest.warns(UserWarning, match=r"has no bf16 instructions.*Pass mixed_precision='no'"):
+        run = resume()
     assert "as in the run that is resumed." in " ".join(capsys.readouterr().out.split())
     assert {name: getattr(run.recipe, name) for name in ON_CPU} == ON_CPU
-    with (
-        pytest.warns(UserWarning, match="mixed_precision bf16 before, no now"),
-        refused(ValueError, "recipe.channels_last (True in the state, False now)"),
-    ):
+    with refused(ValueError, "recipe.channels_last (True in the state, False now)"):
         build_run(Recipe(**options, num_epochs=3, resume="auto", mixed_precision="no", channels_last=False)).train()
 
 
