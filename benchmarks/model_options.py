@@ -4,11 +4,13 @@ Layout, precision and gradient checkpointing of a whole step; for-loop, foreach 
 and how two cores are shared by the model and the loader workers. Random weights and images. The first two are measured
 in processor time with one thread, which other programs hardly change; the last one in wall time.
 
-``--compile`` measures torch.compile of the whole model and of its repeated blocks instead, which takes minutes.
+``--parts compilation`` measures torch.compile of the whole model and of its blocks. That takes minutes and a C++
+compiler, so it is not measured by default.
 """
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--images", type=int, default=256, help="JPEGs of an epoch, for threads and workers")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile, and nothing else")
+    parser.add_argument("--images", type=int, default=128, help="JPEGs of an epoch, for threads and workers")
+    parser.add_argument("--parts", nargs="+", default=[*PARTS][:3], choices=[*PARTS])
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
@@ -183,11 +185,43 @@ def splits(rounds: int, count: int) -> Table:
     return Table("threads and workers", columns, rows)
 
 
+def compilations(names: list[str], rounds: int) -> Table:
+    """Compare the whole model compiled, and its blocks one by one, with the plain model in channels_last."""
+    import torch._inductor.config as inductor
+
+    inductor.force_disable_caches, inductor.compile_threads = True, 1
+    rows = []
+    for name in names:
+        ways = {"plain": Step(name, layout=torch.channels_last), "compiled": Step(name, layout=torch.channels_last)}
+        ways["compiled"].model = torch.compile(ways["compiled"].model)
+        if hasattr(ways["plain"].model, "blocks") and isinstance(ways["plain"].model.blocks, nn.Sequential):
+            ways["blocks compiled"] = Step(name, layout=torch.channels_last)
+            for block in ways["blocks compiled"].model.blocks:
+                block.compile()
+        first = {}
+        for way, step in ways.items():
+            began = sum(os.times()[:4])  # with the C++ compiler
+            step.run()
+            first[way] = sum(os.times()[:4]) - began
+        pairs = in_turn({way: step.seconds for way, step in ways.items()}, rounds)
+        for way in [*ways][1:]:
+            saved = statistics.median(pairs.seconds["plain"]) - statistics.median(pairs.seconds[way])
+            steps = f"{(first[way] - first['plain']) / saved:,.0f}" if saved > 0 else "never"
+            seconds = f"{first[way] - first['plain']:.0f}"
+            rows.append([name, way, seconds, spread(pairs.ratios(way, "plain")), steps])
+    columns = ["model", "way", "s of processor time to compile", "time of a step over plain", "steps until it has paid"]
+    return Table("compilation", columns, rows)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {
+    "steps": lambda arguments: steps(arguments.models, arguments.rounds),
+    "updates": lambda arguments: updates(arguments.models, arguments.rounds),
+    "splits": lambda arguments: splits(arguments.rounds, arguments.images),
+    "compilation": lambda arguments: compilations(arguments.models, arguments.rounds),
+}
+
+
 def main(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and return the tables."""
     torch.set_num_threads(1)
-    return [
-        steps(arguments.models, arguments.rounds),
-        updates(arguments.models[:1] + arguments.models[-1:], arguments.rounds),
-        splits(arguments.rounds, arguments.images),
-    ]
+    return [PARTS[part](arguments) for part in arguments.parts]
