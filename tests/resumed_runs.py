@@ -76,6 +76,12 @@ def every_update(**options: Any) -> SaveStateCallback:
     return SaveStateCallback(every_n_updates=1, **({"keep": 1000, "keep_when_done": 1000} | options))
 
 
+def keeping_two() -> list[Any]:
+    """Callbacks with state that save after every update."""
+    best = SaveBestCallback("eval_loss_epoch", greater_is_better=False)
+    return [every_update(keep=2, keep_when_done=2), CsvHistoryCallback, best]
+
+
 def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
     """Mixup, Lookahead, EMA weights, clipping, a schedule by updates, and callbacks with state; `saves` is one of them.
 
@@ -111,6 +117,11 @@ def train(trainer: Any, **options: Any) -> Any:
         "train_dataloader_kwargs": NO_WORKERS,
     }
     return fit(trainer, **(settings | options))
+
+
+def settle(trainer: Any) -> None:
+    """Wait for the state that is written in the background."""
+    trainer.current_run().checkpointer.settle(trainer.current_run())
 
 
 def states(run_dir: Path) -> list[Path]:
