@@ -53,7 +53,7 @@ class Measuring(Callback):
         run, seconds, own = trainer.current_run(), [], 0
         for _ in range(self.saves):
             began = time.perf_counter()
-            run.checkpointer.save(run)
+            run.checkpointer.save(run, waits=True)
             seconds.append(time.perf_counter() - began)
             newest = state_folders(trainer.run_dir / "state")[0]
             own = sum(file.stat().st_size for file in newest.iterdir() if file.stat().st_nlink == 1)
