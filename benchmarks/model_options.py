@@ -170,7 +170,7 @@ class Epoch:
 def splits(rounds: int, count: int) -> Table:
     """Compare how two cores are shared, where the loader is the limit and where the model is."""
     rows = []
-    for size in (64, 192):
+    for size in (64, 128):
         with tempfile.TemporaryDirectory() as folder:
             write_jpegs(Path(folder), count)
             (Path(folder) / "val").symlink_to(Path(folder) / "train")
