@@ -68,8 +68,21 @@ class Consensus:
         """Whether all processes know without communication that there is a request."""
         return self._everywhere or (self.num_processes == 1 and (self._save or self._stop is not None))
 
-    def sync(self) -> Requests:
-        """Return the requests of all processes, the same on each, and clear them. Collective."""
+    def sync(self, before_acting: Callable[[], Any]) -> Requests:
+        """Return the requests of all processes, the same on each, and clear them. Collective.
+
+        Args:
+            before_acting: Called on each process before all save or stop; it may request to stop.
+        """
+        requests = self._exchange()
+        if not (requests.save or requests.stop):
+            return requests
+        before_acting()
+        later = self._exchange()
+        stops = later if (later.stop or 0) > (requests.stop or 0) else requests
+        return Requests(stops.stop, stops.reason, requests.save or later.save, requests.milestone or later.milestone)
+
+    def _exchange(self) -> Requests:
         requested, self._stop = self._stop, None
         stop, reason = requested or (None, "")
         requests = Requests(stop, reason, self._save, self._milestone, self._outcome)

@@ -127,6 +127,7 @@ class TrainingRun(Run):
             else:
                 self._check_number_of_batches(loader)
         self.batch_index = None
+        self.late_reads.look_at_all()
         trainer.train_epoch_end()
         self._record({"train_loss_epoch": trainer._loss_tracker, **self.training_means})
         self.speed.end()  # the record has waited for the device
