@@ -53,7 +53,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         TypeError: `metrics` is no ``MetricCollection``.
         ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data is multi-label
             and the loss is over a softmax, the loss has weights for another number of classes, targets are of the other
-            kind, or a label is out of range (on a GPU the run then fails at the next sync point).
+            kind, or a label is out of range (on a GPU the run then fails within two sync points).
 
     Source: ``torchmetrics.classification``.
     """
@@ -165,15 +165,16 @@ class ClassificationMetricsMixin(LoopTrainer):
         checked = self._label_check(labels, ignored_label(loss), number)
         return batch if checked is labels else self.repack_batch(batch, inputs, checked)
 
-    def _stop_at_wrong_label(self) -> None:
-        fault = None if self._label_check is None else self._label_check.fault()
+    def _stop_at_wrong_label(self, noted: torch.Tensor | None = None) -> None:
+        fault = None if self._label_check is None else self._label_check.fault(noted)
         if fault is not None:
             self.request_stop(fault, failed=True)
 
     def after_update(self) -> None:
         super().after_update()
-        if self.current_run().num_updates % self.sync_every_n_updates == 0:
-            self._stop_at_wrong_label()
+        noted = None if self._label_check is None else self._label_check.noted
+        if noted is not None and self.current_run().num_updates % self.sync_every_n_updates == 0:
+            self.current_run().late_reads.begin(noted, self._stop_at_wrong_label)
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()

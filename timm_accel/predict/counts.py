@@ -46,8 +46,8 @@ class TopKAccuracy(_Counts):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
         top = logits.argmax(1, keepdim=True) if self.top_k == 1 else logits.topk(self.top_k, dim=1).indices
-        self.correct += (top == labels[:, None]).sum()
-        self.total += (labels >= 0).sum()
+        self.correct.add_((top == labels[:, None]).sum())  # an assignment passes through two modules
+        self.total.add_((labels >= 0).sum())
 
     def compute(self) -> Tensor:
         """Return the share; 0 without labels."""

@@ -22,6 +22,8 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[
         labels: ``(N,)``.
         classes: The classes that the data have; ``f1_macro`` is the mean over them. None for all.
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     count = probabilities.shape[1]
     counted: Any = CountedMetrics(count)
     counted.update(probabilities, labels)
@@ -29,19 +31,10 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[
     if classes is not None and len(classes) < count:
         scores = class_measures(probabilities, labels, [str(number) for number in range(count)])
         metrics["f1_macro"] = torch.tensor([scores[number].f1 for number in classes]).mean()
-    metrics["calibration_error"] = _calibration_error(probabilities, labels)
+    metrics["calibration_error"] = multiclass_calibration_error(probabilities, labels, count, n_bins=15, norm="l1")
     smallest = torch.finfo(probabilities.dtype).tiny
     metrics["negative_log_likelihood"] = nll_loss(probabilities.clamp(min=smallest).log(), labels)
     return {name: value.item() for name, value in metrics.items()}
-
-
-def _calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> Tensor:
-    """Return the expected calibration error (arXiv 1706.04599): the gaps of the bins, each by its share of images."""
-    scores, predictions = probabilities.max(dim=1)
-    bounds = torch.linspace(0, 1, num_bins + 1, dtype=scores.dtype)
-    bins = torch.bucketize(scores, bounds, right=True) - 1
-    gaps = scores.new_zeros(num_bins + 1).index_add(0, bins, (predictions == labels).to(scores.dtype) - scores)
-    return gaps.abs().sum() / len(labels)
 
 
 def multilabel_metrics(
