@@ -1,4 +1,4 @@
-"""Save and load a state, beside accelerate's and beside the updates that go on during a write.
+"""Save and load a state, beside accelerate's, and count what updates take longer while a state is written.
 
 Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 when it is loaded. accelerate's
 state has none of that.
