@@ -11,7 +11,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from timm.utils import ModelEmaV3
 from torch.nn import functional
 
-from benchmarks.update_cost import Operators, PythonCalls, counts_of, train, train_bare
+from benchmarks.contenders.bare import train as train_bare
+from benchmarks.contenders.job import Job
+from benchmarks.contenders.ours import train
+from benchmarks.update_cost import Operators, PythonCalls, counts_of
 from timm_accel.losses.divisors import Divisors
 from timm_accel.models import EmaUpdate
 from timm_accel.training.gradient_group import zero_grad
@@ -91,7 +94,7 @@ def test_an_update_reads_nothing_from_device_or_disk(more: dict) -> None:
 
 def test_accelerate_has_its_own_lookup_again_after_a_run() -> None:
     lookup = accelerate.optimizer.is_lomo_available
-    train("test_resnet", 1, all_parts=False)
+    train(Job("test_resnet", 1))
     assert accelerate.optimizer.is_lomo_available is lookup
 
 

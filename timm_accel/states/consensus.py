@@ -80,7 +80,8 @@ class Consensus:
         before_acting()
         later = self._exchange()
         stops = later if (later.stop or 0) > (requests.stop or 0) else requests
-        return Requests(stops.stop, stops.reason, requests.save or later.save, requests.milestone or later.milestone)
+        save, milestone, outcome = (either or other for either, other in zip(requests[2:], later[2:], strict=True))
+        return Requests(stops.stop, stops.reason, save, milestone, outcome)
 
     def _exchange(self) -> Requests:
         requested, self._stop = self._stop, None
