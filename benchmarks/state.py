@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> list[Table]:
         row("an update during a write, and one without", measuring.updates, DURING, ALONE),
     ]
     columns = ["what", "first, s, median (min to max)", "second, s", "first over second, pair by pair"]
-    return [Table("states", columns, rows)]
+    return [Table("save and load", columns, rows)]
 
 
 def row(what: str, pairs: Pairs, first: str, second: str) -> list[str]:
