@@ -8,7 +8,8 @@ trained on it: the recipe fast_cpu is cross-validated, with AdamW and the other 
 few images better. With `--weights`, it is a logistic regression on the features of a pretrained model instead, which
 are computed once. Then the same learner is trained on the flipped labels; without all images that are named, or the
 first half of them; with the suggested labels of the first half; with the true labels of the named ones, as if somebody
-had looked at them; and on the true labels. Each accuracy is on the evaluation images, whose labels stay. Needs the extras labels and parquet.
+had looked at them; and on the true labels. Each accuracy is on the evaluation images, whose labels stay. Needs the
+extras labels and parquet.
 """
 
 import argparse
