@@ -1,6 +1,6 @@
 """Run a benchmark, print its tables and write them to a file: ``python -m benchmarks NAME [options]``.
 
-Without a name it lists the benchmarks. ``report`` writes the tables of all files into `RESULTS.md`.
+Without a name it lists the benchmarks. ``report`` writes the tables of all files into the pages that show them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import PAGE, RESULTS, refreshed
+from benchmarks.tables import PAGES, RESULTS, refreshed
 from timm_accel.messages import nearest
 
 PACKAGES = ("torch", "timm", "pytorch-accelerated", "accelerate", "lightning", "fastai")
@@ -50,7 +50,7 @@ def run(name: str, options: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="the file for the tables")
     arguments, began = parser.parse_args(options), time.perf_counter()
     tables = module.main(arguments)
-    words = [Path(word).name if os.path.isabs(word) else word for word in options]  # no paths of this machine
+    words = [re.sub(r"^(--\w+=)?/(.*/)?", r"\1", word) for word in options]  # no folders of this machine
     about = {
         "command": shlex.join(["python", "-m", "benchmarks", name, *words]),
         "date": str(date.today()),
@@ -60,19 +60,29 @@ def run(name: str, options: list[str]) -> None:
         "tables": [vars(table) for table in tables],
     }
     print("\n\n".join(f"{table.name}\n\n{table.markdown()}" for table in tables))
-    arguments.out.write_text(json.dumps(about, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+
+def report() -> None:
+    """Write the pages."""
+    try:
+        texts = refreshed([page.read_text() for page in PAGES])
+    except ValueError as error:
+        sys.exit(str(error))
+    for page, text in zip(PAGES, texts, strict=True):
+        page.write_text(text)
 
 
 def main(words: list[str]) -> None:
     """Do what the command line asks for."""
-    known = benchmarks() | {"report": f"Write the tables of {RESULTS.name}/ into {PAGE.name}."}
+    known = benchmarks() | {"report": f"Write the tables of {RESULTS.name}/ into the pages that show them."}
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         print("\n".join(f"{name:<16} {sentence}" for name, sentence in known.items()))
     elif words[0] == "report":
-        PAGE.write_text(refreshed(PAGE.read_text()))
+        report()
     elif words[0] in known:
-        run(*words[:1], words[1:])
+        run(words[0], words[1:])
     else:
         sys.exit(f"Expected NAME to be a benchmark, but got {words[0]!r}. {nearest(words[0], known)}")
 

@@ -144,11 +144,12 @@ def elpv(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
     tuned = [
         by_recipe("fine_tune", "fine_tune", seed=seed, weights=options.weights, **shared) for seed in options.seeds
     ]
-    tables = [summary("fine_tune", tuned)]
+    runs = {"fine_tune": tuned}
     if options.scratch:
-        scratch = {**shared, "seed": 0, "freeze_epochs": 0, "warmup_epochs": 1}
-        tables.append(summary("from random weights", [by_recipe("from random weights", "fine_tune", **scratch)]))
-    return tables
+        scratch = {**shared, "seed": options.seeds[0], "freeze_epochs": 0, "warmup_epochs": 1}
+        runs["from random weights"] = [by_recipe("from random weights", "fine_tune", **scratch)]
+    keys = ["accuracy", "accuracy with flips", "ema_model_accuracy", "ema_model_accuracy with flips", "s"]
+    return [table("solar cells", runs, options.seeds, keys)]
 
 
 def fashion(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
@@ -169,14 +170,22 @@ def fashion(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
     for number, seed in enumerate(options.seeds):
         for way in options.ways[:: 1 if number % 2 == 0 else -1]:
             runs[way].append(ways[way](seed))
-    return [summary(way, found) for way, found in runs.items()]
+    reached = [f"ema_model_accuracy to {target}, {unit}" for target in TARGETS for unit in ("s", "processor s")]
+    keys = ["accuracy", "ema_model_accuracy", *reached, "s", "processor s"]
+    return [table("time to an accuracy", runs, options.seeds, keys)]
 
 
-def summary(name: str, runs: list[Figures]) -> Table:
-    """Return a row for each seed, and one of the medians."""
-    medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    rows = [[str(number), *(f"{run[key]:.4g}" for key in medians)] for number, run in enumerate(runs)]
-    return Table(name, ["run", *medians], [*rows, ["median", *(f"{value:.4g}" for value in medians.values())]])
+def table(name: str, runs: dict[str, list[Figures]], seeds: list[int], keys: list[str]) -> Table:
+    """Return a row for each run, and one of the medians of each way."""
+    rows = []
+    for way, each in runs.items():
+        named = {f"{way}, seed {seed}": run for seed, run in zip(seeds, each, strict=False)}
+        named[f"{way}, median"] = {key: statistics.median(run[key] for run in each) for key in keys}
+        cells = {
+            title: [f"{run[key]:.4g}".replace("inf", "not reached") for key in keys] for title, run in named.items()
+        }
+        rows += [[title, *row] for title, row in cells.items()]
+    return Table(name, ["", *(key.replace("ema_model_accuracy", "EMA model") for key in keys)], rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

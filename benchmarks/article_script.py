@@ -1,15 +1,13 @@
 """Compare the article's trainer (its two crashes fixed) with ours: same model, data, epochs and loader settings.
 
-    python benchmarks/article_script.py [--seeds 3] [--epochs 8]
+    python -m benchmarks article_script --seeds 3 --epochs 8
 
-Trains on scikit-learn's digits on the available device. The two trainers alternate for each seed. Prints the final
-accuracy of the model and of the EMA model, the time of each, and the medians as a Markdown table.
+Trains on scikit-learn's digits on the available device. The two trainers take turns for each seed.
 """
 
 import argparse
 import gc
 import io
-import statistics
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
@@ -26,6 +24,8 @@ from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from benchmarks.pairs import Pairs, spread
+from benchmarks.tables import Table
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.data import write_digits
 
@@ -129,26 +129,25 @@ def run(kind: type[Trainer], seed: int, epochs: int) -> tuple[float, float, floa
     return history.get_latest_metric("accuracy"), history.get_latest_metric("ema_model_accuracy"), seconds
 
 
-def main() -> None:
-    """Alternate between both trainers and print the table."""
-    parser = argparse.ArgumentParser()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
-    options = parser.parse_args()
-    results: dict[str, list[tuple[float, float, float]]] = {"article": [], "timm_accel": []}
-    for seed in range(options.seeds):
-        for name, kind in (("article", ArticleTrainer), ("timm_accel", TimmMixupTrainer)):
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Train both for each seed, in turn."""
+    kinds: dict[str, type[Trainer]] = {"article": ArticleTrainer, "timm_accel": TimmMixupTrainer}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
+    for seed in range(arguments.seeds):
+        for name in list(kinds)[:: -1 if seed % 2 else 1]:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                results[name].append(run(kind, seed, options.epochs))
-            print(f"seed {seed} {name}: accuracy {results[name][-1][0]:.4f}, EMA {results[name][-1][1]:.4f}, "
-                  f"{results[name][-1][2]:.1f} s", flush=True)  # fmt: skip
-    print(f"\n| trainer (median of {options.seeds}) | accuracy | EMA accuracy | seconds |\n|---|---|---|---|")
-    for name, runs in results.items():
-        medians = [statistics.median(column) for column in zip(*runs, strict=True)]
-        print(f"| {name} | {medians[0]:.4f} | {medians[1]:.4f} | {medians[2]:.1f} |")
-    ratios = [a[2] / b[2] for a, b in zip(results["article"], results["timm_accel"], strict=True)]
-    print(f"\narticle / timm_accel, seconds, median of the pairs: {statistics.median(ratios):.2f}")
-
-
-if __name__ == "__main__":
-    main()
+                found[name].append(run(kinds[name], seed, arguments.epochs))
+    pairs = Pairs({name: [seconds for *_, seconds in runs] for name, runs in found.items()})
+    rows = []
+    for name, runs in found.items():
+        accuracies = [spread(column, 4) for column in list(zip(*runs, strict=True))[:2]]
+        ratio = "" if name == "article" else spread(pairs.ratios(name, "article"))
+        rows.append([name, *accuracies, spread(pairs.seconds[name], 1), ratio])
+    columns = ["trainer", "accuracy", "EMA accuracy", "seconds", "seconds over the article's"]
+    return [Table("median of the seeds (min to max)", columns, rows)]

@@ -1,6 +1,6 @@
 """Measure images per second on one core for timm's loader, torchvision's v2 transforms, and ours, within one run.
 
-    python benchmarks/data.py --data_dir elpv/train --runs 9
+    python -m benchmarks data --data_dir elpv/train --rounds 9
 
 Each loads the same files in one process to normalized float batches, with random crop and flip for all three and with
 RandAugment for timm's and ours. Without --data_dir the files are smooth random JPEGs of 1,280 by 960 pixels. Ours is
@@ -8,11 +8,10 @@ also measured with draft=True, which decodes them at a reduced scale where the c
 """
 
 import argparse
-import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from benchmarks.pairs import Pairs, in_turn, together
+from benchmarks.tables import Table
 from timm_accel.data import FolderReader, create_datasets
 from timm_accel.data.seeding import KeyedSampler, SeededDataset
 
@@ -115,41 +116,27 @@ def seconds_an_image(loader: Iterable[Any]) -> float:
     return (time.perf_counter() - began) / count
 
 
-def measure(title: str, ways: dict[str, Iterable[Any]], runs: int) -> None:
-    """Print the throughput of each loader, and its ratio to timm's per pair."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for run in range(runs + 1):
-        for name in random.sample(list(ways), len(ways)):
-            taken = seconds_an_image(ways[name])
-            if run:  # the first pass warms caches
-                times[name].append(taken)
-    print(title)
-    for name, taken in times.items():
-        ratios = [timm / own for timm, own in zip(times["timm"], taken, strict=True)]
-        print(
-            f"  {name:<14} {1 / statistics.median(taken):6.0f} images/s   {statistics.median(ratios):.2f} times timm "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+def measure(ways: dict[str, Iterable[Any]], rounds: int) -> Pairs:
+    """Return the seconds of an image of each loader."""
+    return in_turn({name: partial(seconds_an_image, loader) for name, loader in ways.items()}, rounds)
 
 
-def main(data_dir: str | None, runs: int) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--data_dir", help="A folder with one folder of images per class.")
+    parser.add_argument("--rounds", type=int, default=9)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
     """Measure crop and flip, then RandAugment."""
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
-        folder = write_large(Path(made)) if data_dir is None else Path(data_dir)
-        what = f"{folder.name if data_dir else 'JPEG of 1,280 by 960'} to {SIZE} px, medians of {runs} runs"
+        folder = write_large(Path(made)) if arguments.data_dir is None else Path(arguments.data_dir)
+        what = f"{folder.name if arguments.data_dir else 'JPEG of 1,280 by 960'} to {SIZE} px"
         plain = {"timm": timms(folder, None), "v2": v2s(folder), "ours": ours(folder, None)}
         plain["ours, draft"] = ours(folder, None, draft=True)
         plain["ours, cached"] = ours(folder, None, cache="memory")
-        measure(f"crop and flip, {what}", plain, runs)
         augmented = {"timm": timms(folder, POLICY), "ours": ours(folder, POLICY)}
         augmented["ours, draft"] = ours(folder, POLICY, draft=True)
-        measure(f"{POLICY} too, {what}", augmented, runs)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="A folder with one folder of images per class.")
-    parser.add_argument("--runs", type=int, default=9)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    main(arguments.data_dir, arguments.runs)
+        measured = {f"crop and flip, {what}": plain, f"{POLICY} too, {what}": augmented}
+        return [together("an image", {title: measure(ways, arguments.rounds) for title, ways in measured.items()})]

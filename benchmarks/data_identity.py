@@ -1,6 +1,6 @@
 """Measure what the identity of the data costs a run: once at its start, and nothing when a state is saved.
 
-python benchmarks/data_identity.py --images 100000
+python -m benchmarks data_identity --images 100000
 """
 
 import argparse
@@ -10,19 +10,25 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.tables import Table
 from timm_accel.data import LabeledImages
 from timm_accel.data.identity.changes import describe_changes
 from timm_accel.data.identity.listing import list_images, read_listing
 from timm_accel.data.readers.folder_index import FolderReader
 
 
-def main(count: int) -> None:
-    """Print the seconds of each part, and the sizes of what is stored."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--images", type=int, default=100_000)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Measure each part, and the sizes of what is stored."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for label in range(100):
             (root / "images" / f"class_{label:03d}").mkdir(parents=True)
-            for number in range(count // 100):
+            for number in range(arguments.images // 100):
                 (root / "images" / f"class_{label:03d}" / f"{number:06d}.jpg").write_bytes(b"x" * 100)
         dataset = LabeledImages(FolderReader(root / "images", root / "cache"))
         times = {"start": time.perf_counter()}
@@ -35,16 +41,11 @@ def main(count: int) -> None:
         (root / "images" / "class_000" / "000000.jpg").write_bytes(b"y" * 101)
         now = list_images(dataset)
         times["list again"] = time.perf_counter()
-        sentence = describe_changes("training", about, read_listing(root / "lists", about), now)
+        describe_changes("training", about, read_listing(root / "lists", about), now)
         times["compare"] = time.perf_counter()
-        for what, (before, after) in zip(list(times)[1:], pairwise(times.values()), strict=True):
-            print(f"{what}: {after - before:.2f} s")
+        steps = zip(list(times)[1:], pairwise(times.values()), strict=True)
+        rows = [[what, f"{after - before:.2f} s"] for what, (before, after) in steps]
         (file,) = (root / "lists").iterdir()
-        print(f"{file.stat().st_size / 1e6:.2f} MB in the run folder, {len(json.dumps(about))} bytes in a state")
-        print(sentence)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=100_000)
-    main(parser.parse_args().images)
+        rows.append(["the list in the run folder", f"{file.stat().st_size / 1e6:.2f} MB"])
+        rows.append(["the entry in a state", f"{len(json.dumps(about))} bytes"])
+    return [Table("parts", ["part", "result"], rows)]

@@ -1,24 +1,23 @@
 """Check every timm family: which heads, poolings and features it has, and whether it trains, saves and loads.
 
-    python benchmarks/families.py                       # writes the table of docs/families.md
-    python benchmarks/families.py vgg11 levit_128s      # prints the rows of these alone
+    python -m benchmarks families
+    python -m benchmarks families vgg11 levit_128s --out two.json
 
-Uses one small model of each family with random weights, its default image size and two images. ``families_export.py``
-checks the exports.
+Uses one small model of each family with random weights, its default image size and two images. ``families_export``
+checks the exports. `docs/families.md` shows the table.
 """
 
+import argparse
 import logging
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
+from benchmarks.tables import Table
 from timm_accel.features import (
     feature_pyramid,
     intermediate_features,
@@ -30,7 +29,6 @@ from timm_accel.features import (
 from timm_accel.models import create_classifier, freeze_stages, save_classifier, stage_names
 from timm_accel.models.pooling import pooling_kinds
 
-DOCS = Path(__file__).parents[1] / "docs" / "families.md"
 FAMILIES = [
     *("test_vit", "test_vit_relpos", "test_byobnet", "test_coatnet", "test_convnext", "test_nfnet", "test_resnet"),
     *("test_efficientnet", "test_mambaout", "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "convit_tiny"),
@@ -171,31 +169,16 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def table(rows: dict[str, dict[str, str]]) -> str:
-    """Return rows by name as a Markdown table."""
-    columns = list(next(iter(rows.values())))
-    lines = [["model", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(row[column].replace("|", "/") for column in columns)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("names", nargs="*", help="models; none for one of each family")
 
 
-def write(rows: dict[str, dict[str, str]]) -> None:
-    """Replace the table at the end of docs/families.md."""
-    text = DOCS.read_text().partition("\n| model |")[0]
-    DOCS.write_text(f"{text.rstrip()}\n\n{table(rows)}\n")
-
-
-def main(*names: str) -> dict[str, dict[str, str]]:
-    """Check the families, print each row when it is ready, and write the table unless names are given."""
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Check the families, and print each row when it is ready."""
     rows = {}
-    for name in names or FAMILIES:
-        start = time.perf_counter()
+    for name in arguments.names or FAMILIES:
         rows[name] = check_models(name)
-        print(f"{name} ({time.perf_counter() - start:.0f} s): {rows[name]}", flush=True)
-    if not names:
-        write(rows)
-    return rows
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        print(name, rows[name], flush=True)
+    columns = ["model", *next(iter(rows.values()))]
+    return [Table("models", columns, [[name, *row.values()] for name, row in rows.items()])]

@@ -1,11 +1,12 @@
 """Export one small model of each timm family in every format, and write down what fails and why.
 
-    python benchmarks/families_export.py --out docs/families_export.md
-    python benchmarks/families_export.py vgg11 levit_128s
+    python -m benchmarks families_export
+    python -m benchmarks families_export vgg11 levit_128s --out two.json
 
-The models are the named ones, otherwise those of ``families.py``. Weights are random. Parameters that timm initializes
+The models are the named ones, otherwise those of ``families``. Weights are random. Parameters that timm initializes
 near zero (heads, layer scales) are drawn again, so that the comparison sees differences. Each model runs in a separate
-process with a time limit. ``--log`` saves finished rows, so that a second start resumes. Needs the extra export.
+process with a time limit. ``--log`` saves finished rows, so that a second start resumes. `docs/families_export.md`
+shows the table. Needs the extra export.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from platform import machine
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +22,8 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.families import FAMILIES
+from benchmarks.tables import Table
 from timm_accel.export import Exported, export_onnx, export_program, export_torchscript
 
 SECONDS = 300
@@ -68,7 +70,8 @@ def draw_what_is_near_zero(model: nn.Module) -> None:
 
 def check_in_a_process(name: str) -> dict[str, str]:
     """Return what `check_exports` returns in a separate process within the time limit."""
-    command = [sys.executable, __file__, "--only", name]
+    program = "import json; from benchmarks.families_export import check_exports"
+    command = [sys.executable, "-c", f"{program}; print(json.dumps(check_exports({name!r})))"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -78,47 +81,26 @@ def check_in_a_process(name: str) -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(results: dict[str, dict[str, str]]) -> str:
-    """Return a Markdown table with a row per model, and the number that pass for each format."""
-    rows = [["model", *FORMATS], ["---"] * (1 + len(FORMATS))]
-    rows += [[name, *(found[kind] for kind in FORMATS)] for name, found in results.items()]
+def table(results: dict[str, dict[str, str]]) -> Table:
+    """Return a row per model, and the number that pass for each format."""
+    rows = [[name, *(found[kind] for kind in FORMATS)] for name, found in results.items()]
     passed = [str(sum(found[kind].startswith("ok") for found in results.values())) for kind in FORMATS]
     rows.append([f"passed, of {len(results)}", *passed])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return Table("exports", ["model", *FORMATS], rows)
 
 
-def main() -> None:
-    """Check every model that is not in the log yet, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="models; none for those of families.py")
-    parser.add_argument("--out", type=Path, default=Path("docs/families_export.md"))
-    parser.add_argument("--log", type=Path, default=Path("families_export.json"))
-    parser.add_argument("--only", help="check this model and print the result as JSON")
-    options = parser.parse_args()
-    if options.only:
-        print(json.dumps(check_exports(options.only)))
-        return
-    from families import FAMILIES  # it is next to this script and has its own imports
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("names", nargs="*", help="models; none for those of families")
+    parser.add_argument("--log", type=Path, default=Path("families_export.json"), help="rows that are finished")
 
-    results = json.loads(options.log.read_text()) if options.log.exists() else {}
-    for name in options.names or FAMILIES:
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Check every model that is not in the log yet."""
+    results = json.loads(arguments.log.read_text()) if arguments.log.exists() else {}
+    for name in arguments.names or FAMILIES:
         if name not in results:
             results[name] = check_in_a_process(name)
-            options.log.write_text(json.dumps(results, indent=1))
+            arguments.log.write_text(json.dumps(results, indent=1))
             print(name, results[name], flush=True)
-    options.out.write_text(f"{page_head()}\n\n{table(dict(sorted(results.items())))}\n")
-
-
-def page_head() -> str:
-    """Return the title and the meaning of the numbers."""
-    return (
-        "# Export of one model of each family\n\n"
-        "`python benchmarks/families_export.py`: random weights, default image sizes, batches of 1, 2 and 5. `ok`\n"
-        "shows the maximum difference from the model, relative to its largest output (at most 1e-4); otherwise the\n"
-        "reason is shown. Branches are fused; where that fails they are kept.\n"
-        f"torch {torch.__version__}, timm {timm.__version__}, on a CPU ({machine()})."
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return [table(dict(sorted(results.items())))]

@@ -1,63 +1,41 @@
-"""What the trainer costs on a GPU, beside a loop written by hand from the same parts and pytorch-accelerated's trainer.
+"""Measure what the trainer costs on a GPU, beside a loop by hand of the same parts and pytorch-accelerated's trainer.
 
-    python benchmarks/gpu.py --out gpu.json      # under 9 minutes on an H100
-    python benchmarks/gpu.py --small             # the same in small, on any machine
+    python -m benchmarks gpu                            # under 9 minutes on an H100
+    python -m benchmarks gpu --small --out small.json   # the same in small, on any machine
 
-Random images and weights, bfloat16 autocast, AdamW; convolutional networks in channels_last. Parts:
-
-1. Images a second of a training step, with batches that lie on the device already. The ways take turns within a run;
-   throughput is relative to the loop by hand with the same techniques, pair by pair. A small batch shows the cost of
-   the host.
-2. The same under ``torch.compile``: each way compiles once and is measured several times in a row.
-3. Host waits a step, as ``torch.cuda.set_sync_debug_mode`` counts them.
-4. What single parts cost the host, and where our step spends its time there.
-5. One state, saved in the middle of training.
-6. Bytes in memory, carried by loader workers and finished on the device: with a separate stream, and without.
+Random images and weights, bfloat16 autocast, AdamW; convolutional networks in channels_last. Steps are timed in turn,
+the compiled ones several times in a row after they compile once. "Mixup etc." is Mixup and CutMix, clipping by norm,
+and a cosine schedule by updates. A part that fails, or for which no time is left, loses no other: its row says so.
 """
 
 import argparse
 import contextlib
-import cProfile
 import io
-import json
 import os
-import platform
-import pstats
-import random
-import statistics
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import accelerate
-import timm
 import torch
-from gpu_ways import (
-    CLIP,
-    COMPILED,
-    DEVICE,
-    FULL,
-    MIXUP,
-    SMALL,
-    WAYS,
-    Clock,
-    Sizes,
-    Task,
-    Ticking,
-    adamw,
-    ours,
-)
-from timm.loss import SoftTargetCrossEntropy
-from torch.utils.data import Dataset
+from accelerate.state import AcceleratorState
 
-from timm_accel import TimmMixupTrainer
-from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, SaveStateCallback
-from timm_accel.data.seeding import seed_step
-from timm_accel.data.transforms.device_transform import DeviceTransform
+from benchmarks.gpu_data import ON_GPU, SMALL, Clock, Sizes, write_jpegs
+from benchmarks.gpu_ways import EMA, PLAIN, WAYS, Task, Way, ours
+from benchmarks.pairs import Pairs, in_turn, spread, together
+from benchmarks.tables import ROOT, Table
+from timm_accel.callbacks import Callback, SaveStateCallback
+from timm_accel.messages import one_line
+
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+Steps = dict[str, Pairs]
 
 
 @contextlib.contextmanager
@@ -67,127 +45,114 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def timed(way: str, task: Task, clock: Clock) -> list[float]:
-    """Return the images a second of each window."""
+def seconds_a_step(way: Way, task: Task, clock: Clock) -> list[float]:
+    """Train, and return the seconds of a step in each window."""
     with quiet():
-        WAYS[way][1](task, clock)
-    rates = [task.batch / seconds for seconds in clock.seconds()]
-    if DEVICE.type == "cuda":
+        way(task, clock)
+    seconds = clock.seconds()
+    if ON_GPU:
         torch.cuda.empty_cache()
-    return rates
+    return seconds
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Return the median, the least and the most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def compare(ways: dict[str, Way], task: Task, clock: Callable[[], Clock], rounds: int) -> Pairs:
+    """Return the seconds of a step of each way, measured in turn."""
+    calls = {name: partial(lambda way: seconds_a_step(way, task, clock())[0], way) for name, way in ways.items()}
+    return in_turn(calls, rounds)
 
 
-def show(title: str, found: dict[str, list[float]], batch: int) -> None:
-    """Print a row for each way."""
-    for way, rates in found.items():
-        reference = found[WAYS[way][0]]
-        ratios = [rate / other for rate, other in zip(rates, reference, strict=True)]
-        milliseconds = 1000 * batch / statistics.median(rates)
-        print(f"| {title} | {way} | {statistics.median(rates):.0f} | {milliseconds:.2f} | {spread(ratios, 3)} |")
-
-
-def step_rates(sizes: Sizes) -> dict[str, Any]:
-    """Measure every way, taking turns."""
-    results: dict[str, Any] = {}
-    print("| model, batch | way | images a second | ms a step | throughput over by hand, median (minimum to maximum) |")
-    print("|---|---|---|---|---|")
+def resident(sizes: Sizes, steps: Steps) -> str:
+    """Measure steps on batches that lie on the device; a small batch shows the cost of the host."""
     for name in sizes.models:
         for batch in sizes.batches:
-            task, found = Task(name, batch, sizes), {way: [] for way in WAYS}
-            timed("by hand, plain", task, Clock(sizes.warmup, sizes.count(batch)))  # fills caches of the libraries
-            for _ in range(sizes.runs):
-                for way in random.sample(list(WAYS), len(WAYS)):
-                    found[way] += timed(way, task, Clock(sizes.warmup, sizes.count(batch)))
-            show(f"{name}, {batch}", found, batch)
-            results[f"{name}, {batch}"] = found
-    return results
+            for group, ways in WAYS.items():
+                if batch == sizes.batches[0] or group in (PLAIN, EMA):
+                    task, clock = Task(name, batch, sizes), partial(sizes.clock, batch)
+                    steps[f"{name}, {batch}, {group}"] = compare(ways, task, clock, sizes.rounds)
+    return "measured"
 
 
-def compiled_rates(sizes: Sizes) -> dict[str, Any]:
-    """Measure the compiled models, each way several times in a row."""
-    results: dict[str, Any] = {}
+def compiled(sizes: Sizes, steps: Steps) -> str:
+    """Measure the same under ``torch.compile``."""
     batch = sizes.batches[0]
     for name in sizes.models:
-        found = {}
-        for way in COMPILED:
-            torch._dynamo.reset()
-            clock = Clock(2 * sizes.warmup, sizes.count(batch), sizes.runs)
-            found[way] = timed(way, Task(name, batch, sizes, compiled=True), clock)
-        show(f"{name}, {batch}, compiled", found, batch)
-        results[f"{name}, {batch}"] = found
-    return results
+        for group in (PLAIN, EMA):
+            pairs, task = Pairs({}), Task(name, batch, sizes, compiled=True)
+            for way in ("by hand", "timm_accel"):
+                torch._dynamo.reset()
+                pairs.seconds[way] = seconds_a_step(WAYS[group][way], task, sizes.clock(batch, sizes.rounds))
+            steps[f"{name}, {batch}, {group}, compiled"] = pairs
+    return "measured"
 
 
-def host_waits(sizes: Sizes) -> dict[str, float]:
-    """Return the waits a step of every way."""
-    results = {}
-    for way in WAYS:
-        clock = Clock(sizes.warmup, sizes.count(sizes.batches[-1]), watch=True)
+@contextlib.contextmanager
+def one_stream() -> Iterator[None]:
+    """Let all that asks for another stream have the current one."""
+    current = torch.cuda.current_stream() if ON_GPU else None
+    with patch("torch.cuda.Stream", lambda *args, **kwargs: current):
+        yield
+
+
+def without_stream(task: Task, clock: Clock) -> None:
+    """Train by our trainer, without the stream that copies the next batch."""
+    with one_stream():
+        ours(task, clock, mixes=True, averages=True)
+
+
+def from_memory(sizes: Sizes, steps: Steps) -> str:
+    """Measure on bytes in memory, which loader workers carry, with the stream of the next batch and without."""
+    batch = sizes.batches[0]
+    for name in sizes.models:
+        ways, task = WAYS[EMA] | {"timm_accel, one stream": without_stream}, Task(name, batch, sizes, "memory")
+        steps[f"{name}, {batch}, {EMA}, from memory"] = compare(ways, task, sizes.input_clock, sizes.input_rounds)
+    return "measured"
+
+
+def from_jpeg(sizes: Sizes, steps: Steps) -> str:
+    """Measure on files, decoded and cropped at random by loader workers: timm's loader and ours."""
+    batch = sizes.batches[0]
+    with tempfile.TemporaryDirectory() as folder:
+        write_jpegs(Path(folder), sizes)
+        for name in sizes.models:
+            task, rounds = Task(name, batch, sizes, Path(folder)), sizes.input_rounds
+            steps[f"{name}, {batch}, {EMA}, from JPEG"] = compare(WAYS[EMA], task, sizes.input_clock, rounds)
+    return "measured"
+
+
+def host_waits(sizes: Sizes, steps: Steps) -> str:
+    """Train between two sync points, where torch raises an error if the host waits, and count all waits of a step."""
+    batch, never = sizes.batches[-1], {"sync_every_n_updates": 1_000_000}
+    for source in ("device", "memory"):
+        for averages in (False, True):
+            way = partial(ours, mixes=True, averages=averages, **never)
+            seconds_a_step(way, Task(sizes.models[0], batch, sizes, source), sizes.clock(batch, watch="error"))
+    task, counts = Task(sizes.models[0], batch, sizes), []
+    for name, way in (WAYS[PLAIN] | WAYS[EMA]).items():  # with all parts where a way has them
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            timed(way, Task(sizes.models[0], sizes.batches[-1], sizes), clock)
-        results[way] = sum("synchronizing" in str(warning.message) for warning in caught) / clock.steps
-        print(f"| {way} | {results[way]:.2f} waits a step |")
-    return results
+            seconds_a_step(way, task, sizes.clock(batch, watch="warn"))
+        waits = sum("called a synchronizing" in str(warning.message) for warning in caught)
+        counts.append(f"{name} {waits / sizes.steps[-1]:.2f}")
+    return f"none between two sync points; a step, with them: {', '.join(counts)}"
 
 
-def microseconds(work: Callable[[], Any], times: int) -> float:
-    """Return what a call takes the host."""
-    work()
-    began = time.perf_counter()
-    for _ in range(times):
-        work()
-    return 1e6 * (time.perf_counter() - began) / times
-
-
-def host_costs(sizes: Sizes) -> dict[str, Any]:
-    """Time single parts, and profile our step on the host."""
-    task, profile = Task(sizes.models[0], sizes.batches[-1], sizes), cProfile.Profile()
-
-    class Profiled(Clock):
-        def tick(self) -> None:
-            super().tick()
-            if self.done == self.warmup:
-                profile.enable()
-            elif self.done == self.total:
-                profile.disable()
-
-    clock = Profiled(sizes.warmup, sizes.count(task.batch))
-    with quiet():
-        trainer = ours(task, clock, True, True)
-    average, model = trainer.ema_model, trainer.unwrapped_model
-    costs = {
-        "unwrapped_model": microseconds(lambda: trainer.unwrapped_model, 200),
-        "evaluated_models()": microseconds(trainer.evaluated_models, 200),
-        "ModelEmaV3.update": microseconds(lambda: average.update(model, step=1), 20),
-        "two state_dict()s": microseconds(lambda: (average.module.state_dict(), model.state_dict()), 20),
-        "seed_step": microseconds(lambda: seed_step(0, 0, 0, 0, trainer.device), 200),
-        "an event of the callbacks": microseconds(
-            lambda: trainer.callback_handler.call_event("on_train_step_start", trainer), 200
-        ),
-    }
-    for name, cost in costs.items():
-        print(f"| {name} | {cost:.0f} µs |")
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(60)
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
-    return {"microseconds": costs, "profiled steps": clock.steps, "profile": text.getvalue()}
+def half_precision(sizes: Sizes, steps: Steps) -> str:
+    """Train in float16, and count the updates that the scaler skips."""
+    task, clock = Task(sizes.models[0], sizes.batches[-1], sizes), sizes.clock(sizes.batches[-1])
+    with patch.dict(os.environ, {PRECISION: "fp16"}), quiet():
+        trainer = ours(task, clock, mixes=True, averages=True)
+    return f"{clock.total - trainer.num_updates} of {clock.total} updates skipped"
 
 
 class Saving(Callback):
     """Asks for a state after an update now and then, and times it up to the start of the next step."""
 
     def __init__(self, warmup: int) -> None:
-        self.warmup, self.began, self.seconds = warmup, None, []
+        self.warmup, self.began, self.seconds = warmup, None, list[float]()
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
         if trainer.num_updates > self.warmup and trainer.num_updates % 2 == 0:
-            if DEVICE.type == "cuda":
+            if ON_GPU:
                 torch.cuda.synchronize()
             self.began = time.perf_counter()
             trainer.request_save(everywhere=True)
@@ -198,130 +163,89 @@ class Saving(Callback):
             self.began = None
 
 
-def saves(sizes: Sizes) -> dict[str, Any]:
-    """Time a state of the first model, with its EMA weights and the optimizer's state."""
+def saves(sizes: Sizes, steps: Steps) -> str:
+    """Time a state of the first model in training, with its EMA weights and the optimizer's state."""
     task, saving = Task(sizes.models[0], sizes.batches[-1], sizes), Saving(sizes.warmup)
-    clock = Clock(sizes.warmup, 2 * sizes.saves + 2)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        run_dir = Path(folder) / "run"
-        ours(task, clock, True, True, (SaveStateCallback(keep=2), saving), run_dir=run_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir, callbacks = Path(folder) / "run", (SaveStateCallback(keep=2), saving)
+        way = partial(ours, mixes=True, averages=True, callbacks=callbacks, run_dir=run_dir)
+        seconds_a_step(way, task, Clock(sizes.warmup, 2 * sizes.saves + 2))
         newest = max((run_dir / "state").glob("*_epoch_*"))
         mebibytes = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file()) / 2**20
-    milliseconds = [1000 * seconds for seconds in saving.seconds]
-    print(f"| a state of {task.name}, {mebibytes:.0f} MiB | {spread(milliseconds, 0)} ms |")
-    return {"mebibytes": mebibytes, "milliseconds": milliseconds}
+    return f"{mebibytes:.0f} MiB, {spread([1000 * seconds for seconds in saving.seconds], 0)} ms"
 
 
-class InMemory(Dataset):
-    """Random bytes in memory, to be finished on the device."""
-
-    def __init__(self, sizes: Sizes, count: int) -> None:
-        shape = (min(512, sizes.images), 3, sizes.image_size, sizes.image_size)
-        self.pixels = torch.randint(256, shape, dtype=torch.uint8)
-        self.count, self.num_classes = count, sizes.num_classes
-        self.device_transform = DeviceTransform((0.5,) * 3, (0.25,) * 3, re_prob=0.25, re_mode="pixel")
-
-    def load(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.pixels[index % len(self.pixels)], index % self.num_classes
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, label = self.load(index)
-        return self.device_transform(image), label
-
-    def __len__(self) -> int:
-        return self.count
+def tests(sizes: Sizes, steps: Steps) -> str:
+    """Run the tests that need a GPU."""
+    environment = {name: value for name, value in os.environ.items() if name != PRECISION}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", "4"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
+    if done.returncode:
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        raise RuntimeError("; ".join([lines[-1].strip("= "), *failed]))
+    return lines[-1].strip("= ")
 
 
-@contextlib.contextmanager
-def one_stream() -> Iterator[None]:
-    """Let all that asks for another stream have the current one."""
-    if DEVICE.type == "cpu":
-        yield
-        return
-    present = torch.cuda.current_stream(DEVICE)
-    with patch("torch.cuda.Stream", lambda *args, **kwargs: present):
-        yield
-
-
-def streamed(sizes: Sizes) -> dict[str, list[float]]:
-    """Measure our trainer on bytes from memory, with the stream of the next batch and without, in turn."""
-    found: dict[str, list[float]] = {"a separate stream": [], "none": []}
-    batch = sizes.batches[0]
-    for _ in range(sizes.runs):
-        for kind in random.sample(list(found), 2):
-            clock = Clock(sizes.warmup, max(1, sizes.images // batch - sizes.warmup))
-            task = Task(sizes.models[0], batch, sizes)
-            plain, model = task.model()
-            trainer = TimmMixupTrainer(
-                model=model,
-                loss_func=SoftTargetCrossEntropy(),
-                optimizer=adamw(plain),
-                callbacks=[*DEFAULT_CALLBACKS, Ticking(clock)],
-                mixup_args=MIXUP,
-                num_class=sizes.num_classes,
-                ema_decay=0.5,
-                clip_grad=CLIP,
-            )
-            with one_stream() if kind == "none" else contextlib.nullcontext(), quiet():
-                trainer.train(
-                    InMemory(sizes, batch * clock.total),
-                    1,
-                    per_device_batch_size=batch,
-                    train_dataloader_kwargs={"num_workers": sizes.workers, "persistent_workers": False},
-                )
-            found[kind] += [batch / seconds for seconds in clock.seconds()]
-    ratios = [one / none for one, none in zip(*found.values(), strict=True)]
-    for kind, rates in found.items():
-        print(f"| bytes from memory, {kind} | {statistics.median(rates):.0f} images a second |")
-    print(f"| with over without | {spread(ratios, 3)} |")
-    return found
-
-
-def about() -> dict[str, Any]:
-    """Return what it ran on."""
-    gpu = torch.cuda.get_device_name() if DEVICE.type == "cuda" else None
-    return {
-        "device": gpu or platform.processor() or "CPU",
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "accelerate": accelerate.__version__,
-    }
-
-
-PARTS: dict[str, Callable[[Sizes], Any]] = {
-    "step rates": step_rates,
+PARTS: dict[str, Callable[[Sizes, Steps], str]] = {
+    "steps on the device": resident,
     "host waits": host_waits,
-    "host costs": host_costs,
-    "saves": saves,
-    "streams": streamed,
-    "compiled": compiled_rates,
+    "float16": half_precision,
+    "a state in training": saves,
+    "steps from JPEG": from_jpeg,
+    "steps from memory": from_memory,
+    "steps of compiled models": compiled,
+    "tests marked gpu": tests,
 }
+NEED_GPU = ("host waits", "float16", "steps of compiled models", "tests marked gpu")
 
 
-def main(sizes: Sizes, out: Path | None, parts: list[str]) -> None:
-    """Measure each part, print its rows, and keep what was measured after each."""
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
-    warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
-    results: dict[str, Any] = {"about": about(), "sizes": vars(sizes), "seconds": {}}
-    print(results["about"])
-    for part in parts:
-        if part == "compiled" and not sizes.compiles:
-            continue
-        began = time.perf_counter()
-        print(f"\n{part}", flush=True)
-        results[part] = PARTS[part](sizes)
-        results["seconds"][part] = time.perf_counter() - began
-        if out is not None:
-            out.write_text(json.dumps(results, indent=2))
-    print(results["seconds"])
+class OutOfTimeError(Exception):
+    """The time is over."""
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path)
+def interrupt(*_: object) -> None:
+    """End the current part."""
+    raise OutOfTimeError("no time was left")
+
+
+def measure(parts: dict[str, Callable[[Sizes, Steps], str]], sizes: Sizes, seconds: float) -> list[Table]:
+    """Return the steps and a row for each part, whatever becomes of it, within some seconds."""
+    steps, rows, end = Steps(), [], time.monotonic() + seconds
+    signal.signal(signal.SIGALRM, interrupt)
+    for name, part in parts.items():
+        began = time.monotonic()
+        if name in NEED_GPU and not ON_GPU:
+            result = "not run: no GPU"
+        elif began >= end:
+            result = f"not run: the {seconds:.0f} s were over"
+        else:
+            signal.setitimer(signal.ITIMER_REAL, end - began)
+            try:
+                result = part(sizes, steps)
+            except Exception as error:
+                result = f"failed: {type(error).__name__}: {one_line(error, 500)}"
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                AcceleratorState._reset_state(reset_partial_state=True)
+                if ON_GPU:
+                    torch.cuda.set_sync_debug_mode("default")
+        rows.append([name, result, f"{time.monotonic() - began:.0f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    outcome = Table("parts", ["part", "result", "seconds"], rows)
+    return [together("steps", steps), outcome] if steps else [outcome]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--small", action="store_true", help="small models and images")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    given = parser.parse_args()
-    main(SMALL if given.small else FULL, given.out, given.parts)
+    parser.add_argument("--seconds", type=float, default=520.0, help="the time for all parts; what remains is not run")
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Measure each part."""
+    warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+    with patch.dict(os.environ, {PRECISION: "bf16"}):
+        parts = {name: PARTS[name] for name in arguments.parts}
+        return measure(parts, SMALL if arguments.small else Sizes(), arguments.seconds)

@@ -1,11 +1,11 @@
-"""The ways of training that `gpu.py` measures, and the clock that times them."""
+"""The ways of training that `gpu` measures."""
 
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,106 +14,17 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.gpu_data import AUGMENTATION, DEVICE, MEAN, STD, Clock, InMemory, Resident, Sizes, by_timms_loader
 from timm_accel import TimmMixupTrainer, TimmTrainer, create_classifier
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback
+from timm_accel.data import create_datasets
 from timm_accel.mixins import MixupMixin
 from timm_accel.upstream import Trainer
 
-DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 MIXUP = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
 SCHEDULE = {"sched": "cosine", "warmup_epochs": 0, "min_lr": 1e-6, "step_on_epochs": False}
 CLIP, DECAY = 1.0, 0.9998
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured."""
-
-    models: tuple[str, ...] = ("resnet50d", "vit_small_patch16_224")
-    image_size: int = 224
-    num_classes: int = 1000
-    batches: tuple[int, ...] = (256, 32)
-    warmup: int = 5
-    steps: dict[int, int] | int = 15
-    runs: int = 3
-    compiles: bool = True
-    saves: int = 5
-    images: int = 4096
-    workers: int = 12
-
-    def count(self, batch: int) -> int:
-        """Return the steps that are timed: more of the shorter ones."""
-        return self.steps if isinstance(self.steps, int) else self.steps[batch]
-
-
-FULL = Sizes(steps={256: 15, 32: 40})
-SMALL = Sizes(("test_resnet",), 32, 10, (8,), 1, 2, 1, False, 1, 16, 0)
-
-
-class Resident(Dataset):
-    """Batches that lie on the device; a loader asks for a whole one at a time."""
-
-    def __init__(self, batch: int, count: int, sizes: Sizes, channels_last: bool) -> None:
-        self.batch, self.count = batch, count
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        shape = (batch, 3, sizes.image_size, sizes.image_size)
-        self.batches = [
-            [
-                torch.randn(shape, device=DEVICE).contiguous(memory_format=layout),
-                torch.randint(sizes.num_classes, (batch,), device=DEVICE),
-            ]
-            for _ in range(2)
-        ]
-
-    def __len__(self) -> int:
-        return self.batch * self.count
-
-    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
-        return self.batches[indices[0] // self.batch % 2]
-
-    def loader(self) -> DataLoader:
-        return DataLoader(self, self.batch, collate_fn=list)
-
-
-class Clock:
-    """Times windows of steps on the device, after some steps that warm up.
-
-    Args:
-        warmup: Steps before the first window.
-        steps: Steps of a window.
-        windows: The number of windows.
-        watch: Whether to count host waits in them.
-    """
-
-    def __init__(self, warmup: int, steps: int, windows: int = 1, watch: bool = False) -> None:
-        self.warmup, self.steps, self.windows, self.watch = warmup, steps, windows, watch
-        self.done, self.marks, self.waits = 0, [], 0
-        self.total = warmup + steps * windows
-
-    def tick(self) -> None:
-        """Count a step that is complete."""
-        self.done += 1
-        if self.done >= self.warmup and (self.done - self.warmup) % self.steps == 0:
-            self.marks.append(self._mark())
-        if self.watch and self.done in (self.warmup, self.total) and DEVICE.type == "cuda":
-            torch.cuda.set_sync_debug_mode("warn" if self.done == self.warmup else "default")
-
-    def _mark(self) -> Any:
-        if DEVICE.type == "cpu":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self) -> list[float]:
-        """Return how long each step took, on average over each window."""
-        pairs = list(zip(self.marks, self.marks[1:], strict=False))
-        if DEVICE.type == "cpu":
-            return [(after - before) / self.steps for before, after in pairs]
-        torch.cuda.synchronize()
-        return [before.elapsed_time(after) / 1000 / self.steps for before, after in pairs]
 
 
 @cache
@@ -125,11 +36,12 @@ def made(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Task:
-    """One model, on batches of one size."""
+    """One model, on batches of one size that lie on the device, in memory, or in a folder of files."""
 
     name: str
     batch: int
     sizes: Sizes
+    source: str | Path = "device"
     compiled: bool = False
 
     def model(self) -> tuple[nn.Module, nn.Module]:
@@ -142,8 +54,20 @@ class Task:
     def channels_last(self) -> bool:
         return "vit" not in self.name
 
-    def data(self, clock: Clock) -> Resident:
-        return Resident(self.batch, clock.total, self.sizes, self.channels_last)
+    def data(self, clock: Clock) -> Any:
+        """Return the dataset for a trainer."""
+        if self.source == "device":
+            return Resident(self.batch, clock.total, self.sizes, self.channels_last)
+        if self.source == "memory":
+            return InMemory(self.sizes, self.batch, self.batch * clock.total)
+        size = self.sizes.image_size
+        return create_datasets(size, MEAN, STD, self.source, self.source, auto_augment=None, **AUGMENTATION)[0]
+
+    def loader(self, clock: Clock) -> Iterable[Any]:
+        """Return what a loop by hand iterates."""
+        if isinstance(self.source, Path):
+            return by_timms_loader(self.source, self.sizes, self.batch)
+        return self.data(clock).loader()
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -154,7 +78,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 def by_hand(task: Task, clock: Clock, mixes: bool, averages: bool) -> None:
     """Train as a short script would: autocast, and, if asked, Mixup, clipping, a schedule and an EMA."""
     plain, model = task.model()
-    optimizer, data = adamw(plain), task.data(clock)
+    optimizer, loader = adamw(plain), task.loader(clock)
     mixup = Mixup(**MIXUP, num_classes=task.sizes.num_classes) if mixes else None
     loss_fn = SoftTargetCrossEntropy() if mixes else nn.CrossEntropyLoss()
     scheduler = None
@@ -162,7 +86,7 @@ def by_hand(task: Task, clock: Clock, mixes: bool, averages: bool) -> None:
         scheduler, _ = create_scheduler_v2(optimizer, num_epochs=1, updates_per_epoch=clock.total, **SCHEDULE)
     average = ModelEmaV3(plain, decay=DECAY, use_warmup=True) if averages else None
     model.train()
-    for number, (images, labels) in enumerate(data.loader(), 1):
+    for number, (images, labels) in enumerate(loader, 1):
         if mixup is not None:
             images, labels = mixup(images, labels)
         with torch.autocast(DEVICE.type, torch.bfloat16):
@@ -210,7 +134,9 @@ def ours(task: Task, clock: Clock, mixes: bool, averages: bool, callbacks: tuple
 
     class OfBatches(base):
         def create_train_dataloader(self, batch_size: int, train_dl_kwargs: Any = None) -> Any:
-            return self.train_dataset.loader()
+            if task.source == "device":
+                return self.train_dataset.loader()
+            return super().create_train_dataloader(batch_size, train_dl_kwargs)
 
     plain, model = task.model()
     num_classes = task.sizes.num_classes
@@ -229,18 +155,25 @@ def ours(task: Task, clock: Clock, mixes: bool, averages: bool, callbacks: tuple
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ema_decay=")  # the run is short
-        trainer.train(task.data(clock), 1, per_device_batch_size=task.batch)
+        workers = {"num_workers": task.sizes.workers, "persistent_workers": False}
+        trainer.train(task.data(clock), 1, per_device_batch_size=task.batch, train_dataloader_kwargs=workers)
     return trainer
 
 
 Way = Callable[[Task, Clock], Any]
-WAYS: dict[str, tuple[str, Way]] = {  # each with the one that it is compared with
-    "by hand, plain": ("by hand, plain", lambda task, clock: by_hand(task, clock, False, False)),
-    "pytorch-accelerated, plain": ("by hand, plain", upstream),
-    "timm_accel, plain": ("by hand, plain", lambda task, clock: ours(task, clock, False, False)),
-    "by hand, Mixup etc.": ("by hand, Mixup etc.", lambda task, clock: by_hand(task, clock, True, False)),
-    "timm_accel, Mixup etc.": ("by hand, Mixup etc.", lambda task, clock: ours(task, clock, True, False)),
-    "by hand, Mixup etc., EMA": ("by hand, Mixup etc., EMA", lambda task, clock: by_hand(task, clock, True, True)),
-    "timm_accel, Mixup etc., EMA": ("by hand, Mixup etc., EMA", lambda task, clock: ours(task, clock, True, True)),
+PLAIN, MIXED, EMA = "plain", "Mixup etc.", "Mixup etc., EMA"
+WAYS: dict[str, dict[str, Way]] = {  # in each group all do the same
+    PLAIN: {
+        "by hand": partial(by_hand, mixes=False, averages=False),
+        "pytorch-accelerated": upstream,
+        "timm_accel": partial(ours, mixes=False, averages=False),
+    },
+    MIXED: {
+        "by hand": partial(by_hand, mixes=True, averages=False),
+        "timm_accel": partial(ours, mixes=True, averages=False),
+    },
+    EMA: {
+        "by hand": partial(by_hand, mixes=True, averages=True),
+        "timm_accel": partial(ours, mixes=True, averages=True),
+    },
 }
-COMPILED = ("by hand, plain", "pytorch-accelerated, plain", "by hand, Mixup etc., EMA", "timm_accel, Mixup etc., EMA")

@@ -1,11 +1,11 @@
 """Measure the cost of finding a million images with our index, timm's reader and torchvision, each in a new process.
 
-    python benchmarks/index.py [--files 1000000] [--classes 1000] [--workers 4]
+    python -m benchmarks index --files 1000000 --classes 1000 --workers 4
 
-Creates empty files in a temporary folder and prints a Markdown table with the seconds of the search, the CPU seconds
-(which other programs disturb less), and the memory without the imports. Memory is that of the process (RSS), and of the
-process with forked workers that each read every path and label (the sum of PSS, which counts a shared page once). The
-line "nothing" forks without samples, which is the base cost of workers. Needs Linux.
+Creates empty files in a temporary folder. The table has the seconds of the search, the CPU seconds (which other
+programs disturb less), and the memory without the imports. Memory is that of the process (RSS), and of the process with
+forked workers that each read every path and label (the sum of PSS, which counts a shared page once). The line "nothing"
+forks without samples, which is the base cost of workers. Needs Linux.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torchvision.datasets import ImageFolder
 
+from benchmarks.tables import Table
 from timm_accel.data.readers.folder_index import FolderReader
 
 SETTLE_SECONDS = 2.5  # an index of folders that changed a moment ago is not saved
@@ -100,8 +101,15 @@ def measure(find: Callable[[Path], Any], root: Path, num_workers: int) -> dict[s
     return row
 
 
-def main(num_files: int, num_classes: int, num_workers: int) -> None:
-    """Measure all variants one after the other and print the table."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--files", type=int, default=1_000_000)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=4)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Measure all variants one after the other."""
     ways = [
         ("nothing", nothing),
         ("torchvision", torchvisions),
@@ -112,31 +120,21 @@ def main(num_files: int, num_classes: int, num_workers: int) -> None:
         ("timm again", timms),
         ("torchvision again", torchvisions),
     ]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "images")
-        write_files(root, num_files, num_classes)
+        write_files(root, arguments.files, arguments.classes)
         time.sleep(SETTLE_SECONDS)
-        print(
-            f"| {num_files} files in {num_classes} folders | seconds | of them CPU | RSS | PSS of {1 + num_workers} |"
-        )
-        print("|---|---|---|---|---|")
         for name, find in ways:
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                row = pool.submit(measure, find, root, num_workers).result()
-            expected = 0 if find is nothing else num_files
+                row = pool.submit(measure, find, root, arguments.workers).result()
+            expected = 0 if find is nothing else arguments.files
             if row["samples"] != expected:
                 raise RuntimeError(f"Expected {expected} samples, but {name} found {row['samples']}.")
-            memories = f"{row['RSS']:.0f} MB | {row['sum of PSS']:.0f} MB"
-            print(f"| {name} | {row['seconds']:.2f} | {row['CPU']:.2f} | {memories} |", flush=True)
+            memories = [f"{row['RSS']:.0f}", f"{row['sum of PSS']:.0f}"]
+            rows.append([name, f"{row['seconds']:.2f}", f"{row['CPU']:.2f}", *memories])
         size = sum(file.stat().st_size for file in (root.parent / "cache").iterdir())
-    print(f"\nThe index takes {size / 1e6:.0f} MB on disk.")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=1_000_000)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=4)
-    options = parser.parse_args()
-    main(options.files, options.classes, options.workers)
+    rows.append(["the index on the disk", "", "", f"{size / 1e6:.0f}", ""])
+    columns = ["", "seconds", "CPU seconds", "resident, MB", f"PSS of {1 + arguments.workers} processes, MB"]
+    return [Table("search", columns, rows)]

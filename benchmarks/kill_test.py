@@ -1,10 +1,10 @@
 """Kill a run many times with SIGKILL, resume it each time, and compare it bit by bit with an uninterrupted run.
 
-    python benchmarks/kill_test.py [--kills 100] [--processes 1] [--seed 0] [--part none] [--folder DIR]
+    python -m benchmarks kill_test --kills 100 --processes 1 --seed 0
 
 --part adds freezing, distillation, resolution, cache or balanced; `all` shares the kills among runs with each of them.
 
-Needs the extra test. Prints a line for each kill and a summary, and exits with 1 if a bit differs. Of ten kills, four
+Needs the extra test. Prints a line for each kill, and fails if a bit differs. Of ten kills, four
 come at a random time after one to three updates, two while a state is written, one after a row of the history, one
 during start-up, and two hit only one process. A state is saved after every update, so that the run makes progress.
 """
@@ -16,6 +16,8 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+
+from benchmarks.tables import Table
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in ("kill", ".")]
 
@@ -49,40 +51,34 @@ def kill_and_compare(whole: Run, killed: Run, num_kills: int, seed: int) -> tupl
     return kills, places if whole.rows() == killed.rows() == expected else [*places, "the rows of the history"]
 
 
-def compare(options: argparse.Namespace, part: str, num_kills: int, folder: Path) -> bool:
-    """Compare one killed run with one that is not, and print the result."""
+def compare(options: argparse.Namespace, part: str, num_kills: int, folder: Path) -> list[str]:
+    """Compare one killed run with one that is not, and return the row of the table."""
     started = time.monotonic()
     extra = 2 if part == "resolution" else 1  # without accumulation an epoch has twice the updates
     epochs = 1 + num_kills * UPDATES_PER_KILL // (extra * UPDATES_PER_EPOCH)
     data = write_data(folder / "data")
     whole = Run(folder / "whole", data, options.processes, epochs, every_n_updates=1, part=part)
     kills, places = kill_and_compare(whole, replace(whole, folder=folder / "killed"), num_kills, options.seed)
-    for place in places[:20]:
-        print(f"differs: {place}")
-    print(
-        f"{part}: {len(kills)} kills on {options.processes} processes, {sum(kill.inside_a_write for kill in kills)} "
-        f"during a write, {len(kills)} restarts, {epochs} epochs, bit-equal: {'no' if places else 'yes'}, "
-        f"{time.monotonic() - started:.0f} s",
-        flush=True,
-    )
-    return not places and len(kills) >= num_kills
+    if places or len(kills) < num_kills:
+        raise SystemExit(f"{part}: {len(kills)} kills of {num_kills}; these differ: {', '.join(places[:20]) or 'none'}")
+    writes, seconds = sum(kill.inside_a_write for kill in kills), time.monotonic() - started
+    run = f"{part}, processes {options.processes}, seed {options.seed}"
+    return [run, *map(str, (len(kills), writes, epochs)), "yes", f"{seconds:.0f}"]
 
 
-def main() -> bool:
-    """Print the kills and the result, and return whether every bit is equal."""
-    parser = argparse.ArgumentParser()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="a new folder to keep; the default is a temporary one")
     parser.add_argument("--part", choices=(*PARTS, "all"), default="none")
-    options = parser.parse_args()
-    parts = [part for part in PARTS if part != "none"] if options.part == "all" else [options.part]
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Compare a killed run of each part."""
+    parts = [part for part in PARTS if part != "none"] if arguments.part == "all" else [arguments.part]
     with tempfile.TemporaryDirectory() as unkept:
-        folder = options.folder or Path(unkept)
-        results = [compare(options, part, options.kills // len(parts), folder / part) for part in parts]
-    return all(results)
-
-
-if __name__ == "__main__":
-    sys.exit(not main())
+        folder, kills = arguments.folder or Path(unkept), arguments.kills // len(parts)
+        rows = [compare(arguments, part, kills, folder / part) for part in parts]
+    return [Table("killed runs", ["part", "kills", "during a write", "epochs", "bit-equal", "seconds"], rows)]

@@ -1,7 +1,7 @@
 """Flip some labels of a dataset, find them by predictions, and compare the accuracy before and after cleaning.
 
-    python benchmarks/label_errors.py --data_dir fashion_mnist_part [--share 0.05] [--folds 5] [--seeds 0 1 2]
-    python benchmarks/label_errors.py --data_dir elpv --weights tf_efficientnet_lite0.pth --image_size 96
+    python -m benchmarks label_errors --data_dir fashion_mnist_part --share 0.05 --folds 5 --seeds 0 1 2
+    python -m benchmarks label_errors --data_dir elpv --weights tf_efficientnet_lite0.pth --image_size 96
 
 Labels of training images change at random to another class. Predictions for each image come from a model that was not
 trained on it: the recipe fast_cpu is cross-validated, with AdamW and the other options of `accuracy.BEFORE`, which suit
@@ -14,7 +14,6 @@ extras labels and parquet.
 
 import argparse
 import random
-import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,6 +28,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from benchmarks.accuracy import BEFORE
+from benchmarks.pairs import spread
+from benchmarks.tables import Table
 from timm_accel import create_classifier, create_datasets
 from timm_accel.audit import find_suspects, write_corrected
 from timm_accel.data import Source
@@ -179,9 +180,8 @@ def measure(learner: Learner, train: Labels, share: float, seed: int, folder: Pa
     return found | {f"accuracy, {name}": learner.accuracy(labels, seed) for name, labels in arms.items()}
 
 
-def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
-    """Print the figures of each seed and their medians, and return them."""
-    parser = argparse.ArgumentParser()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--folds", type=int, default=5)
@@ -190,28 +190,27 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--model")
     parser.add_argument("--weights", help="a file with the weights of tf_efficientnet_lite0, or of --model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args(arguments)
-    data = str(Path(options.data_dir).resolve())
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Return the figures over the seeds: what was found, and the accuracies after cleaning."""
+    data = str(Path(arguments.data_dir).resolve())
     labels, results = labels_of(data), dict[str, list[float]]()
     with tempfile.TemporaryDirectory() as folder:
         learner: Learner
-        if options.weights:
-            model = options.model or "tf_efficientnet_lite0"
-            learner = Probe(data, options.weights, model, options.image_size, options.folds, labels["val"])
+        if arguments.weights:
+            model = arguments.model or "tf_efficientnet_lite0"
+            learner = Probe(data, arguments.weights, model, arguments.image_size, arguments.folds, labels["val"])
         else:
-            changes = BEFORE | ({"model": options.model} if options.model else {})
-            changes |= {"folds": options.folds, "num_epochs": options.epochs, "image_size": options.image_size}
+            changes = BEFORE | ({"model": arguments.model} if arguments.model else {})
+            changes |= {"folds": arguments.folds, "num_epochs": arguments.epochs, "image_size": arguments.image_size}
             recipe = named_recipe("fast_cpu").recipe(num_workers=0, **changes)
             learner = Training(recipe, labels["val"], Path(folder))
-        for seed in options.seeds:
-            found = measure(learner, labels["train"], options.share, seed, Path(folder))
-            print(f"seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
-            for name, value in found.items():
+        for seed in arguments.seeds:
+            for name, value in measure(learner, labels["train"], arguments.share, seed, Path(folder)).items():
                 results.setdefault(name, []).append(value)
-    for name, each in results.items():
-        print(f"{name}: median {statistics.median(each):.4g} ({min(each):.4g} to {max(each):.4g})")
-    return results
-
-
-if __name__ == "__main__":
-    main()
+    rows = [[name, spread(each, 3)] for name, each in results.items()]
+    after = [row for row in rows if row[0].startswith("accuracy, ")]
+    columns = ["", f"{Path(data).name}, median of the seeds (min to max)"]
+    found = Table("labels found", columns, [row for row in rows if row not in after])
+    return [found, Table("accuracy after training", columns, after)]

@@ -2,18 +2,21 @@
 
 Each runs in a separate process on two batches of four images, as an evaluation of a small set would be.
 
-    python benchmarks/metrics.py [num_classes]
+    python -m benchmarks metrics --num_classes 21841
 """
 
+import argparse
+import multiprocessing
 import resource
-import subprocess
-import sys
+import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from benchmarks.tables import Table
 from timm_accel.predict.counts import MacroF1, TopKAccuracy
 
 BATCH_SIZE, NUM_BATCHES, REPEATS = 4, 2, 20
@@ -32,8 +35,8 @@ def metrics_of(name: str, num_classes: int) -> MetricCollection:
     return MetricCollection(counts, compute_groups=False)
 
 
-def measure(name: str, num_classes: int) -> None:
-    """Print the median time of an evaluation in ms, and the memory that it added to the process in MB."""
+def measure(name: str, num_classes: int) -> list[str]:
+    """Return the row of the table: the median time of an evaluation, and the memory that it added to the process."""
     torch.set_num_threads(1)
     logits, labels = torch.randn(BATCH_SIZE, num_classes), torch.randint(num_classes, (BATCH_SIZE,))
     metrics = metrics_of(name, num_classes)
@@ -46,13 +49,18 @@ def measure(name: str, num_classes: int) -> None:
         metrics.compute()
         times.append(time.perf_counter() - start)
     added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{name}: {1000 * sorted(times)[len(times) // 2]:.2f} ms, {added / 1024:.0f} MB")
+    return [name, f"{1000 * statistics.median(times):.2f}", f"{added / 1024:.0f}"]
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        measure(sys.argv[2], int(sys.argv[1]))
-    else:
-        num_classes = sys.argv[1] if len(sys.argv) > 1 else "21841"
-        for name in ("accuracy alone", "accuracy, top-5 and F1 by counts", "torchmetrics"):
-            subprocess.run([sys.executable, __file__, num_classes, name], check=True)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--num_classes", type=int, default=21841)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Measure each in a new process."""
+    rows = []
+    for name in ("accuracy alone", "accuracy, top-5 and F1 by counts", "torchmetrics"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, name, arguments.num_classes).result())
+    return [Table("an evaluation", ["metrics", "ms", "MB"], rows)]

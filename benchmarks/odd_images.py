@@ -1,14 +1,14 @@
 """Read odd image files as timm_accel does and as timm does, and compare the pixels.
 
-    python benchmarks/odd_images.py FOLDER [--seconds 20] [--list]
+    python -m benchmarks odd_images FOLDER --seconds 20
 
 FOLDER is searched with all folders below it. It may be ``Tests/images`` of Pillow's source archive:
 
     pip download --no-binary :all: --no-deps pillow && tar xf pillow-*.tar.gz
 
-Each file is read in a new process with a time limit, and prepared for evaluation at 224 pixels. Prints a Markdown table
-with the number of files of each outcome; ``--list`` prints the files too, except those with equal pixels and those that
-neither reads. The exit code is 1 if a file crashed, hung, or is refused by us alone for another reason than a bound.
+Each file is read in a new process with a time limit, and prepared for evaluation at 224 pixels. The table
+has the number of files of each outcome; ``--list`` prints the files too, except those with equal pixels and those that
+neither reads. It fails if a file crashed, hung, or is refused by us alone for another reason than a bound.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from timm.data import create_transform
 
+from benchmarks.tables import Table
 from timm_accel.data.transforms.image_size import check_size
 from timm_accel.data.transforms.pixel_range import WIDE_MODES, proposed_range, range_of_type, values_of
 from timm_accel.data.transforms.prepare_image import PrepareImage, read_image
@@ -119,27 +120,27 @@ def timed(path: Path, seconds: float) -> tuple[str, str, float]:
     return *found, time.perf_counter() - start
 
 
-def main() -> None:
-    """Read all files, print the table, and exit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=20.0, help="the time limit of one file")
     parser.add_argument("--list", action="store_true", help="print the files")
-    arguments = parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Read all files."""
     paths = sorted(path for path in arguments.folder.rglob("*") if path.is_file())
     results = {path: timed(path, arguments.seconds) for path in paths}
-    print(f"Pillow {Image.__version__}, {len(paths)} files\n\n| outcome | files |\n|---|---|")
+    faults = []
+    for path, (name, error, _) in results.items():
+        line = f"{OUTCOMES[name]}: {path.relative_to(arguments.folder)} {error}"
+        if arguments.list and name not in ("equal", "neither"):
+            print(line)
+        faults += [line] * (name in FAULTS)
+    if faults:
+        raise SystemExit("\n".join(faults))
     names = [name for name, _, _ in results.values()]
-    for name, words in OUTCOMES.items():
-        print(f"| {words} | {names.count(name)} |")
-    slowest = max(results, key=lambda path: results[path][2])
-    print(f"\nThe slowest file, {slowest.name}, took {results[slowest][2]:.1f} s with the start of its process.")
-    if arguments.list:
-        for path, (name, error, _) in results.items():
-            if name not in ("equal", "neither"):
-                print(f"{name}: {path.relative_to(arguments.folder)} {error}")
-    raise SystemExit(any(name in FAULTS for name in names))
-
-
-if __name__ == "__main__":
-    main()
+    rows = [[words, names.count(name)] for name, words in OUTCOMES.items()]
+    slowest = max(seconds for _, _, seconds in results.values())
+    rows.append(["seconds of the slowest, with the start of its process", f"{slowest:.1f}"])
+    return [Table("outcomes", [f"outcome with Pillow {Image.__version__}", "files"], rows)]

@@ -12,6 +12,8 @@ from typing import Any
 
 from benchmarks.tables import Table
 
+UNITS = {"s": 1, "ms": 1e3, "µs": 1e6}
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -23,15 +25,28 @@ class Pairs:
         """Return the time of a way over that of another, round by round."""
         return [own / theirs for own, theirs in zip(self.seconds[way], self.seconds[other], strict=True)]
 
-    def table(self, name: str) -> Table:
-        """Return a row for each way: its milliseconds, and its time over that of the first way."""
-        first = next(iter(self.seconds))
-        columns = ["way", "ms, median (min to max)", f"time over {first}, pair by pair, median (min to max)"]
-        rows = [
-            [way, spread([1000 * each for each in taken]), "" if way == first else spread(self.ratios(way, first))]
-            for way, taken in self.seconds.items()
-        ]
-        return Table(name, columns, rows)
+    def table(self, name: str, unit: str = "ms") -> Table:
+        """Return a row for each way: its time, and that over the time of the first way."""
+        return together(name, {"": self}, unit)
+
+
+def together(name: str, measured: Mapping[str, Pairs], unit: str = "ms") -> Table:
+    """Return the rows of several measurements of the same ways, with their titles before them.
+
+    Args:
+        name: That of the table.
+        measured: The measurements by title.
+        unit: The unit of times: ``s``, ``ms`` or ``µs``.
+    """
+    rows = []
+    for title, pairs in measured.items():
+        first = next(iter(pairs.seconds))
+        for way, taken in pairs.seconds.items():
+            times = spread([UNITS[unit] * each for each in taken])
+            rows.append([title, way, times, "" if way == first else spread(pairs.ratios(way, first), 3)])
+    columns = ["", "way", f"{unit}, median (min to max)", f"time over {first}, pair by pair, median (min to max)"]
+    alone = len(measured) == 1
+    return Table(name, columns[alone:], [row[alone:] for row in rows])
 
 
 def in_turn(ways: Mapping[str, Callable[[], Any]], rounds: int, count: int = 1) -> Pairs:

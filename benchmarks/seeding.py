@@ -1,6 +1,6 @@
-"""Measure the cost of seeding every image; seeded and unseeded images alternate within one run.
+"""Measure the cost of seeding every image.
 
-    python benchmarks/seeding.py --runs 15
+    python -m benchmarks seeding --rounds 15
 
 Images are JPEG files of 1.3 times the input size, with the random crop, flip and RandAugment of the article. At 28 px
 they are PNG files of 28 px, which are only decoded and converted to a tensor.
@@ -8,9 +8,8 @@ they are PNG files of 28 px, which are only decoded and converted to a tensor.
 
 import argparse
 import random
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import torch
 from PIL import Image, ImageFilter
 from timm.data import create_transform
 
+from benchmarks.pairs import Pairs, in_turn, together
+from benchmarks.tables import Table
 from timm_accel.data import ImageFolderDataset
 from timm_accel.data.seeding import _IMAGE, SampleKey, SeededDataset, _seed_host, mix_seed
 
@@ -37,13 +38,6 @@ def write_images(folder: Path, size: int, suffix: str) -> Path:
     return folder
 
 
-def seconds(work: Any) -> float:
-    """Return the duration in seconds."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def naive(seed: int) -> None:
     """Seed the three global generators, as most code does."""
     random.seed(seed)
@@ -51,44 +45,35 @@ def naive(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def main(runs: int) -> None:
-    """Measure three image sizes and the seeding alone."""
-    for size in (28, 128, 224):
-        with tempfile.TemporaryDirectory() as folder:
-            small = size == 28
-            root = write_images(Path(folder), size if small else int(1.3 * size), "png" if small else "jpg")
-            augmented = {} if small else {"auto_augment": "rand-m7-mstd0.5-inc1"}
-            transform = create_transform(size, is_training=not small, **augmented)
-            plain = ImageFolderDataset(root, transform)
-            dataset, ratios, images = SeededDataset(plain, 0), [], []
-            for run in range(runs + 1):
-                times = {"seeded": 0.0, "unseeded": 0.0}
-                for number in range(COUNT):
-                    ways = {
-                        "seeded": partial(dataset.__getitem__, SampleKey(run, number, number)),
-                        "unseeded": partial(plain.__getitem__, number),
-                    }
-                    for way in sorted(ways, reverse=(run + number) % 2 == 1):  # the second one finds a cached image
-                        _seed_host(mix_seed(0, _IMAGE, run, number))  # the same draws both times
-                        times[way] += seconds(ways[way])
-                ratios.append(times["seeded"] / times["unseeded"])
-                images.append(times["unseeded"] / COUNT)
-            del ratios[0], images[0]
-            print(
-                f"{size} px: seeded over unseeded, median of {runs}: {statistics.median(ratios):.3f} "
-                f"({min(ratios):.3f} to {max(ratios):.3f}); {1e6 * statistics.median(images):.0f} us per image"
-            )
-    ours, keys = SeededDataset(range(COUNT), 0), [SampleKey(0, n, n) for n in range(COUNT)]  # type: ignore[arg-type]
-    lean = [seconds(lambda: [ours[key] for key in keys]) / COUNT for _ in range(99)]
-    heavy = [seconds(lambda: [naive(number) for number in range(COUNT)]) / COUNT for _ in range(99)]
-    print(
-        f"seeding alone, median of 99: {1e6 * statistics.median(lean):.1f} us per image; with random, numpy and "
-        f"torch.manual_seed {1e6 * statistics.median(heavy):.1f} us"
-    )
+def load(dataset: Any, index: Callable[[int], Any]) -> None:
+    """Load every image, with the same draws each time."""
+    for number in range(COUNT):
+        _seed_host(mix_seed(0, _IMAGE, 0, number))
+        dataset[index(number)]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=15)
+def images_in_turn(size: int, rounds: int) -> Pairs:
+    """Return the time of an image of a size, without a seed and with one."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = size == 28
+        root = write_images(Path(folder), size if small else int(1.3 * size), "png" if small else "jpg")
+        augmented = {} if small else {"auto_augment": "rand-m7-mstd0.5-inc1"}
+        plain = ImageFolderDataset(root, create_transform(size, is_training=not small, **augmented))
+        seeded = partial(load, SeededDataset(plain, 0), lambda number: SampleKey(0, number, number))
+        return in_turn({"unseeded": partial(load, plain, int), "seeded": seeded}, rounds, COUNT)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--sizes", type=int, nargs="+", default=[28, 128, 224], help="in pixels")
+    parser.add_argument("--rounds", type=int, default=15)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
+    """Measure images of each size, and the seeding alone."""
     torch.set_num_threads(1)
-    main(parser.parse_args().runs)
+    images = {f"{size} px": images_in_turn(size, arguments.rounds) for size in arguments.sizes}
+    ours, keys = SeededDataset(range(COUNT), 0), [SampleKey(0, n, n) for n in range(COUNT)]  # type: ignore[arg-type]
+    ways = {"seeded": lambda: [ours[key] for key in keys], "three seeds": lambda: [naive(n) for n in range(COUNT)]}
+    alone = in_turn(ways, arguments.rounds, COUNT)
+    return [together("images", images, "µs"), alone.table("seeding alone", "µs")]

@@ -1,14 +1,10 @@
-"""Measure saving and loading a state, alternating with `accelerator.save_state` within one run.
+"""Save and load a state, beside accelerate's and beside the updates that go on during a write.
 
-    python benchmarks/state.py --model resnet50d --runs 7
-
-Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 before it is loaded. accelerate's
+Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 when it is loaded. accelerate's
 state has none of that.
 """
 
 import argparse
-import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,9 +15,75 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.pairs import Pairs, in_turn, spread
+from benchmarks.tables import Table
 from timm_accel import TimmMixupTrainer, create_classifier
 from timm_accel.callbacks import Callback, SaveStateCallback
 from timm_accel.states.folder import newest_state
+
+OURS, THEIRS = "timm_accel", "accelerate"
+COPY, CHECK = "taken from training", "verified and read"
+ALONE, DURING = "no write", "during a write"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--model", default="resnet50d")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=int, default=96, help="pixels of the images of the updates")
+    parser.add_argument("--batch_size", type=int, default=4)
+
+
+class Measuring(Callback):
+    """Saves, loads and trains on after the first update, when every part has a state."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def on_train_step_end(self, trainer: Any, batch: Any, **kwargs: Any) -> None:
+        self.batch = batch
+
+    def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+        run, theirs = trainer.current_run(), trainer.run_dir / "accelerate"
+        run.checkpointer.resume_from = "auto"  # or `restore` would save a state
+        states, save, settle = trainer.run_dir / "state", run.checkpointer.save, run.checkpointer.settle
+
+        def begin() -> float:
+            taken = seconds(lambda: save(run))
+            settle(run)
+            return taken
+
+        def restore() -> None:
+            run.checkpointer.resumed = newest_state(states, print)
+            run.checkpointer.restore(run)
+
+        saves = {THEIRS: lambda: trainer.accelerator.save_state(theirs), OURS: lambda: save(run, waits=True)}
+        self.saves = in_turn(saves | {COPY: begin}, self.rounds)
+        loads = {THEIRS: lambda: trainer.accelerator.load_state(theirs), OURS: restore}
+        self.loads = in_turn(loads | {CHECK: lambda: newest_state(states, print)._read.clear()}, self.rounds)
+        self.updates = in_turn({ALONE: lambda: self.update(trainer), DURING: lambda: self.during(run)}, self.rounds)
+        self.sizes = [size(theirs), size(newest_state(states, print).folder)]
+
+    def update(self, trainer: Any) -> float:
+        """Train, and return the seconds of an update."""
+        return min(seconds(lambda: step(trainer, self.batch)) for _ in range(3))
+
+    def during(self, run: Any) -> float:
+        """Train while a state is written, and return the mean seconds of an update that ended before the write."""
+        run.checkpointer.save(run)
+        taken: list[float] = []
+        while not run.checkpointer.has_outcome() or not taken:
+            taken.append(seconds(lambda: step(run.trainer, self.batch)))
+        run.checkpointer.settle(run)
+        return sum(taken) / len(taken)
+
+
+def step(trainer: Any, batch: Any) -> None:
+    """Do what the loop does in an update."""
+    trainer.backward_step(trainer.calculate_train_batch_loss(batch)["loss"])
+    trainer.optimizer_step()
+    trainer.after_update()
+    trainer.optimizer_zero_grad()
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -31,66 +93,41 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def restore_newest(run: Any) -> None:
-    """Find the newest state, check it, and restore it."""
-    run.checkpointer.resumed = newest_state(run.checkpointer.run_dir / "state", print)
-    run.checkpointer.restore(run)
+def size(folder: Path) -> float:
+    """Return the MiB of a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
-class Measuring(Callback):
-    """Saves and loads both states after the first update, when every part has a state."""
-
-    def __init__(self, runs: int) -> None:
-        self.runs, self.rows = runs, []
-
-    def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
-        theirs, run = trainer.run_dir / "accelerate", trainer.current_run()
-        for _ in range(self.runs + 1):
-            row = {"save accelerate": seconds(lambda: trainer.accelerator.save_state(theirs))}
-            row["save ours"] = seconds(lambda: run.checkpointer.save(run))
-            row["load accelerate"] = seconds(lambda: trainer.accelerator.load_state(theirs))
-            row["load ours"] = seconds(lambda: restore_newest(run))
-            self.rows.append(row)
-            self.sizes = [sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
-                          for folder in (theirs, newest_state(trainer.run_dir / "state", print).folder)]  # fmt: skip
-        del self.rows[0]  # the first run fills the file cache
-
-
-def main(model_name: str, runs: int) -> None:
+def main(arguments: argparse.Namespace) -> list[Table]:
     """Train one update and measure."""
-    model, _ = create_classifier(model_name, num_classes=1000)
-    measuring = Measuring(runs)
+    model, _ = create_classifier(arguments.model, num_classes=1000)
+    measuring = Measuring(arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimmMixupTrainer(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters()),
             loss_func=nn.CrossEntropyLoss(),
             num_class=1000,
-            ema_decay=0.0,
+            ema_decay=0,
             callbacks=[measuring, SaveStateCallback(every_n_epochs=None)],
             run_dir=Path(folder, "run"),
         )
-        data = TensorDataset(torch.randn(2, 3, 64, 64), torch.zeros(2, dtype=torch.int64))
-        trainer.train(data, 1, per_device_batch_size=2, train_dataloader_kwargs={"num_workers": 0})
-        shutil.rmtree(folder, ignore_errors=True)
-    print(
-        f"{model_name}, {runs} runs in turn, {measuring.sizes[0]:.0f} MiB (accelerate) and {measuring.sizes[1]:.0f} MiB"
-    )
-    for what in ("save", "load"):
-        for name in ("accelerate", "ours"):
-            print(f"{what} {name}: {spread([row[f'{what} {name}'] for row in measuring.rows])} s")
-        ratios = [row[f"{what} ours"] / row[f"{what} accelerate"] for row in measuring.rows]
-        print(f"{what}, ours over accelerate: {spread(ratios)}")
+        images = torch.randn(arguments.batch_size, 3, arguments.size, arguments.size)
+        data = TensorDataset(images, torch.zeros(len(images), dtype=torch.int64))
+        loader = {"num_workers": 0, "drop_last": False}
+        trainer.train(data, 1, per_device_batch_size=len(images), train_dataloader_kwargs=loader)
+    theirs, ours = (f"{each:.0f} MiB" for each in measuring.sizes)
+    rows = [
+        row(f"save ({theirs} and {ours})", measuring.saves, OURS, THEIRS),
+        row("save: what training waits for, and the whole save", measuring.saves, COPY, OURS),
+        row("load", measuring.loads, OURS, THEIRS),
+        row("load: SHA-256 and reading alone, and accelerate's load", measuring.loads, CHECK, THEIRS),
+        row("an update during a write, and one without", measuring.updates, DURING, ALONE),
+    ]
+    columns = ["what", "first, s, median (min to max)", "second, s", "first over second, pair by pair"]
+    return [Table("states", columns, rows)]
 
 
-def spread(values: list[float]) -> str:
-    """Return median, minimum and maximum."""
-    return f"median {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet50d")
-    parser.add_argument("--runs", type=int, default=7)
-    options = parser.parse_args()
-    main(options.model, options.runs)
+def row(what: str, pairs: Pairs, first: str, second: str) -> list[str]:
+    """Return the seconds of two ways, and their ratios."""
+    return [what, *(spread(pairs.seconds[way], 3) for way in (first, second)), spread(pairs.ratios(first, second), 3)]

@@ -1,11 +1,10 @@
 """Measure what a state costs late in a long run: 12 metrics of 20,000 epochs, and with 1,001 kept states.
 
-python benchmarks/state_growth.py --epochs 20000 --states 1001
+python -m benchmarks state_growth --epochs 20000 --states 1001
 """
 
 import argparse
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.pairs import spread
+from benchmarks.tables import Table
 from timm_accel import TimmTrainer
 from timm_accel.callbacks import Callback, CsvHistoryCallback, SaveStateCallback
 from timm_accel.states.folder import state_folders
@@ -27,6 +28,7 @@ class Measuring(Callback):
 
     def __init__(self, at: list[int], saves: int, states: int) -> None:
         self.at, self.saves, self.states = at, saves, states
+        self.rows: list[list[str]] = []
 
     def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
         run, history = trainer.current_run(), trainer.run_history
@@ -38,24 +40,24 @@ class Measuring(Callback):
             history._increment_epoch()
             end_epoch(run, epoch)
             if epoch in self.at:
-                self.save(f"after {epoch} epochs", trainer)
+                self.save(f"after {epoch:,} epochs", trainer)
         for folder in state_folders(trainer.run_dir / "state")[1:]:
             shutil.rmtree(folder)
         trainer.keep_states = self.states
         newest = state_folders(trainer.run_dir / "state")[0]
         for number in range(100_000, 100_000 + self.states):
             shutil.copytree(newest, newest.with_name(f"{number}_epoch_1_batch_0"))
-        self.save(f"with {self.states} states", trainer)
+        self.save(f"after {max(self.at):,} epochs, {self.states:,} states kept", trainer)
 
     def save(self, when: str, trainer: Any) -> None:
         run, seconds, own = trainer.current_run(), [], 0
         for _ in range(self.saves):
             began = time.perf_counter()
-            run.checkpointer.save(run)
+            run.checkpointer.save(run, waits=True)
             seconds.append(time.perf_counter() - began)
             newest = state_folders(trainer.run_dir / "state")[0]
             own = sum(file.stat().st_size for file in newest.iterdir() if file.stat().st_nlink == 1)
-        print(f"{when}: {own:,} bytes written, median {statistics.median(seconds[1:]) * 1000:.1f} ms")
+        self.rows.append([when, f"{own:,}", spread([1000 * each for each in seconds[1:]], 1)])
 
 
 def end_epoch(run: Any, epoch: int) -> None:
@@ -65,25 +67,25 @@ def end_epoch(run: Any, epoch: int) -> None:
     run.checkpointer.growing.end_epoch(epoch, lambda: growing_lists(run.trainer))
 
 
-def main(epochs: int, states: int) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--epochs", type=int, default=20_000)
+    parser.add_argument("--states", type=int, default=1001)
+
+
+def main(arguments: argparse.Namespace) -> list[Table]:
     """Train one update and measure."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    model, epochs = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), arguments.epochs
+    measuring = Measuring([1, epochs // 2, epochs], 9, arguments.states)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimmTrainer(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), 0.1),
             loss_func=nn.CrossEntropyLoss(),
             num_classes=2,
-            callbacks=[Measuring([1, epochs // 2, epochs], 9, states), CsvHistoryCallback, SaveStateCallback()],
+            callbacks=[measuring, CsvHistoryCallback, SaveStateCallback()],
             run_dir=Path(folder, "run"),
         )
         data = TensorDataset(torch.randn(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64))
         trainer.train(data, 1, per_device_batch_size=2, train_dataloader_kwargs={"num_workers": 0})
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20_000)
-    parser.add_argument("--states", type=int, default=1001)
-    options = parser.parse_args()
-    main(options.epochs, options.states)
+    return [Table("a state", ["", "bytes", "ms, median (min to max)"], measuring.rows)]

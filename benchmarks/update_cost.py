@@ -1,39 +1,30 @@
-"""Count what one training update costs beside a bare loop of the same parts, in numbers that no other program disturbs.
+"""Count what one training update costs each contender, in numbers that no other program disturbs.
 
     python -m benchmarks update_cost --models test_resnet resnet50
 
-Both loops train with AdamW and a cosine schedule that steps per update; with all parts also with timm's Mixup, gradient
-clipping and EMA weights. The bare loop calls timm's functions. A count is of one update: two lengths of run are
-compared, so that the start and the end of a run drop out.
+All train with AdamW and a cosine schedule that steps per update; with all parts also with timm's Mixup, gradient
+clipping and EMA weights (`contenders`). A count is of one update: two lengths of run are compared, so that the start
+and the end of a run drop out. An allocation is one of torch's allocator, whether of a tensor or within an operator.
 """
 
 import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any, Protocol
 
 import numpy as np
-import timm
 import torch
-from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3, dispatch_clip_grad
-from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.contenders import Loop, contender, names
+from benchmarks.contenders.job import Job
 from benchmarks.tables import Table
-from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer
-from timm_accel.callbacks import DEFAULT_CALLBACKS
 
-BATCH_SIZE = 4
-MIXUP = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
-SCHEDULE: dict[str, Any] = {"sched": "cosine", "step_on_epochs": False}
-KINDS = ("Python calls", "operators", "host reads", "file-system calls")
 DISK = frozenset({"stat", "lstat", "open", "listdir", "scandir", "access", "readlink", "mkdir", "rename", "unlink"})
 
 
@@ -70,72 +61,48 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def _data(num_images: int) -> TensorDataset:
-    return TensorDataset(torch.randn(num_images, 3, 32, 32), torch.arange(num_images) % 10)
+class Allocations:
+    """Counts allocations of memory on the CPU by torch."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+    def __enter__(self) -> "Allocations":
+        self._profile.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._profile.__exit__(None, None, None)
+        events = self._profile.profiler.kineto_results.events()
+        self.counts["allocations"] += sum(each.name() == "[memory]" and each.nbytes() > 0 for each in events)
 
 
-def train(name: str, num_updates: int, all_parts: bool) -> None:
-    """Train with our trainers."""
-    model = timm.create_model(name, num_classes=10)
-    settings: dict[str, Any] = {
-        "model": model,
-        "optimizer": create_optimizer_v2(model, "adamw", lr=1e-3),
-        "scheduler_args": SCHEDULE,
-        "callbacks": DEFAULT_CALLBACKS,
-        "sync_every_n_updates": 1_000_000,
-    }
-    trainer: LoopTrainer
-    if all_parts:
-        losses = {"loss_func": SoftTargetCrossEntropy(), "eval_loss_fn": nn.CrossEntropyLoss()}
-        trainer = TimmMixupTrainer(mixup_args=MIXUP, num_class=10, ema_decay=0.5, clip_grad=1.0, **losses, **settings)
-    else:
-        trainer = TimmTrainer(loss_func=nn.CrossEntropyLoss(), train_accuracy=False, **settings)
-    data, loader = _data(num_updates * BATCH_SIZE), {"num_workers": 0}
-    trainer.train(data, num_epochs=1, per_device_batch_size=BATCH_SIZE, train_dataloader_kwargs=loader)
+class _Counter(AbstractContextManager, Protocol):
+    counts: Counter[str]
 
 
-def train_bare(name: str, num_updates: int, all_parts: bool) -> None:
-    """Train with a loop of timm's parts."""
-    model = timm.create_model(name, num_classes=10).train()
-    optimizer, total = create_optimizer_v2(model, "adamw", lr=1e-3), torch.zeros(())
-    loss_fn: nn.Module = SoftTargetCrossEntropy() if all_parts else nn.CrossEntropyLoss()
-    mixup = Mixup(**MIXUP, num_classes=10) if all_parts else None
-    ema = ModelEmaV3(model, decay=0.5, use_warmup=True) if all_parts else None
-    scheduler, _ = create_scheduler_v2(optimizer, **SCHEDULE, num_epochs=1, updates_per_epoch=num_updates)
-    assert scheduler is not None
-    loader = DataLoader(_data(num_updates * BATCH_SIZE), BATCH_SIZE, shuffle=True, drop_last=True)
-    for number, (images, targets) in enumerate(loader, 1):
-        if mixup is not None:
-            images, targets = mixup(images, targets)
-        loss = loss_fn(model(images), targets)
-        total += loss.detach() * len(targets)
-        loss.backward()
-        if all_parts:
-            dispatch_clip_grad(model.parameters(), 1.0, mode="norm")
-        optimizer.step()
-        if ema is not None:
-            ema.update(model, step=number)
-        scheduler.step_update(number)
-        optimizer.zero_grad()
-
-
-Loop = Callable[[str, int, bool], None]
-
-
-def counts_of(run: Loop, name: str, all_parts: bool, short: int = 4, long: int = 12) -> dict[str, float]:
+def counts_of(
+    run: Loop,
+    name: str,
+    all_parts: bool,
+    short: int = 4,
+    long: int = 12,
+    counters: Sequence[Callable[[], _Counter]] = (PythonCalls, Operators),
+) -> Counter[str]:
     """Return the counts of one update, the same in every call: the random numbers are seeded."""
     found = []
     for num_updates in (short, short, long):  # the first fills caches
         counts: Counter[str] = Counter()
-        for counter in (PythonCalls(), Operators()):
+        for make in counters:
             random.seed(0)
             np.random.seed(0)
             torch.manual_seed(0)
-            with counter:
-                run(name, num_updates, all_parts)
-            counts += counter.counts
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()), make() as counter:
+                run(Job(name, num_updates, all_parts))
+            counts.update(counter.counts)
         found.append(counts)
-    return {kind: (found[-1][kind] - found[-2][kind]) / (long - short) for kind in KINDS}
+    return Counter({kind: (found[-1][kind] - found[-2][kind]) / (long - short) for kind in found[-1]})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -144,12 +111,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> list[Table]:
-    """Return a row for each model, loop and set of parts."""
+    """Return a row for each model, contender and set of parts."""
     torch.set_num_threads(1)
-    rows = []
+    rows, kinds = [], ["Python calls", "operators", "allocations", "host reads", "file-system calls"]
     for name in arguments.models:
         for all_parts in (False, True):
-            for title, run in {"bare": train_bare, "timm_accel": train}.items():
-                counts = [f"{count:.1f}" for count in counts_of(run, name, all_parts).values()]
-                rows.append([name, "all" if all_parts else "few", title, *counts])
-    return [Table("counts of an update", ["model", "parts", "loop", *KINDS], rows)]
+            for title in names(all_parts):
+                counts = counts_of(contender(title), name, all_parts, counters=(PythonCalls, Operators, Allocations))
+                rows.append([name, "all" if all_parts else "few", title, *(f"{counts[kind]:.1f}" for kind in kinds)])
+    return [Table("counts of an update", ["model", "parts", "loop", *kinds], rows)]

@@ -114,3 +114,13 @@ def image_folder(tmp_path: Path) -> Path:
 def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Screen:
     """A terminal for the commands."""
     return Screen(monkeypatch, capsys)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read values of the device one sync point late, as on a GPU."""
+    from tiny_runs import as_on_a_gpu
+
+    from timm_accel.states.late_reads import LateReads
+
+    monkeypatch.setattr("timm_accel.training.run.LateReads", lambda: LateReads(as_on_a_gpu))

@@ -76,9 +76,19 @@ def every_update(**options: Any) -> SaveStateCallback:
     return SaveStateCallback(every_n_updates=1, **({"keep": 1000, "keep_when_done": 1000} | options))
 
 
+def keeping_two() -> list[Any]:
+    """Callbacks with state that save after every update."""
+    best = SaveBestCallback("eval_loss_epoch", greater_is_better=False)
+    return [every_update(keep=2, keep_when_done=2), CsvHistoryCallback, best]
+
+
 def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
-    """Mixup, Lookahead, EMA weights, clipping, a schedule by updates, and callbacks with state."""
+    """Mixup, Lookahead, EMA weights, clipping, a schedule by updates, and callbacks with state; `saves` is one of them.
+
+    It saves after each update unless told otherwise, which takes most of the time of so small a run.
+    """
     model = options.pop("model", None) or tiny_model()
+    saves = options.pop("saves", None) or every_update()
     settings: dict[str, Any] = {
         "optimizer": create_optimizer_v2(model, "lookahead_adamw", lr=5e-3, weight_decay=0.01),
         "loss_func": BinaryCrossEntropy(target_threshold=0.2, smoothing=0.1),
@@ -89,7 +99,7 @@ def make_run(run_dir: Path | None, kind: type = Noting, **options: Any) -> Any:
         "clip_grad": 0.5,
         "scheduler_args": {"sched": "cosine", "warmup_epochs": 1, "step_on_epochs": False},
         "callbacks": [
-            every_update(),
+            saves,
             CsvHistoryCallback,
             SaveBestCallback("eval_loss_epoch", greater_is_better=False),
             EarlyStoppingCallback(patience=50),
@@ -107,6 +117,11 @@ def train(trainer: Any, **options: Any) -> Any:
         "train_dataloader_kwargs": NO_WORKERS,
     }
     return fit(trainer, **(settings | options))
+
+
+def settle(trainer: Any) -> None:
+    """Wait for the state that is written in the background."""
+    trainer.current_run().checkpointer.settle(trainer.current_run())
 
 
 def states(run_dir: Path) -> list[Path]:

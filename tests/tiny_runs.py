@@ -14,6 +14,7 @@ from timm_accel.commands.parsing import options_of_command, split_words
 from timm_accel.commands.parsing.signatures import typed_arguments
 from timm_accel.commands.train import train
 from timm_accel.recipes import Recipe
+from timm_accel.states.late_reads import Copying
 from timm_accel.training import LoopTrainer
 
 NO_WORKERS = {"num_workers": 0}
@@ -84,6 +85,12 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether every tensor of the two state dicts is bit-equal."""
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def as_on_a_gpu(value: torch.Tensor) -> Copying:
+    """Begin a copy that holds nothing until somebody waits for it."""
+    copy, taken = torch.full_like(value, 77), value.detach().clone()
+    return copy, lambda: copy.copy_(taken)
 
 
 class Seen(LoopTrainer):

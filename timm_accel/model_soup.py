@@ -19,8 +19,9 @@ from timm_accel.models.loading import DATA_KEYS
 from timm_accel.models.opening import best_folders
 from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.models.sources import read_source
-from timm_accel.states.folder import COMMON, LATEST, SavedState, open_state
+from timm_accel.states.folder import LATEST, open_state
 from timm_accel.states.growing import load_common
+from timm_accel.states.saved_state import COMMON, SavedState
 from timm_accel.states.weights import EMA_MODEL, held_weights, metric_prefix
 
 __all__ = ["average_weights"]

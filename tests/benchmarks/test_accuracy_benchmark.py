@@ -11,6 +11,9 @@ import pytest
 from benchmarks import accuracy
 from timm_accel.recipes import named_recipe
 
+COSTS = [(target, unit) for target in (0.92, 0.945) for unit in ("s", "processor s")]
+ENDS = ["fast_cpu, median", "short, seed 4"]
+
 
 def test_a_target_is_reached_in_the_first_epoch_that_has_it() -> None:
     history = {"accuracy": [0.91, 0.93, 0.919], "ema_model_accuracy": [0.94, 0.945]}
@@ -41,15 +44,18 @@ def test_the_recipes_take_turns_and_differ_in_their_options_alone(monkeypatch: p
 
     def by_recipe(title: str, recipe: str, **changes: Any) -> dict[str, float]:
         calls.append((title, changes["seed"], named_recipe(recipe).recipe(run_dir="runs/a", **changes)))
-        return {"accuracy": len(calls) / 10}
+        reached = {f"ema_model_accuracy to {target}, {unit}": float("inf") for target, unit in COSTS}
+        return reached | {"accuracy": len(calls) / 10, "ema_model_accuracy": 0.5, "s": 2000.4, "processor s": 9}
 
     monkeypatch.setattr(accuracy, "by_recipe", by_recipe)
     options = Namespace(set="fashion", data_dir="photos", num_epochs=None, num_workers=0, mixed_precision="no")
     options.seeds, options.ways = [4, 5, 6], ["fast_cpu", "short", "before"]
-    fast, short, before = accuracy.main(options)
+    (table,) = accuracy.main(options)
     assert [call[:2] for call in calls[:4]] == [("fast_cpu", 4), ("short", 4), ("before", 4), ("before", 5)]
-    assert before.rows == [["0", "0.3"], ["1", "0.4"], ["2", "0.9"], ["median", "0.4"]]
-    assert (fast.name, short.name, before.columns) == ("fast_cpu", "short", ["run", "accuracy"])
+    assert [row[0] for row in table.rows[:5]] == [*(f"fast_cpu, seed {seed}" for seed in (4, 5, 6)), *ENDS]
+    assert [row[1] for row in table.rows[8:]] == ["0.3", "0.4", "0.9", "0.4"]
+    assert table.rows[0][2:] == ["0.5", *["not reached"] * 4, "2000", "9"]
+    assert table.columns[1:4] == ["accuracy", "EMA model", "EMA model to 0.92, s"]
     own, cut, old = (call[2] for call in calls[:3])
     assert own.diff(cut).keys() == {"num_epochs"}
     assert own.diff(old).keys() == accuracy.BEFORE.keys()  # an option that is the same now is none of BEFORE

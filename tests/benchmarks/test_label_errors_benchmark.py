@@ -1,8 +1,10 @@
 """The benchmark of label errors flips as many labels as it says, and trains on what it names."""
 
+from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import label_errors as benchmark
@@ -56,3 +58,16 @@ def test_each_way_of_cleaning_trains_on_its_labels(tmp_path: Path) -> None:
     assert Counter(half_corrected[path] == TRUE[path] for path in TRUE) == {True: 117, False: 3}
     assert found["accuracy, first half corrected"] == 117 / 120
     assert looked_at == true == TRUE
+
+
+def test_the_tables_have_the_medians_over_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "labels_of", lambda data: {"train": TRUE, "val": {}})
+    monkeypatch.setattr(benchmark, "measure", lambda *parts: {"recall": parts[3] / 4, "accuracy, true": 0.5})
+    parser = ArgumentParser()
+    benchmark.add_options(parser)
+    found, after = benchmark.main(parser.parse_args(["--data_dir", "cows", "--seeds", "0", "3", "4"]))
+    assert (found.columns[1], found.rows) == (
+        "cows, median of the seeds (min to max)",
+        [["recall", "0.750 (0.000 to 1.000)"]],
+    )
+    assert after.rows == [["accuracy, true", "0.500 (0.500 to 0.500)"]]

@@ -11,14 +11,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import write_images
+from timm.data import ImageDataset
 from timm.utils import ModelEmaV3
 from tiny_runs import fit, make_trainer, same_weights, tiny_data, tiny_model
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from benchmarks.update_cost import PythonCalls
 from timm_accel import Recipe, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, PrintSetupCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.callbacks.setup import estimate
+from timm_accel.callbacks.setup.about_data import _in_both
 from timm_accel.callbacks.setup.about_run import about_ema, about_results
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.recipes import build_run
@@ -107,6 +110,18 @@ def test_warnings_name_equal_files_and_classes_without_images(folder: Path, caps
     (folder / "data" / "val" / "dog" / "empty.png").write_bytes(b"")  # broken, and not equal
     build_run(recipe(folder)).dry_run()
     assert "1 evaluation image also in training, such as" in screen(capsys.readouterr().out)["warning"]
+
+
+def test_files_of_one_size_are_read_once_each_to_find_equal_ones(tmp_path: Path) -> None:
+    for split, count in (("train", 30), ("val", 20)):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / split / "cat" / f"{number}.png").write_bytes(f"{split} {number:09}".encode()[:16].zfill(16))
+    (tmp_path / "val" / "cat" / "7.png").write_bytes((tmp_path / "train" / "cat" / "3.png").read_bytes())
+    train, val = (ImageDataset(str(tmp_path / split)) for split in ("train", "val"))
+    with PythonCalls() as calls:
+        assert _in_both(train, val) == [str(tmp_path / "val" / "cat" / "7.png")]
+    assert calls.counts["file-system calls"] < 4 * 50  # 600 pairs
 
 
 @pytest.mark.parametrize("columns", [80, 40, 200])

@@ -278,3 +278,15 @@ def test_a_missing_package_is_named_before_the_data_are_read(
     with refused(ModuleNotFoundError, f"Run pip install {name.replace('_', '-')}."):
         build_run(recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_points_that_are_read_late_are_those_of_their_updates(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    track(tmp_path / "cpu", SaveStateCallback())
+    request.getfixturevalue("late")
+    track(tmp_path / "late", SaveStateCallback())
+    points = [
+        [asdict(each) for each in Journal(tmp_path / name / "trackers.jsonl", print).points if "lr" in each.values]
+        for name in ("cpu", "late")
+    ]
+    assert [point["step"] for point in points[0]] == [2, 4, 6, 8, 10]
+    assert points[0] == points[1]

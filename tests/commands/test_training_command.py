@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
-from forked import run
+from forked import Program, run
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ["-m", "timm_accel", "train"]
@@ -86,8 +86,7 @@ def test_timm_alone_loads_what_the_first_command_saved(launched) -> None:
 
 def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path, tmp_path: Path) -> None:
     command = [*TRAIN, "--data_dir", str(image_folder), *SMALL]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    result = run(command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     written = {path.relative_to(tmp_path / "runs/train").as_posix() for path in (tmp_path / "runs/train").rglob("*")}
     assert {"recipe.yaml", "history.csv", "best/model.safetensors", "best_ema/config.json"} <= written
@@ -100,52 +99,30 @@ def test_it_runs_plainly_on_a_folder_and_writes_the_whole_run(image_folder: Path
     assert "Traceback" not in again.stderr
 
 
-def test_it_divides_a_folder_without_splits_on_two_processes(image_folder: Path, tmp_path: Path) -> None:
-    env = {
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PATH": "/usr/bin:/bin",
-        "OMP_NUM_THREADS": "1",
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
-    }
-    result = run([*TORCHRUN, *TRAIN, "--data_dir", image_folder / "train", *SMALL], cwd=tmp_path, env=env)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch 2/2") == 1
-    assert "destroy_process_group" not in result.stderr
-    split = (tmp_path / "runs/train/split.csv").read_text().splitlines()
-    assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
-    assert [path.name for path in (tmp_path / "runs/train").glob("*.unfinished")] == []
-    assert result.stdout.count("Report: runs/train/report.html") == 1
-    page = (tmp_path / "runs/train/report.html").read_text()
-    assert "evaluated on 3 images of 3 classes" in page  # rank 0 evaluates all of them, not its share
-
-
 def in_terminal(*command: str, cwd: Path, columns: int = 80) -> str:
-    """Run a command in a terminal of some columns, and return all that was written to it."""
+    """Run a program of python in a terminal of some columns, and return all that was written to it."""
     screen, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     unset = {"COLUMNS", "LINES"}
     env = {name: value for name, value in os.environ.items() if name not in unset} | {
         "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
-    with subprocess.Popen(command, cwd=cwd, env=env, stdin=side, stdout=side, stderr=side) as process:
-        os.close(side)
-        written = b""
-        with suppress(OSError), open(screen, "rb", buffering=0) as file:  # Linux raises at the end
-            while piece := file.read(65536):
-                written += piece
-    assert process.returncode == 0, written.decode()
+    with open(side, "wb", buffering=0) as terminal:
+        program = Program(command, cwd=cwd, env=env, stdout=terminal, stderr=terminal)
+    written = b""
+    with suppress(OSError), open(screen, "rb", buffering=0) as file:  # Linux raises at the end
+        while piece := file.read(65536):
+            written += piece
+    assert program.wait(60) == 0, written.decode()
     return written.decode().replace("\r\n", "\n")
 
 
-def test_two_processes_have_one_voice_in_a_terminal_and_trackers_get_each_point_once(
+def test_two_processes_divide_a_folder_have_one_voice_in_a_terminal_and_track_each_point_once(
     image_folder: Path, tmp_path: Path
 ) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     trackers = ["--trackers", "tensorboard", "--save_every_n_updates", "1"]
-    data = ["--data_dir", str(image_folder)]
-    text = in_terminal(sys.executable, *torchrun, *TRAIN, *data, *SMALL, *trackers, cwd=tmp_path)
+    data = ["--data_dir", str(image_folder / "train")]  # without splits
+    text = in_terminal(*TORCHRUN, *TRAIN, *data, *SMALL, *trackers, cwd=tmp_path)
     for words in (r"^data +train", r"^model ", r"^updates ", r"^results ", r"^estimate ", r"^epoch +train_loss",
                   r"^ *1/2 ", r"^ *2/2 ", r"^Best accuracy ", r"^Best ema_model_accuracy ", r"^Next:",
                   r"^  timm-accel predict ", r"^  timm-accel evaluate ", r"^  timm-accel export ",
@@ -154,13 +131,20 @@ def test_two_processes_have_one_voice_in_a_terminal_and_trackers_get_each_point_
     bars = re.findall(r"(train|evaluate) (\d)/2 +(\d+)%", text)
     opened = [(title, epoch) for title, epoch, percent in bars if percent == "0"]
     assert opened == [("train", "1"), ("evaluate", "1"), ("train", "2"), ("evaluate", "2")]
-    points = [json.loads(line) for line in (tmp_path / "runs/train/trackers.jsonl").read_text().splitlines()[1:]]
+    assert "destroy_process_group" not in text
+    run_dir = tmp_path / "runs/train"
+    split = (run_dir / "split.csv").read_text().splitlines()
+    assert sorted(line.rpartition(",")[2] for line in split) == ["split", *["train"] * 16, *["val"] * 3]
+    assert [path.name for path in run_dir.glob("*.unfinished")] == []
+    page = (run_dir / "report.html").read_text()
+    assert "evaluated on 3 images of 3 classes" in page  # rank 0 evaluates all of them, not its share
+    points = [json.loads(line) for line in (run_dir / "trackers.jsonl").read_text().splitlines()[1:]]
     moments = [(point["step"], point["order"]) for point in points]
     assert len(moments) >= 3
     assert len({*moments}) == len(moments)
-    assert len([*(tmp_path / "runs/train/tensorboard").glob("events.*")]) == 1
+    assert len([*(run_dir / "tensorboard").glob("events.*")]) == 1
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulator.EventAccumulator(str(tmp_path / "runs/train/tensorboard")).Reload()
+    found = accumulator.EventAccumulator(str(run_dir / "tensorboard")).Reload()
     for tag in found.Tags()["scalars"]:
         steps = [event.step for event in found.Scalars(tag)]
         assert steps == [point["step"] for point in points if tag in point["values"]], tag

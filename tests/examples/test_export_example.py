@@ -1,20 +1,15 @@
 """The example, and the check of many families."""
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
 from tiny_runs import load_example
 
+from benchmarks import families_export as families
+
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def families() -> ModuleType:
-    """The benchmark's module."""
-    return load_example(ROOT / "benchmarks" / "families_export.py")
 
 
 def test_the_example_draws_what_the_model_and_its_files_say(tmp_path: Path) -> None:
@@ -52,18 +47,18 @@ SMALL_IMAGES = {"pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}
         ("darknet17", SMALL_IMAGES),
     ],
 )
-def test_a_model_of_another_family_exports_in_every_way(
-    name: str, options: dict[str, Any], families: ModuleType
-) -> None:
+def test_a_model_of_another_family_exports_in_every_way(name: str, options: dict[str, Any]) -> None:
     found = families.check_exports(name, **options)
     assert list(found) == ["onnx", "pt2", "script", "trace"]
     assert all(each.startswith("ok (") for each in found.values()), found
 
 
-def test_the_table_says_what_fails_and_counts_what_passes(families: ModuleType) -> None:
+def test_the_table_says_what_fails_and_counts_what_passes() -> None:
     good, bad = dict.fromkeys(families.FORMATS, "ok (1e-07)"), dict.fromkeys(families.FORMATS, "no such operator")
-    lines = families.table({"a": good, "b": bad | {"pt2": "ok (0e+00)"}}).splitlines()
-    assert lines[0] == "| model | onnx | pt2 | script | trace |"
-    assert lines[2] == "| a | ok (1e-07) | ok (1e-07) | ok (1e-07) | ok (1e-07) |"
-    assert lines[3] == "| b | no such operator | ok (0e+00) | no such operator | no such operator |"
-    assert lines[4] == "| passed, of 2 | 1 | 2 | 1 | 1 |"
+    table = families.table({"a": good, "b": bad | {"pt2": "ok (0e+00)"}})
+    assert table.columns == ["model", "onnx", "pt2", "script", "trace"]
+    assert table.rows == [
+        ["a", "ok (1e-07)", "ok (1e-07)", "ok (1e-07)", "ok (1e-07)"],
+        ["b", "no such operator", "ok (0e+00)", "no such operator", "no such operator"],
+        ["passed, of 2", "1", "2", "1", "1"],
+    ]

@@ -176,8 +176,10 @@ def _sync_debug_mode() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def watch(kind: type, folder: Path, fused: bool = False, num_workers: int = 0) -> Any:
-    write_images(folder / "train", {"cat": 14, "dog": 14, "owl": 14}, size=16)
+def watch(
+    kind: type, folder: Path, fused: bool = False, num_workers: int = 0, count: int = 14, sync_every: int = 1000
+) -> Any:
+    write_images(folder / "train", {"cat": count, "dog": count, "owl": count}, size=16)
     write_images(folder / "val", {"cat": 2, "dog": 2, "owl": 2}, size=16)
     train_set, val_set = create_datasets(16, MEAN, STD, data=folder, re_prob=1.0, re_mode="pixel")
     torch.manual_seed(0)
@@ -194,7 +196,7 @@ def watch(kind: type, folder: Path, fused: bool = False, num_workers: int = 0) -
         clip_grad=1.0,
         scheduler_args={"sched": "cosine", "step_on_epochs": False},
         callbacks=DEFAULT_CALLBACKS,
-        sync_every_n_updates=1000,
+        sync_every_n_updates=sync_every,
     )
     loading = {"num_workers": num_workers}
     return fit(trainer, train_set, val_set, train_dataloader_kwargs=loading, eval_dataloader_kwargs=loading)
@@ -215,6 +217,16 @@ def test_no_training_step_waits_for_the_device(
     trainer = watch(Watched, tmp_path, fused, num_workers)
     assert trainer.num_updates == 20
     assert torch.cuda.get_sync_debug_mode() == 0
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.usefixtures("_sync_debug_mode", "capsys")
+def test_no_sync_point_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_terminal(monkeypatch)
+    monkeypatch.setattr(progress_bar._Terminal, "interval", 0.0)
+    trainer = watch(Watched, tmp_path, count=40, sync_every=3)
+    assert trainer.num_updates == 60  # in two epochs of 30, each with 9 sync points that raise if they wait
+    assert trainer.running_loss.last_average > 0
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")

@@ -234,6 +234,29 @@ def test_a_fault_is_what_is_not_finite_where_the_model_is() -> None:
     assert EmaUpdate(ModelEmaV3(Buffers().half()), Buffers().half()).fault() is None
 
 
+def test_a_fault_is_suspected_on_the_device_and_an_infinite_constant_is_none() -> None:
+    class Masking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.full((2,), 1e30))  # its square is infinite
+            self.register_buffer("mask", torch.tensor([0.0, -inf, nan]))
+
+    model = Masking()
+    module, update = paired(model, model)
+    update(LATE)
+    assert update.suspicion().isfinite().all()
+    for tensor, value in ((module.scale, nan), (module.scale, -inf), (module.mask, nan), (module.mask, inf)):
+        kept = tensor[0].item()
+        with torch.no_grad():
+            tensor[0] = value
+            assert not update.suspicion().isfinite().all()
+            assert update.fault() is not None
+            tensor[0] = kept
+    assert update.suspicion().isfinite().all()
+    integers = nn.ParameterList([nn.Parameter(torch.ones(1).long(), requires_grad=False)])
+    assert EmaUpdate(ModelEmaV3(integers), integers).suspicion().isfinite().all()
+
+
 def exchange_buffer(model: nn.Module) -> None:
     model[1].running_mean = torch.full((4,), 3.0)
 

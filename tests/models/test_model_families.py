@@ -1,23 +1,22 @@
 """Families whose classifiers, poolings and shapes differ, by the checks that write docs/families.md."""
 
 import logging
+from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tiny_runs import load_example
 
+import benchmarks.families
 from timm_accel.models.pooling import pooling_kinds
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "families.py"
 OWN = ("vit", "vit_relpos", "byobnet", "coatnet", "convnext", "nfnet", "resnet", "efficientnet", "mambaout")
 MORE = ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "mixer_s32_224", "darknet17")
 
 
 @pytest.fixture(scope="module")
 def families() -> Iterator[ModuleType]:
-    yield load_example(BENCHMARK)
+    yield benchmarks.families
     logging.disable(logging.NOTSET)
 
 
@@ -62,12 +61,12 @@ def test_a_model_whose_blocks_share_weights_is_saved_and_loaded(families: Module
     assert families._weights("coat_tiny") is None
 
 
-def test_the_table_names_fifty_families_or_more(
-    families: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_table_names_fifty_families_or_more_and_has_a_row_for_each(
+    families: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(set(families.FAMILIES)) == len(families.FAMILIES) >= 50
-    monkeypatch.setattr(families, "DOCS", tmp_path / "families.md")
-    families.DOCS.write_text("# Families\n")
-    families.write({"a": {"heads": "x | y"}})
-    families.write({"b": {"heads": "z"}})
-    assert families.DOCS.read_text() == "# Families\n\n| model | heads |\n| --- | --- |\n| b | z |\n"
+    monkeypatch.setattr(families, "check_models", lambda name: {"heads": f"of {name}"})
+    (table,) = families.main(Namespace(names=["a", "b"]))
+    assert table.markdown() == "| model | heads |\n|---|---|\n| a | of a |\n| b | of b |"
+    assert len(families.main(Namespace(names=[]))[0].rows) == len(families.FAMILIES)
+    assert capsys.readouterr().out.startswith("a {'heads': 'of a'}\n")

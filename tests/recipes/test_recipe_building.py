@@ -98,6 +98,7 @@ MIXED: dict[str, tuple[Any, Callable[[Run], Any]]] = {
     "drop_path_rate": (0.25, lambda run: max(each.drop_prob for each in run.trainer.model.modules()
                                              if isinstance(each, DropPath))),
     "channels_last": (True, are_channels_last),
+    "grad_checkpointing": (True, lambda run: run.trainer.model.grad_checkpointing),
     "sched": ("poly", lambda run: run.trainer.scheduler_args["sched"]),
     "sched_args": ({"cooldown_epochs": 1}, lambda run: {"cooldown_epochs":
                                                         run.trainer.scheduler_args["cooldown_epochs"]}),
@@ -186,6 +187,7 @@ ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_dir", "run_dir", "pretrained", "weights", "base_batch_size", "lr_scaling", "distill_teacher"),
     *("data_root", "download", "val_fraction", "group", "class_map", "eval_split", "sampler"),
     *("exclude", "folds", "fold"),
+    "fast",  # in test_fast.py
 }
 
 
@@ -378,3 +380,31 @@ def test_every_kind_of_loss_is_built(several: bool, loss: str, kind: str, folder
     assert type(run.trainer.loss_func).__name__ == kind
     assert type(run.trainer.eval_loss_fn) is (BinaryCrossEntropy if several else nn.CrossEntropyLoss)
     assert getattr(run.trainer.loss_func, "target_threshold", None) is None  # multi-label targets are 0 and 1
+
+
+def test_checkpointing_leaves_the_bits_and_the_state_of_a_model_without_batch_norm_as_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "model": "test_vit", "model_args": {"img_size": 32}, "drop_path_rate": 0.5, "batch_size": 6, "num_workers": 0,
+        "num_epochs": 1, "warmup_epochs": 0,
+    }  # fmt: skip
+    plain, checkpointed = (
+        build(folder, tmp_path / str(asked), grad_checkpointing=asked, **options) for asked in (False, True)
+    )
+    for run in (plain, checkpointed):
+        run.train()
+        assert "grad_checkpointing" not in run.trainer.recipe
+    weights = checkpointed.trainer.model.state_dict()
+    assert all(torch.equal(weights[name], each) for name, each in plain.trainer.model.state_dict().items())
+
+
+def test_a_state_is_tied_to_checkpointing_where_batch_norm_counts_each_batch_twice(
+    folder: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"batch_size": 12, "num_workers": 0, "num_epochs": 1, "warmup_epochs": 0, "mixup": 0.0}
+    run = build(folder, tmp_path, grad_checkpointing=True, **options)
+    assert run.trainer.recipe["grad_checkpointing"] is True
+    run.train()
+    counted = {int(each) for name, each in run.trainer.model.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counted == {1, 2}  # of the stem and of the blocks

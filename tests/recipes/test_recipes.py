@@ -561,6 +561,10 @@ def test_lengths_in_updates_are_left_to_the_start_of_training() -> None:
         ({"min_delta": 0.1}, ("patience to be a number of epochs with min_delta", "got None")),
         ({"distill_hard": True}, ("distill_kind to be 'token' with distill_hard", "got 'logit'")),
         ({"opt": "sgd", "opt_args": {"momentm": 0.9}}, ("opt_args to be options", "of 'sgd'", "'momentum'")),
+        ({"opt": "lamb", "opt_args": {"fused": True}}, ("opt_args to be options", "of 'lamb'", "got 'fused'")),
+        ({"opt": "lookahead_nadam", "opt_args": {"fused": True}}, ("of 'lookahead_nadam'", "got 'fused'")),
+        ({"opt_args": {"fused": True, "foreach": True}}, ("opt_args to be options with fused or foreach", "got both")),
+        ({"opt_args": {"fused": True, "differentiable": True}}, ("fused or differentiable", "Leave one of them out")),
         ({"opt_args": {"weight_decay": 0.1}}, ("opt_args without 'weight_decay'", "option weight_decay")),
         ({"opt_args": [0.9]}, ("opt_args to be values by the names of arguments", "got [0.9]")),
         ({"sched_args": {"cycle_limt": 1}}, ("sched_args to be arguments of timm's", "'cycle_limit'")),
@@ -596,12 +600,13 @@ def test_a_state_is_tied_to_all_options_but_where_when_and_how_long() -> None:
             "cache", "save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states",
             "keep_states_when_done",
             "max_minutes", "on_error", "patience", "min_delta", "mixed_precision", "torch_compile", "data_root",
-            "download", "trackers", "evaluate_every_n_epochs", "train_accuracy", "data_identity"}  # fmt: skip
+            "download", "trackers", "evaluate_every_n_epochs", "train_accuracy", "data_identity", "fast"}  # fmt: skip
     key = Recipe(hflip=0.25, resolutions=(8, 16), warmup_epochs=2).resume_key()
     assert key["warmup_epochs"] == 2
     assert Recipe(num_epochs=2).resume_key()["warmup_epochs"] == {FOLLOWS_RUN: 1}
     assert key.keys() == Recipe.__annotations__.keys() - free
     assert (key["hflip"], key["ema_decay"], key["resolutions"]) == (0.25, None, (8, 16))
+    assert key["channels_last"] is False  # as None is; states of earlier versions have it
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

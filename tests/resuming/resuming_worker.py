@@ -89,15 +89,24 @@ def check_lock() -> None:
 
 
 def check_full_disk() -> None:
-    """A write that fails on rank 0 does not end the run."""
+    """A write that fails on rank 0 does not end the run; what it does not expect there is raised on all."""
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     save, state_module._save = state_module._save, full
     trainer = train(make_run(ROOT / "full"), train_dataset=Augmented(62), num_epochs=1)
-    state_module._save = save
     RESULTS["full"] = (trainer.num_updates, len(states(ROOT / "full")))
+
+    def broken(*args: Any) -> None:
+        raise MemoryError("none left")
+
+    state_module._save = broken
+    try:
+        train(make_run(ROOT / "broken"), train_dataset=Augmented(62), num_epochs=1)
+    except MemoryError as error:
+        RESULTS["broken"] = str(error)
+    state_module._save = save
 
 
 def check_dummy_step() -> None:

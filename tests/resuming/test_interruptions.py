@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from refusal import refused
-from resumed_runs import Interrupting, full_disk, make_run, positions, run_script, same_outcome, states, train
+from resumed_runs import Interrupting, full_disk, make_run, positions, run_script, same_outcome, settle, states, train
 from tiny_runs import fit, make_trainer, tiny_data
 
 from timm_accel.callbacks import Callback, CsvHistoryCallback, SaveStateCallback, TimeLimitCallback
@@ -154,6 +154,7 @@ def test_an_interruption_without_room_for_a_state_is_an_error(tmp_path: Path, mo
     class Disk(Callback):
         def on_train_epoch_start(self, trainer: Any, **kwargs: Any) -> None:
             if trainer.epoch == 1:
+                settle(trainer)
                 monkeypatch.setattr(state_module, "_save", full_disk)
 
     interrupted.callback_handler.add_callback(Disk)

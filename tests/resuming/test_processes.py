@@ -70,6 +70,10 @@ def test_a_full_disk_is_reported_once_and_both_continue(two) -> None:
     assert result.stdout.count("No space left on device") == 8  # one line for each update and the epoch's end
 
 
+def test_what_a_write_on_rank_0_does_not_expect_is_raised_on_both(two) -> None:
+    assert [rank["broken"] for rank in two[0]] == ["none left"] * 2
+
+
 def test_sigterm_to_one_process_of_two_saves_and_ends_both(two, root: Path) -> None:
     _, result = two
     (folder,) = states(root / "two" / "signal")

@@ -1,5 +1,6 @@
 """A run that was cut and resumed ends in the same bits as one that was not."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def ends_alike(whole: list[torch.Tensor], rest: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(rest, whole[len(whole) - len(rest) :], strict=True))
 
 
+def by_epochs(run_dir: Path, kind: type = Noting, **options: Any) -> Any:
+    """A run that saves at the end of each epoch: it ends as one that saves after each update."""
+    return make_run(run_dir, kind, saves=SaveStateCallback(), **options)
+
+
 @pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda count: f"accumulation={count}")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
     """An uninterrupted run of 7 batches an epoch: with accumulation 2 and 3 its last group is shorter."""
@@ -46,7 +52,7 @@ def test_a_run_cut_at_any_update_ends_in_the_same_bits(whole, tmp_path: Path) ->
     assert len(states(run_dir)) == EPOCHS * (updates + 1)  # after each update, and at the end of each epoch
     for number in range(len(states(run_dir)) - 1):
         resumed_dir = cut(run_dir, number, tmp_path / str(number))
-        resumed = train(make_run(resumed_dir), gradient_accumulation_steps=accumulation, resume_from="auto")
+        resumed = train(by_epochs(resumed_dir), gradient_accumulation_steps=accumulation, resume_from="auto")
         assert same_outcome(run_dir, resumed_dir) is None, states(run_dir)[number]
         assert same_weights(resumed.model, reference.model)
         assert same_weights(resumed.ema_model.module, reference.ema_model.module)
@@ -155,7 +161,7 @@ def test_timms_schedules_continue(name: str, tmp_path: Path) -> None:
     assert len(set(reference.rates)) > 1
     for number in range(0, len(states(tmp_path / "whole")) - 1, 3):
         resumed_dir = cut(tmp_path / "whole", number, tmp_path / str(number))
-        resumed = train(make_run(resumed_dir, Rising, **options), num_epochs=6, resume_from="auto")
+        resumed = train(by_epochs(resumed_dir, Rising, **options), num_epochs=6, resume_from="auto")
         assert resumed.rates == reference.rates[len(reference.rates) - len(resumed.rates) :]
         assert same_outcome(tmp_path / "whole", resumed_dir) is None
 
@@ -177,17 +183,17 @@ TORCH_SCHEDULES = {
 
 @pytest.mark.parametrize("name", TORCH_SCHEDULES)
 def test_torchs_schedules_continue(name: str, tmp_path: Path) -> None:
-    def run(run_dir: Path, **options: Any) -> Any:
+    def run(run_dir: Path, make: Callable[..., Any], **options: Any) -> Any:
         model = tiny_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        trainer = make_run(run_dir, Rising, model=model, optimizer=optimizer, scheduler_args=None)
+        trainer = make(run_dir, Rising, model=model, optimizer=optimizer, scheduler_args=None)
         return train(trainer, create_scheduler_fn=TORCH_SCHEDULES[name], **options)
 
-    reference = run(tmp_path / "whole")
+    reference = run(tmp_path / "whole", make_run)
     assert len(set(reference.rates)) > 1
     for number in range(0, len(states(tmp_path / "whole")) - 1, 4):
         resumed_dir = cut(tmp_path / "whole", number, tmp_path / str(number))
-        resumed = run(resumed_dir, resume_from="auto")
+        resumed = run(resumed_dir, by_epochs, resume_from="auto")
         assert resumed.rates == reference.rates[len(reference.rates) - len(resumed.rates) :]
         assert same_outcome(tmp_path / "whole", resumed_dir) is None
 
@@ -214,7 +220,7 @@ def test_ema_weights_that_are_updated_less_often_continue(every: Any, tmp_path: 
     train(make_run(tmp_path / "whole", ema_update_every=every), num_epochs=6)
     for number in (1, 4, 8, 12, 30):
         resumed_dir = cut(tmp_path / "whole", number, tmp_path / str(number))
-        train(make_run(resumed_dir, ema_update_every=every), num_epochs=6, resume_from="auto")
+        train(by_epochs(resumed_dir, ema_update_every=every), num_epochs=6, resume_from="auto")
         assert same_outcome(tmp_path / "whole", resumed_dir) is None
 
 

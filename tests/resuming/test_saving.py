@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from resumed_runs import Noting, cut, every_update, full_disk, make_run, outcome, positions, same_outcome, states, train
+from resumed_runs import (
+    Noting,
+    cut,
+    every_update,
+    full_disk,
+    make_run,
+    outcome,
+    positions,
+    same_outcome,
+    settle,
+    states,
+    train,
+)
 from terminals import Terminal
 from timm.optim import create_optimizer_v2
 from tiny_runs import fit, make_trainer, tiny_data, tiny_model
@@ -119,6 +131,7 @@ def test_a_state_is_written_after_everything_else_of_its_update(tmp_path: Path) 
         updates: list[int] = []  # noqa: RUF012
 
         def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            settle(trainer)
             self.updates.append(len(states(tmp_path)))
             assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
@@ -193,6 +206,7 @@ def test_a_write_that_fails_is_reported_and_the_run_continues(
 ) -> None:
     class Disk(Callback):
         def on_update_end(self, trainer: Any, **kwargs: Any) -> None:
+            settle(trainer)
             if trainer.num_updates in (1, 8):
                 monkeypatch.setattr(state_module, "_save", full_disk)
             if trainer.num_updates in (4, 11):

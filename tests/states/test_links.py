@@ -13,7 +13,8 @@ from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data
 
 from timm_accel.atomic import open_own
 from timm_accel.callbacks import CsvHistoryCallback, SaveBestCallback, SaveStateCallback
-from timm_accel.states.folder import DamagedStateError, open_state
+from timm_accel.states.folder import open_state
+from timm_accel.states.saved_state import DamagedStateError
 
 LINES: list[str] = []
 

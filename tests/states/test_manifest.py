@@ -8,8 +8,9 @@ import pytest
 from refusal import refused
 from test_state import newest, write
 
-from timm_accel.states.folder import DamagedStateError, open_state, state_folders
+from timm_accel.states.folder import open_state, state_folders
 from timm_accel.states.manifest import signed
+from timm_accel.states.saved_state import DamagedStateError
 
 
 def edit(folder: Path, resign: bool = False, **fields: Any) -> None:

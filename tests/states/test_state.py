@@ -18,8 +18,6 @@ from refusal import refused
 
 from timm_accel.states import folder as state_module
 from timm_accel.states.folder import (
-    COMMON,
-    DamagedStateError,
     newest_state,
     open_state,
     prune_states,
@@ -27,6 +25,7 @@ from timm_accel.states.folder import (
     write_state,
 )
 from timm_accel.states.plain import plain
+from timm_accel.states.saved_state import COMMON, DamagedStateError
 
 CONTENT = {COMMON: {"weights": torch.arange(1000.0), "epoch": 3}, "rank_0.pt": {"count": 7}}
 

@@ -27,7 +27,7 @@ def lock_cannot_be_touched(name, arguments):  # Windows neither writes nor remov
 sys.addaudithook(lock_cannot_be_touched)
 assert available_cpus() == os.cpu_count()
 spawned = {"num_workers": 1, "multiprocessing_context": "spawn"}  # as on macOS and Windows
-for options in ({"train_dataloader_kwargs": spawned}, {"resume_from": "auto", "num_epochs": 3}):
+for options in ({"train_dataloader_kwargs": spawned, "num_epochs": 1}, {"resume_from": "auto", "num_epochs": 3}):
     fit(make_trainer(run_dir=sys.argv[1], callbacks=[CsvHistoryCallback, SaveStateCallback()]), **options)
 """
 

@@ -17,6 +17,7 @@ from torch import nn
 from timm_accel import LoopTrainer, TimmTrainer
 from timm_accel.callbacks import Callback
 from timm_accel.mixins import ModelEmaMixin
+from timm_accel.training import precision
 
 BF16 = """
 import sys; sys.path[:0] = {tests!r}
@@ -187,9 +188,46 @@ def test_a_wrong_precision_or_mode_is_one_sentence(options: dict[str, Any], word
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 trains on a GPU")
-def test_fp16_on_a_cpu_is_refused() -> None:
-    with refused(ValueError, "mixed_precision to be no or bf16 on a CPU", "got 'fp16'"):
-        make_trainer(LoopTrainer, mixed_precision="fp16")
+@pytest.mark.parametrize("launched", [False, True])
+def test_fp16_on_a_cpu_is_refused_and_the_remedy_is_one_that_the_processor_has(
+    launched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    for in_bf16, remedy in ((True, "Pass 'bf16'."), (False, "Pass 'no'."), (None, "Pass 'no'.")):
+        monkeypatch.setattr(precision, "has_bf16", lambda device, found=in_bf16: found)
+        with refused(ValueError, "mixed_precision to be no or bf16 on a CPU", "got 'fp16'", remedy):
+            make_trainer(LoopTrainer, mixed_precision=None if launched else "fp16")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True, "avx2": True}, True), ({"amx_bf16": True}, True), ({"bf16": True, "neon": True}, True),
+     ({"avx512_f": True, "avx512_bf16": False, "f16c": True}, False), ({"neon": True}, False), (None, None)],
+)  # fmt: skip
+def test_torch_tells_whether_the_processor_has_bf16_instructions(
+    capabilities: dict[str, bool] | None, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if capabilities is None:  # an older version
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert precision.has_bf16(torch.device("cpu")) is expected
+    assert precision.has_bf16(torch.device("mps")) is None
+
+
+def test_bf16_that_would_be_emulated_is_warned_of_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match=r"this processor has no bf16 instructions.*Pass mixed_precision='no'\.$"):
+        make_trainer(LoopTrainer, mixed_precision="bf16")
+    with pytest.warns(UserWarning, match="this GPU has no bf16.*'fp16' or 'no'"):
+        precision.warn_of_emulation("bf16", torch.device("cuda"))
+    make_trainer(LoopTrainer, mixed_precision="no")
+    monkeypatch.setattr(precision, "has_bf16", lambda device: None)  # nothing is said where nothing is known
+    make_trainer(LoopTrainer, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.gpu

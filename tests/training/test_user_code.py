@@ -210,3 +210,28 @@ def test_checkpoints_of_upstream_still_work(tmp_path: Any) -> None:
     assert not same_weights(other.model, trainer.model)
     other.load_checkpoint(tmp_path / "model.pt")
     assert same_weights(other.model, trainer.model)
+
+
+def test_hooks_may_compute_gradients_in_an_evaluation_and_train_on_what_it_computed() -> None:
+    class Attacking(LoopTrainer):
+        """Evaluates on images that raise the loss, and trains towards the outputs of the evaluation."""
+
+        def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+            images, labels = batch
+            with torch.enable_grad():  # torch.inference_mode() would refuse this
+                images = images.clone().requires_grad_()
+                self.loss_func(self.model(images), labels).backward(inputs=[images])
+            output = super().calculate_eval_batch_loss([images.detach() + 0.1 * images.grad.sign(), labels])
+            self.kept = output["model_outputs"]
+            return output
+
+        def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
+            output = super().calculate_train_batch_loss(batch)
+            if self.epoch:
+                output["loss"] = output["loss"] + (output["model_outputs"] * self.kept).mean()  # and this
+            return output
+
+    plain, attacked = (fit(make_trainer(kind), eval_dataset=tiny_data(4, seed=3)) for kind in (LoopTrainer, Attacking))
+    losses = [trainer.run_history.get_metric_values("eval_loss_epoch")[0] for trainer in (plain, attacked)]
+    assert losses[1] > losses[0] + 0.1
+    assert not same_weights(plain.model, attacked.model)

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from timm_accel import LoopTrainer
 from timm_accel.callbacks import SaveStateCallback
 from timm_accel.mixins import TimmSchedulerMixin
-from timm_accel.states.folder import COMMON, open_state
+from timm_accel.states.folder import open_state
+from timm_accel.states.saved_state import COMMON
 from timm_accel.training.snapshot import stateful_callbacks
 
 

@@ -35,15 +35,19 @@ class StopOnNonFiniteLossCallback(Callback):
     """End the run with an error after a NaN or infinite loss.
 
     Checks only at sync points, after every ``trainer.sync_every_n_updates`` updates, and at the end of each epoch and
-    evaluation, so that no step waits for the device.
+    evaluation. On a GPU a sync point checks the loss of the one before, so that no update waits for the device.
 
     Replaces upstream's ``TerminateOnNaNCallback``, which reads every loss back, raises on one rank only and calls
     ``sys.exit`` (pytorch-accelerated 0.1.61).
     """
 
     def on_update_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
-        if trainer.current_run().num_updates % trainer.sync_every_n_updates == 0:
-            self._check(trainer, "training")
+        run = trainer.current_run()
+        if run.num_updates % trainer.sync_every_n_updates == 0:
+            loss, reason = run.running_loss, _not_finite(trainer, "training")
+            run.late_reads.begin(
+                loss.sum_and_weight(), lambda read: loss.is_finite(read) or trainer.request_stop(reason, failed=True)
+            )
 
     def on_train_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._check(trainer, "training")
@@ -53,14 +57,17 @@ class StopOnNonFiniteLossCallback(Callback):
 
     def _check(self, trainer: "LoopTrainer", phase: str) -> None:
         if not trainer.current_run().running_loss.finite():
-            run = trainer.current_run()
-            where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
-            trainer.request_stop(
-                f"Expected the {phase} loss to be finite, but it is not{where}, after "
-                f"{counted(run.num_updates, 'update')}. "
-                "Lower the learning rate, clip gradients, or look for broken data.",
-                failed=True,
-            )
+            trainer.request_stop(_not_finite(trainer, phase), failed=True)
+
+
+def _not_finite(trainer: "LoopTrainer", phase: str) -> str:
+    """Return the sentence about a loss that is not finite after the current update."""
+    run = trainer.current_run()
+    where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
+    return (
+        f"Expected the {phase} loss to be finite, but it is not{where}, after {counted(run.num_updates, 'update')}. "
+        "Lower the learning rate, clip gradients, or look for broken data."
+    )
 
 
 DEFAULT_CALLBACKS = (

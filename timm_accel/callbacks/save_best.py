@@ -13,8 +13,9 @@ from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
 from timm_accel.states.consensus import on_main_process
-from timm_accel.states.folder import COMMON, whole_states
+from timm_accel.states.folder import whole_states
 from timm_accel.states.run_dir import check_kind, check_run_dir
+from timm_accel.states.saved_state import COMMON
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, metric_prefix, weights_of
 
 if TYPE_CHECKING:

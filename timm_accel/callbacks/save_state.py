@@ -20,8 +20,9 @@ class SaveStateCallback(Callback):
     """Save the state of the run into ``state/`` of the run folder, for ``train(resume_from="auto")``.
 
     With it, SIGTERM, SIGINT, SIGUSR1, SIGUSR2 and SIGHUP end the run at the next sync point, with a state and exit code
-    75. A state is always saved at the end of the run. It is written when an update or an epoch is complete, so that a
-    resumed run computes the same bits.
+    75. A state is always saved at the end of the run. It is that of a complete update or epoch, so that a resumed run
+    computes the same bits. Rank 0 copies it into memory that it keeps, and writes the copy in the background; the next
+    state and the end of the run wait for that.
 
     Args:
         every_n_epochs: Epochs between two states; None for none at the ends of epochs.

@@ -20,6 +20,7 @@ from timm_accel.data.transforms.create import create_training_transform, height_
 from timm_accel.data.transforms.data_config import INTERPOLATIONS, check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform
 from timm_accel.data.transforms.drafted_crop import take_crop
+from timm_accel.data.transforms.late_color import color_late
 from timm_accel.data.transforms.pixel_range import PixelRange, settled_pixel_range
 from timm_accel.data.transforms.prepare_image import PrepareImage
 from timm_accel.messages import nearest
@@ -129,7 +130,7 @@ def create_datasets(
     eval_size = height_and_width(eval_image_size or size)
     statistics: dict[str, Any] = {"mean": data_mean, "std": data_std, "normalize": False}
     transform_of_size = partial(
-        create_training_transform, auto_augment, **statistics, interpolation=interpolation, **train_transform
+        _training_transform, len(data_mean), auto_augment, **statistics, interpolation=interpolation, **train_transform
     )
     transform = transform_of_size(input_size=size)
     eval_transform = create_transform(
@@ -139,15 +140,16 @@ def create_datasets(
         crop_pct=crop_pct,
         crop_mode=crop_mode,
     )
+    eval_transform = color_late(eval_transform, len(data_mean))
     source = _source(data, train_path, val_path)
     opened = {"train": source.open("train"), eval_split: source.open(eval_split)}
     name_alike(opened.values())
     log_files(opened)
     is_test = split_name(eval_split) != "val"
     readers = alike(opened["train"], opened[eval_split], is_test)
-    prepare = PrepareImage(len(data_mean), settled_pixel_range(readers, pixel_range))
+    prepare = PrepareImage(len(data_mean), settled_pixel_range(readers, pixel_range), keep_gray=True)
     train_prepare = take_crop(transform, prepare) if draft else prepare
-    readers = _cached(cache, draft, prepare, *readers)
+    readers = _cached(cache, draft, PrepareImage(len(data_mean), prepare.pixel_range), *readers)
     train_dataset = create_image_dataset(
         readers[0],
         transform,
@@ -181,6 +183,10 @@ def create_datasets(
     where = source.data if isinstance(source.data, str | Path) else "data"
     _check_classes(train_dataset, eval_dataset, train_path or f"{where}/train", val_path or f"{where}/{eval_split}")
     return train_dataset, eval_dataset
+
+
+def _training_transform(channels: int, auto_augment: str | None, **options: Any) -> Any:
+    return color_late(create_training_transform(auto_augment, **options), channels)
 
 
 def _cached(cache: str | None, draft: bool, prepare: PrepareImage, *readers: Any) -> tuple[Any, ...]:

@@ -18,13 +18,13 @@ def write_digits(folder: str | Path | None = None) -> Path:
 
     Source: ``sklearn.datasets.load_digits`` (UCI ML hand-written digits, E. Alpaydin and C. Kaynak, 1998).
     """
+    target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"
+    if target.is_dir():
+        return target
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    target = Path(folder) if folder is not None else Path(user_cache_dir("timm_accel")) / "digits"
-    if target.is_dir():
-        return target
     digits = load_digits()
     numbers = list(range(len(digits.target)))
     train, _ = train_test_split(numbers, train_size=0.75, stratify=digits.target, random_state=0)

@@ -72,7 +72,7 @@ def _identity(path: str, number: int) -> Hashable:
 def _of_equal_content(files: list[tuple[str, int]]) -> list[list[int]]:
     """Return the groups of files with the same bytes, each file by its number."""
     groups = [files]
-    for key in (_size, _digest_of_end, _digest):
+    for key in (_size, digest_of_end, _digest):
         groups = [part for group in groups for part in _parted(group, key)]
     return [[number for _, number in group] for group in groups]
 
@@ -93,7 +93,8 @@ def _size(path: str) -> int | None:
         return None
 
 
-def _digest_of_end(path: str) -> bytes | None:
+def digest_of_end(path: str) -> bytes | None:
+    """Return a digest of the last 4 KiB of a file; None where it cannot be read."""
     return _digest(path, _END)
 
 

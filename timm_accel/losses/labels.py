@@ -78,11 +78,21 @@ class LabelCheck:
         self._found = torch.where(self._found[0] > 0, self._found, first)
         return labels.where(~wrong, 0)
 
-    def fault(self) -> str | None:
-        """Return the sentence about the first label out of range, or None. Waits for the device."""
-        if self._found is None:
+    @property
+    def noted(self) -> torch.Tensor | None:
+        """What `fault` reads, on the device; None on the CPU, where nothing is noted."""
+        return self._found
+
+    def fault(self, noted: torch.Tensor | None = None) -> str | None:
+        """Return the sentence about the first label out of range, or None.
+
+        Args:
+            noted: A copy of `noted`; None reads it from the device, and waits for it.
+        """
+        noted = self._found if noted is None else noted
+        if noted is None:
             return None
-        found, label, index, batch = self._found.tolist()
+        found, label, index, batch = noted.tolist()
         return self._message(label, index, batch) if found else None
 
     def _message(self, label: int, index: int, batch: int) -> str:

@@ -1,16 +1,13 @@
-"""torchmetrics for every set of weights that is evaluated."""
+"""Metrics for every set of weights that is evaluated: our counts, or torchmetrics."""
+
+from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MultilabelAveragePrecision,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
 
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.losses import (
@@ -20,9 +17,12 @@ from timm_accel.losses import (
     refuse_softmax_loss,
     takes_classes,
 )
-from timm_accel.predict.counts import NO_LABEL, MacroF1, TopKAccuracy
+from timm_accel.predict.counts import NO_LABEL, CountedMetrics
 from timm_accel.states.weights import metric_prefix
 from timm_accel.training import LoopTrainer
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection  # its import takes longer than that of timm
 
 _AVERAGE_PRECISION = "map"
 _TRAIN_ACCURACY = "train_accuracy"
@@ -53,7 +53,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         TypeError: `metrics` is no ``MetricCollection``.
         ValueError: `num_classes` differs from the model's head or, in `train`, from the data; the data is multi-label
             and the loss is over a softmax, the loss has weights for another number of classes, targets are of the other
-            kind, or a label is out of range (on a GPU the run then fails at the next sync point).
+            kind, or a label is out of range (on a GPU the run then fails within two sync points).
 
     Source: ``torchmetrics.classification``.
     """
@@ -67,7 +67,7 @@ class ClassificationMetricsMixin(LoopTrainer):
         train_accuracy: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if metrics is not None and not isinstance(metrics, MetricCollection):
+        if metrics is not None and not _is_collection(metrics):
             raise TypeError(
                 f"Expected metrics to be a torchmetrics MetricCollection, but got {type(metrics).__name__}. "
                 "Wrap it: MetricCollection({'name': metric})."
@@ -78,12 +78,13 @@ class ClassificationMetricsMixin(LoopTrainer):
                 "record no metrics."
             )
         self._has_default_metrics = metrics is None and num_classes is not None
+        self.num_classes, self.multi_label = num_classes, multi_label
+        self.metrics: MetricCollection | CountedMetrics | None = metrics
         if metrics is None and num_classes is not None:
-            metrics = _default_metrics(num_classes, multi_label)
-        self.num_classes, self.metrics, self.multi_label = num_classes, metrics, multi_label
+            self.metrics = _default_metrics(num_classes, multi_label)
         self.train_accuracy = train_accuracy
         self._is_multi_label = multi_label
-        self._collections: dict[str, MetricCollection] = {}
+        self._collections: dict[str, MetricCollection | CountedMetrics] = {}
         self._counted: dict[str, torch.Tensor] = {}
         self._label_check: LabelCheck | None = None
         super().__init__(*args, **kwargs)
@@ -164,15 +165,16 @@ class ClassificationMetricsMixin(LoopTrainer):
         checked = self._label_check(labels, ignored_label(loss), number)
         return batch if checked is labels else self.repack_batch(batch, inputs, checked)
 
-    def _stop_at_wrong_label(self) -> None:
-        fault = None if self._label_check is None else self._label_check.fault()
+    def _stop_at_wrong_label(self, noted: torch.Tensor | None = None) -> None:
+        fault = None if self._label_check is None else self._label_check.fault(noted)
         if fault is not None:
             self.request_stop(fault, failed=True)
 
     def after_update(self) -> None:
         super().after_update()
-        if self.current_run().num_updates % self.sync_every_n_updates == 0:
-            self._stop_at_wrong_label()
+        noted = None if self._label_check is None else self._label_check.noted
+        if noted is not None and self.current_run().num_updates % self.sync_every_n_updates == 0:
+            self.current_run().late_reads.begin(noted, self._stop_at_wrong_label)
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()
@@ -244,12 +246,22 @@ def _are_integers(labels: torch.Tensor) -> bool:
     return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
-def _separate(metrics: MetricCollection) -> MetricCollection:
+def _is_collection(metrics: Any) -> bool:
+    from torchmetrics import MetricCollection
+
+    return isinstance(metrics, MetricCollection | CountedMetrics)
+
+
+def _separate(metrics: MetricCollection | CountedMetrics) -> MetricCollection | CountedMetrics:
     """Copy the metrics without compute groups.
 
     torchmetrics 1.9 lets metrics share their state if it is equal after one batch: after a first batch without an
     error, macro F1 became top-5 accuracy for the rest of the evaluation.
     """
+    if isinstance(metrics, CountedMetrics):
+        return deepcopy(metrics)
+    from torchmetrics import MetricCollection
+
     return MetricCollection({str(name): metric.clone() for name, metric in metrics.items()}, compute_groups=False)
 
 
@@ -263,17 +275,17 @@ def _update_with_empty_batch(average_precision: Any, num_classes: int | None) ->
     average_precision.update(empty, empty.long())
 
 
-def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection:
-    if multi_label:
-        options: dict[str, Any] = {"average": "macro", "validate_args": False}  # validation reads every batch back
-        return MetricCollection(
-            {
-                _AVERAGE_PRECISION: MultilabelAveragePrecision(num_classes, **options),
-                "f1_macro": MultilabelF1Score(num_classes, **options),
-                "exact_match": MultilabelExactMatch(num_classes, validate_args=False),
-            }
-        )
-    metrics: dict[str, Metric | MetricCollection] = {"accuracy": TopKAccuracy(), "f1_macro": MacroF1(num_classes)}
-    if num_classes > 5:
-        metrics["accuracy_top5"] = TopKAccuracy(top_k=5)
-    return MetricCollection(metrics)
+def _default_metrics(num_classes: int, multi_label: bool) -> MetricCollection | CountedMetrics:
+    if not multi_label:
+        return CountedMetrics(num_classes)
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MultilabelAveragePrecision, MultilabelExactMatch, MultilabelF1Score
+
+    options: dict[str, Any] = {"average": "macro", "validate_args": False}  # validation reads every batch back
+    return MetricCollection(
+        {
+            _AVERAGE_PRECISION: MultilabelAveragePrecision(num_classes, **options),
+            "f1_macro": MultilabelF1Score(num_classes, **options),
+            "exact_match": MultilabelExactMatch(num_classes, validate_args=False),
+        }
+    )

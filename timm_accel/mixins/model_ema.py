@@ -25,7 +25,8 @@ class _EmaProgress:
         self.trainer, self.ema_model = trainer, ema_model
 
     def state_dict(self) -> dict[str, Any]:
-        if fault := self.trainer._find_ema_fault():
+        run = self.trainer.current_run()
+        if fault := self.trainer._find_ema_fault(run.epoch, run.num_updates):
             raise ArithmeticError(fault)
         return {"updated": self.trainer._ema_updated, "decay": self.ema_model.decay}
 
@@ -42,7 +43,8 @@ class ModelEmaMixin(LoopTrainer):
     have the prefix ``ema_model_``. Each `train` starts a new EMA model, and `evaluate` keeps it.
 
     The update is timm's, except that a tensor with several names moves once, and that values which are not finite are
-    copied. EMA weights that are not finite where the model's are end the run with an error at the next sync point.
+    copied. EMA weights that are not finite where the model's are end the run with an error at the next sync point, on a
+    GPU one sync point later.
 
     Args:
         ema_decay: The share of the EMA weights that an update keeps, from 0 to below 1. None chooses it by the length
@@ -159,14 +161,17 @@ class ModelEmaMixin(LoopTrainer):
         num_updates = self.current_run().num_updates
         if self.ema_update_every != "epoch" and num_updates % int(self.ema_update_every) == 0:
             self._update_ema()
-        if num_updates % self.sync_every_n_updates == 0:
-            self._stop_on_ema_fault()
+        if num_updates % self.sync_every_n_updates == 0 and self._ema_update is not None:
+            epoch, suspicion = self.current_run().epoch, self._ema_update.suspicion()
+            self.current_run().late_reads.begin(
+                suspicion, lambda read: read.isfinite().all() or self._stop_on_ema_fault(epoch, num_updates)
+            )
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()
         if self.ema_update_every == "epoch":
             self._update_ema()
-        self._stop_on_ema_fault()
+        self._stop_on_ema_fault(self.current_run().epoch, self.current_run().num_updates)
 
     def training_run_end(self) -> None:
         self._ema_update = None
@@ -182,21 +187,25 @@ class ModelEmaMixin(LoopTrainer):
         self._ema_update(num_updates)
         self._ema_updated, self._ema_num_updates = True, num_updates
 
-    def _find_ema_fault(self) -> str | None:
-        """Return a sentence about EMA weights that are not finite where the model's are, or None."""
+    def _find_ema_fault(self, epoch: int | None, num_updates: int) -> str | None:
+        """Return a sentence about EMA weights that are not finite where the model's are, or None.
+
+        Args:
+            epoch: The epoch in which it was seen, from 0; None outside one.
+            num_updates: The optimizer updates after which it was seen.
+        """
         if self._ema_update is None:
             return None
-        run = self.current_run()
-        name = self._ema_update.fault(model_moved=run.num_updates != self._ema_num_updates)
-        where = "" if run.epoch is None else f" in epoch {run.epoch + 1}"
+        name = self._ema_update.fault(model_moved=self.current_run().num_updates != self._ema_num_updates)
+        where = "" if epoch is None else f" in epoch {epoch + 1}"
         return name and (
             f"Expected the EMA weights to be finite where the model's are, but {name} is not{where}, after "
-            f"{counted(run.num_updates, 'update')}. Resume from the last state, and look for code that changes the "
-            "EMA model."
+            f"{counted(num_updates, 'update')}. Resume from the last state, and look for code that changes the EMA "
+            "model."
         )
 
-    def _stop_on_ema_fault(self) -> None:
-        if fault := self._find_ema_fault():
+    def _stop_on_ema_fault(self, epoch: int | None, num_updates: int) -> None:
+        if fault := self._find_ema_fault(epoch, num_updates):
             self.request_stop(fault, failed=True)
 
     def components(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """EMA weights: the choice of their decay, and their update, in which each tensor moves once whatever its names."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +91,15 @@ class EmaUpdate:
         torch._foreach_copy_(self._guarded, shaped)
 
     @torch.no_grad()
+    def suspicion(self) -> torch.Tensor:
+        """Return numbers on the device that are all finite unless `fault` may find something."""
+        guarded, guards = _flat(self._guarded), _flat(self._guards)
+        suspects = [pair.ema for pair in self._pairs if not self._is_guarded(pair)]
+        if guarded is not None and guards is not None:
+            suspects.append(torch.where(guards.to(guarded.device).isfinite(), guarded, 0))
+        return _largest(suspects) if suspects else torch.zeros(0)
+
+    @torch.no_grad()
     def fault(self, *, model_moved: bool = False) -> str | None:
         """Return the name of a tensor that is not finite where that of the model is, or None. Waits for the device.
 
@@ -116,9 +126,8 @@ class EmaUpdate:
         """Return the pairs whose EMA tensor has a value that is not finite."""
         if not self._averaged:
             return []
-        finite = torch.stack(torch._foreach_norm(self._averaged)).isfinite().tolist()  # or the squares overflow
-        suspects = [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
-        return [pair for pair in suspects if not pair.ema.isfinite().all()]
+        finite = _largest(self._averaged).isfinite().tolist()
+        return [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
 
     def _is_guarded(self, pair: "_Pair") -> bool:
         return not isinstance(pair.ema, nn.Parameter) or pair.name in self._guarded_names
@@ -180,6 +189,11 @@ def _holders(module: nn.Module) -> Holders:
 def _flat(tensors: list[torch.Tensor]) -> torch.Tensor | None:
     """Return all values in one new tensor, or None of no tensors."""
     return torch.cat([each if each.ndim == 1 else each.reshape(-1) for each in tensors]) if tensors else None
+
+
+def _largest(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Return the largest absolute value of each tensor; it is finite if and only if all values are."""
+    return torch.stack(torch._foreach_norm(tensors, ord=inf))
 
 
 def _check_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

@@ -13,8 +13,9 @@ from timm.models import clean_state_dict, load_model_config_from_hf, load_state_
 
 from timm_accel.messages import nearest_path, one_line, quoted_sentence
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config
-from timm_accel.states.folder import COMMON, LATEST, MANIFEST, open_state
+from timm_accel.states.folder import LATEST, open_state
 from timm_accel.states.run_dir import why_no_weights
+from timm_accel.states.saved_state import COMMON, MANIFEST
 from timm_accel.states.weights import BEST_FOLDERS, EMA_MODEL, held_weights
 
 FILE_TYPES = (".safetensors", ".pth", ".pt", ".bin", ".tar")

@@ -103,14 +103,14 @@ def _check_numbers(
 
 
 def check_options(opt: str, options: dict[str, Any]) -> None:
-    """Raise when an optimizer does not take an option.
+    """Raise when an optimizer does not take an option, or not two of them together.
 
     Args:
         opt: A timm name, with or without ``lookahead_`` before it.
-        options: The options by name; their values are not checked.
+        options: The options by name; other values are not checked.
 
     Raises:
-        ValueError: One is unknown.
+        ValueError: One is unknown, or one contradicts `fused`.
     """
     optimizer_class = get_optimizer_class(opt.lower().removeprefix(LOOKAHEAD), bind_defaults=False)
     known = {*signature(create_optimizer_v2).parameters, *signature(optimizer_class).parameters}
@@ -119,6 +119,12 @@ def check_options(opt: str, options: dict[str, Any]) -> None:
         if name not in known:
             raise ValueError(
                 f"Expected options of timm's factory or of {opt!r}, but got {name!r}. {nearest(name, known)}"
+            )
+    for other in ("foreach", "differentiable"):  # torch's own error is a RuntimeError
+        if options.get("fused") and options.get(other):
+            raise ValueError(
+                f"Expected options with fused or {other}, but got both, since each updates in its own way. Leave one "
+                "of them out."
             )
 
 

@@ -1,14 +1,33 @@
-"""Metrics of single-label images from counts that are linear in the classes, and that no device is waited for."""
+"""Metrics of single-label images from counts that are linear in the classes, and that no device is waited for.
 
+They need no torchmetrics, whose import takes 2 s of processor time (1.9, with scipy and matplotlib).
+"""
+
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torchmetrics import Metric
+import torch.distributed
+from torch import Tensor, nn
 
 NO_LABEL = -1  # a negative label does not count
 
 
-class TopKAccuracy(Metric):
+class _Counts(nn.Module):
+    """Counts of images, named and shaped by the arguments."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64), persistent=False)
+
+    @property
+    def metric_state(self) -> dict[str, Tensor]:
+        """The counts by name, as in torchmetrics."""
+        return dict(self.named_buffers())
+
+
+class TopKAccuracy(_Counts):
     """The share of labels that are among the top-k predictions; negative labels do not count.
 
     torchmetrics' metric (1.9) makes a one-hot matrix of every batch, and waits for the device to leave labels out.
@@ -17,28 +36,25 @@ class TopKAccuracy(Metric):
         top_k: How many classes are looked at.
     """
 
-    is_differentiable, higher_is_better, full_state_update = False, True, False
-    correct: torch.Tensor
-    total: torch.Tensor
+    correct: Tensor
+    total: Tensor
 
-    def __init__(self, top_k: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, top_k: int = 1) -> None:
+        super().__init__(correct=(), total=())
         self.top_k = top_k
-        for name in ("correct", "total"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
         top = logits.argmax(1, keepdim=True) if self.top_k == 1 else logits.topk(self.top_k, dim=1).indices
-        self.correct += (top == labels[:, None]).sum()
-        self.total += (labels >= 0).sum()
+        self.correct.add_((top == labels[:, None]).sum())  # an assignment passes through two modules
+        self.total.add_((labels >= 0).sum())
 
-    def compute(self) -> torch.Tensor:
+    def compute(self) -> Tensor:
         """Return the share; 0 without labels."""
         return self.correct.float() / self.total.clamp(min=1)
 
 
-class MacroF1(Metric):
+class MacroF1(_Counts):
     """The mean F1 of the classes that occur, as label or prediction; negative labels do not count.
 
     Memory and time are linear in the classes: torchmetrics' metric (1.9) makes a confusion matrix of every batch.
@@ -47,17 +63,14 @@ class MacroF1(Metric):
         num_classes: The number of classes.
     """
 
-    is_differentiable, higher_is_better, full_state_update = False, True, False
-    right: torch.Tensor
-    predicted: torch.Tensor
-    actual: torch.Tensor
+    right: Tensor
+    predicted: Tensor
+    actual: Tensor
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for name in ("right", "predicted", "actual"):
-            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(right=(num_classes,), predicted=(num_classes,), actual=(num_classes,))
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
         predictions, kept = logits.argmax(1), (labels >= 0).long()
         labels = labels.long().clamp(min=0)
@@ -65,8 +78,40 @@ class MacroF1(Metric):
         self.actual.index_add_(0, labels, kept)
         self.right.index_add_(0, labels, kept * (predictions == labels))
 
-    def compute(self) -> torch.Tensor:
+    def compute(self) -> Tensor:
         """Return the mean over the classes; 0 without labels."""
         either = self.predicted + self.actual  # 2 tp + fp + fn
         scores = 2 * self.right.float() / either.clamp(min=1)
         return scores.sum() / (either > 0).sum().clamp(min=1)
+
+
+class CountedMetrics(nn.ModuleDict):
+    """Accuracy, macro F1 and, with more than five classes, top-5 accuracy, of the images of all ranks.
+
+    It is used as a ``MetricCollection`` of torchmetrics.
+
+    Args:
+        num_classes: The number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self["accuracy"] = TopKAccuracy()
+        if num_classes > 5:
+            self["accuracy_top5"] = TopKAccuracy(top_k=5)
+        self["f1_macro"] = MacroF1(num_classes)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
+        metrics: Any = self.values()
+        for metric in metrics:
+            metric.update(logits, labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the values by name. Collective."""
+        metrics: Any = self
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            metrics = deepcopy(self)  # the sums are not counted again
+            for counts in metrics.buffers():
+                torch.distributed.all_reduce(counts)
+        return {name: metric.compute() for name, metric in metrics.items()}

@@ -1,19 +1,13 @@
 """Compute the measures of an evaluation from probabilities, by torchmetrics and by counts of classes."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, nll_loss
-from torchmetrics.functional.classification import (
-    multiclass_calibration_error,
-    multilabel_average_precision,
-    multilabel_exact_match,
-    multilabel_f1_score,
-    multilabel_stat_scores,
-)
 
-from timm_accel.predict.counts import MacroF1, TopKAccuracy
+from timm_accel.predict.counts import CountedMetrics, MacroF1
 from timm_accel.predict.evaluation import ClassMeasures, Confusion
 
 MAX_MATRIX_CLASSES = 1000
@@ -28,18 +22,12 @@ def multiclass_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[
         labels: ``(N,)``.
         classes: The classes that the data have; ``f1_macro`` is the mean over them. None for all.
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     count = probabilities.shape[1]
-    own = {"sync_on_compute": False}  # the images are all there; in a launch one process may measure alone
-    counted = {
-        "accuracy": TopKAccuracy(**own),
-        "accuracy_top5": TopKAccuracy(5, **own),
-        "f1_macro": MacroF1(count, **own),
-    }
-    if count <= 5:
-        counted.pop("accuracy_top5")
-    for metric in counted.values():
-        metric.update(probabilities, labels)
-    metrics = {name: metric.compute() for name, metric in counted.items()}
+    counted: Any = CountedMetrics(count)
+    counted.update(probabilities, labels)
+    metrics = {name: metric.compute() for name, metric in counted.items()}  # in a launch, one process may be here alone
     if classes is not None and len(classes) < count:
         scores = class_measures(probabilities, labels, [str(number) for number in range(count)])
         metrics["f1_macro"] = torch.tensor([scores[number].f1 for number in classes]).mean()
@@ -59,6 +47,12 @@ def multilabel_metrics(
         targets: ``(N, num_classes)`` of 0 and 1.
         classes: The classes that the data have; the metrics are of these alone. None for all.
     """
+    from torchmetrics.functional.classification import (
+        multilabel_average_precision,
+        multilabel_exact_match,
+        multilabel_f1_score,
+    )
+
     if classes is not None and len(classes) < probabilities.shape[1]:
         probabilities, targets = probabilities[:, [*classes]], targets[:, [*classes]]
     count, integers = probabilities.shape[1], targets.round().long()
@@ -85,6 +79,8 @@ def class_measures(probabilities: Tensor, targets: Tensor, names: list[str]) -> 
         counts.update(probabilities, targets)
         scores = torch.stack([counts.right, counts.predicted, counts.actual], dim=1).tolist()
     else:
+        from torchmetrics.functional.classification import multilabel_stat_scores
+
         columns = multilabel_stat_scores(probabilities, targets.round().long(), len(names), average=None)
         scores = ([tp, tp + fp, support] for tp, fp, _, _, support in columns.tolist())
     return [

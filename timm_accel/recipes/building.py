@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from timm_accel.batch_size_search import find_batch_size
 from timm_accel.callbacks import (
@@ -34,6 +35,7 @@ from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.data import create_data, source_of, train_arguments
+from timm_accel.recipes.fast import choose_fast
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.recipes.run import Run, plain_options
 from timm_accel.states.consensus import on_main_process
@@ -79,12 +81,17 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
 
 def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
     check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    follows_state = recipe.fast or recipe.batch_size == "auto"
+    saved = on_main_process(state, lambda: _manifest_to_resume(recipe)) if follows_state else None
+    if recipe.fast:
+        recipe, chosen = choose_fast(recipe, state.device, saved)
+        _say(state, chosen)
     source = source_of(recipe, data)
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
     train_set, eval_set = create_data(recipe, source, data_config)
     if recipe.batch_size == "auto":
-        recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set))
+        recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set, saved))
         set_seed(recipe.seed)
         model, _ = _create_model(recipe, source)  # the search has trained the other one
     further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
@@ -92,9 +99,10 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 
-def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any) -> int:
+def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any, saved: dict[str, Any] | None) -> int:
     """Return the batch size of the state that the run resumes from, or else the largest that fits into memory."""
-    if (found := on_main_process(state, lambda: _saved_batch_size(recipe))) is not None:
+    if saved is not None:
+        found = saved["batch_size"]
         _say(state, f"batch_size is {found} per process, as in the run that is resumed.")
         return found
     smallest = replace(recipe, batch_size=2)
@@ -111,12 +119,13 @@ def _say(state: Any, text: str) -> None:
         print_fitted(text)
 
 
-def _saved_batch_size(recipe: Recipe) -> int | None:
+def _manifest_to_resume(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the manifest of the state that the run resumes from; None for a new run."""
     if recipe.resume is None:
         return None
     states = Path(recipe.run_dir) / STATES
     newest = state_folders(states)[:1] if recipe.resume == "auto" else [Path(recipe.resume)]
-    return next((open_state(folder).manifest["batch_size"] for folder in newest), None)
+    return next((open_state(folder).manifest for folder in newest), None)
 
 
 def _create_trainer(
@@ -149,9 +158,17 @@ def _create_trainer(
         ],
         run_dir=recipe.run_dir,
         seed=recipe.seed,
-        recipe=plain_options(recipe.resume_key()),
+        recipe=plain_options(_resume_key(recipe, model)),
         **_mixin_options(recipe),
     )
+
+
+def _resume_key(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """Return the recipe's key, with checkpointing only where it changes values: BatchNorm counts each batch twice."""
+    key = recipe.resume_key()
+    if not (recipe.grad_checkpointing and any(isinstance(module, _BatchNorm) for module in model.modules())):
+        del key["grad_checkpointing"]
+    return key
 
 
 def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, Any]]:
@@ -164,6 +181,7 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         class_names=names if len(names) > 1 else None,
         head=recipe.head,
         image_size=recipe.image_size,
+        grad_checkpointing=recipe.grad_checkpointing,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
         **(recipe.model_args or {}),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timm_accel.losses.create import HARD_LABEL_KINDS
 from timm_accel.optim import check_optimizer
@@ -35,11 +35,20 @@ def _optimizers(recipe: "Recipe") -> Iterator[str]:
     except (ValueError, ModuleNotFoundError) as error:
         yield str(error)
         return
-    for name, value in (recipe.opt_args or {}).items():
+    given = recipe.opt_args or {}
+    yield from _faults_of_options(recipe.opt, [{name: value} for name, value in given.items()]) or _faults_of_options(
+        recipe.opt, [given]
+    )
+
+
+def _faults_of_options(opt: str, each: list[dict[str, Any]]) -> list[str]:
+    faults = []
+    for options in each:
         try:
-            check_options(recipe.opt, {name: value})
+            check_options(opt, options)
         except ValueError as error:
-            yield str(error).replace("options", "opt_args to be options", 1)
+            faults.append(str(error).replace("options", "opt_args to be options", 1))
+    return faults
 
 
 def _options_of_models(recipe: "Recipe") -> Iterator[str]:

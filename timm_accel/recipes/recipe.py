@@ -58,7 +58,7 @@ _RESUME_IGNORED = {  # a run may resume with other values: elsewhere, longer or,
     *("save_every_n_epochs", "save_every_n_updates", "save_every_minutes", "keep_states"),
     *("keep_states_when_done", "max_minutes", "data_identity"),
     *("data_root", "download", "on_error", "patience", "min_delta", "evaluate_every_n_epochs", "train_accuracy"),
-    *("mixed_precision", "torch_compile"),
+    *("mixed_precision", "torch_compile", "fast"),  # what fast chose is not ignored
     "trackers",
 }
 
@@ -146,8 +146,11 @@ class Recipe:
     """The smallest share of lr that layer_decay leaves to a layer."""
     drop_path_rate: float = field(default=0.05, metadata=FROM_0_BELOW_1)
     """Stochastic depth."""
-    channels_last: bool = False
-    """Whether the model's tensors are laid out channels last, which is often faster."""
+    channels_last: bool | None = None
+    """Whether the model's tensors are laid out channels last, which is often faster; None for no, or as fast
+    chooses."""
+    grad_checkpointing: bool = False
+    """Whether to compute activations again in the backward pass, which saves memory and costs time."""
     freeze_epochs: int = field(default=0, metadata=INTEGER_FROM_0)
     """Epochs, from the start, in which only the last stage, the head, is trained."""
     sched: str = field(default=_ARTICLE["sched"], metadata=must_be_one_of(SCHEDULERS, "a name that timm knows"))
@@ -268,12 +271,15 @@ class Recipe:
     sync_bn: bool = False
     """Whether to synchronize BatchNorm across processes."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = default_of(LoopTrainer, "mixed_precision")
-    """The precision of the forward pass: no, fp16 or bf16; None for that of the launcher."""
+    """The precision of the forward pass: no, fp16 or bf16; None for that of the launcher, or as fast chooses."""
     torch_compile: bool | Literal["default", "reduce-overhead", "max-autotune"] | None = default_of(
         LoopTrainer, "torch_compile"
     )
     """Whether to compile the model, or the mode: default, reduce-overhead or max-autotune; None as the launcher
-    says."""
+    says, or as fast chooses."""
+    fast: bool = False
+    """Whether the device decides on mixed_precision, channels_last, torch_compile and opt_args.fused where they are not
+    set; the numbers of a run then depend on the device."""
     evaluate_every_n_epochs: int = field(
         default=default_of(LoopTrainer, "evaluate_every_n_epochs"), metadata=INTEGER_FROM_1
     )
@@ -331,6 +337,7 @@ class Recipe:
         A warm-up that was left at its default follows the length of the run, which may resume longer.
         """
         key = {name: value for name, value in asdict(self).items() if name not in _RESUME_IGNORED}
+        key["channels_last"] = bool(self.channels_last)
         if self.warmup_epochs is None or self.default_warmup:
             key["warmup_epochs"] = {FOLLOWS_RUN: self.scheduler_args().get("warmup_epochs")}
         return key

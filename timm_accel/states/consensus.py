@@ -28,12 +28,13 @@ class Stop(IntEnum):
 
 
 class Requests(NamedTuple):
-    """What the processes request: to stop, how and why; to save, and to keep that state forever."""
+    """What the processes request: to stop, how and why; to save, and to keep that state forever; to tell of a write."""
 
     stop: Stop | None = None
     reason: str = ""
     save: bool = False
     milestone: bool = False
+    outcome: bool = False
 
 
 class Consensus:
@@ -45,7 +46,7 @@ class Consensus:
     def __init__(self, num_processes: int) -> None:
         self.num_processes = num_processes
         self._stop: tuple[Stop, str] | None = None  # separate, since a signal handler sets it at any moment
-        self._save = self._milestone = self._everywhere = False
+        self._save = self._milestone = self._everywhere = self._outcome = False
         self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def request_stop(self, stop: Stop, reason: str) -> None:
@@ -59,27 +60,45 @@ class Consensus:
         self._milestone |= milestone
         self._everywhere |= everywhere
 
+    def request_outcome(self) -> None:
+        """Request that all processes learn at the next sync point how a write of this one has ended."""
+        self._outcome = True
+
     def due(self) -> bool:
         """Whether all processes know without communication that there is a request."""
         return self._everywhere or (self.num_processes == 1 and (self._save or self._stop is not None))
 
-    def sync(self) -> Requests:
-        """Return the requests of all processes, the same on each, and clear them. Collective."""
+    def sync(self, before_acting: Callable[[], Any]) -> Requests:
+        """Return the requests of all processes, the same on each, and clear them. Collective.
+
+        Args:
+            before_acting: Called on each process before all save or stop; it may request to stop.
+        """
+        requests = self._exchange()
+        if not (requests.save or requests.stop):
+            return requests
+        before_acting()
+        later = self._exchange()
+        stops = later if (later.stop or 0) > (requests.stop or 0) else requests
+        save, milestone, outcome = (either or other for either, other in zip(requests[2:], later[2:], strict=True))
+        return Requests(stops.stop, stops.reason, save, milestone, outcome)
+
+    def _exchange(self) -> Requests:
         requested, self._stop = self._stop, None
         stop, reason = requested or (None, "")
-        requests = Requests(stop, reason, self._save, self._milestone)
-        self._save = self._milestone = self._everywhere = False
+        requests = Requests(stop, reason, self._save, self._milestone, self._outcome)
+        self._save = self._milestone = self._everywhere = self._outcome = False
         if self.num_processes == 1:
             return requests
-        flags = torch.tensor([requests.stop or 0, requests.save, requests.milestone], dtype=torch.int32)
+        flags = torch.tensor([stop or 0, *requests[2:]], dtype=torch.int32)
         distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._group)
-        highest_priority, save, milestone = flags.tolist()
+        highest_priority, *others = flags.tolist()
         reason = ""
         if highest_priority:
             everyone: list[tuple[int, str]] = [(0, "")] * self.num_processes
             distributed.all_gather_object(everyone, (requests.stop or 0, requests.reason), group=self._group)
             reason = next(text for kind, text in everyone if kind == highest_priority)
-        return Requests(Stop(highest_priority) if highest_priority else None, reason, bool(save), bool(milestone))
+        return Requests(Stop(highest_priority) if highest_priority else None, reason, *map(bool, others))
 
     def sum(self, value: int) -> int:
         """Return the sum of every process's value. Collective."""

@@ -13,80 +13,29 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from timm_accel.atomic import atomic_write, open_own, remove
+from timm_accel.states.background import closed_in_workers
 from timm_accel.states.manifest import FORMAT, digest_of_file, read_manifest, signed
+from timm_accel.states.saved_state import (
+    COMMON,
+    MANIFEST,
+    DamagedStateError,
+    SavedState,
+    damaged,
+    rank_file,
+    refuse_link,
+)
 
 STATES = "state"
-MANIFEST = "manifest.json"
-COMMON = "common.pt"
 LATEST = "latest"
 UNFINISHED = ".unfinished"
 MILESTONE = "_milestone"
 _NAME = re.compile(rf"(\d{{6,}})_epoch_\d+_batch_\d+({MILESTONE})?")
-
-
-class DamagedStateError(ValueError):
-    """A state exists, but one of its files is missing or changed."""
-
-
-def rank_file(rank: int) -> str:
-    """Return the name of the file with the part of a rank."""
-    return f"rank_{rank}.pt"
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """A complete state folder and its manifest."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    def load(self, name: str) -> Any:
-        """Return the content of one of its files, on the CPU."""
-        return torch.load(self.folder / name, map_location="cpu", weights_only=True)
-
-    def check(self) -> None:
-        """Compare every file with the manifest.
-
-        Raises:
-            DamagedStateError: A file is missing, truncated, changed or superfluous; the message names it.
-        """
-        if odd := sorted(name for name in os.listdir(self.folder) if not self._may_hold(name)):
-            raise _damaged(self.folder, odd[0], "is no file of it. Remove that file")
-        for name, (size, digest) in self.manifest["files"].items():
-            path = self.folder / name
-            _refuse_link(self.folder, name)
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                how = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise _damaged(self.folder, name, how)
-            try:
-                is_same = digest_of_file(path) == digest
-            except OSError as error:
-                raise _damaged(self.folder, name, f"cannot be read ({error.strerror})") from error
-            if not is_same:
-                raise _damaged(self.folder, name, "has changed since it was written (its SHA-256 differs)")
-
-    def _may_hold(self, name: str) -> bool:
-        return name == MANIFEST or name in self.manifest["files"] or name.startswith(".")  # of a file manager, or NFS
-
-
-def _damaged(folder: Path, name: str, how: str) -> DamagedStateError:
-    return DamagedStateError(
-        f"Expected the state {str(folder)!r} to be complete, but {name!r} {how}. Use another state."
-    )
-
-
-def _refuse_link(folder: Path, name: str) -> None:
-    """Raise a `DamagedStateError` for a link, whose file may change or vanish without the state."""
-    if (folder / name).is_symlink():
-        raise _damaged(folder, name, "is a link")
 
 
 def write_state(
@@ -96,8 +45,9 @@ def write_state(
     about: Mapping[str, Any],
     constant: Mapping[str, Callable[[], Any]] | None = None,
     before: SavedState | None = None,
+    keep: int | None = None,
 ) -> SavedState:
-    """Write a new state below `root`, and flush it to the disk.
+    """Write a new state below `root`, flush it to the disk, and delete older ones.
 
     Removes what earlier writes left unfinished, and its partial folder if it fails.
 
@@ -108,6 +58,7 @@ def write_state(
         about: Plain values for the manifest.
         constant: What returns the content of each file that stays the same from one state to the next.
         before: The state that holds the constant files already, so that they are linked.
+        keep: How many states to keep, as for `prune_states`; None for all.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written to.
@@ -135,6 +86,8 @@ def write_state(
     with suppress(OSError):  # the state is complete: a failure here does not change that
         flush_folder(root)
         _write_latest(root, folder.name)
+    if keep is not None:
+        prune_states(root, keep)
     return SavedState(folder, manifest)
 
 
@@ -171,7 +124,7 @@ def _link(name: str, folder: Path, before: SavedState | None) -> list[Any] | Non
 
 
 def _write(path: Path, content: Any) -> list[Any]:
-    with open(path, "xb") as file:
+    with open(path, "xb") as file, closed_in_workers(file):
         _save(content, file)
         _flush(file)
     return [path.stat().st_size, digest_of_file(path)]
@@ -234,10 +187,10 @@ def open_state(path: str | Path) -> SavedState:
             f"Expected the state {str(folder)!r} to be a folder, but got a link to {os.readlink(folder)!r}. Name that "
             "folder, or put it in place of the link."
         )
-    _refuse_link(folder, MANIFEST)
+    refuse_link(folder, MANIFEST)
     if not (folder / MANIFEST).is_file():
         if _NAME.fullmatch(folder.name) and os.path.lexists(folder):
-            raise _damaged(folder, MANIFEST, "is missing")
+            raise damaged(folder, MANIFEST, "is missing")
         raise ValueError(
             f"Expected a folder with a state, which holds {MANIFEST!r}, but got {str(path)!r}. "
             f"Name a folder in RUN_DIR/{STATES}, or pass 'auto'."
@@ -245,7 +198,7 @@ def open_state(path: str | Path) -> SavedState:
     try:
         manifest = read_manifest(folder / MANIFEST)
     except ValueError as error:
-        raise _damaged(folder, MANIFEST, str(error)) from error
+        raise damaged(folder, MANIFEST, str(error)) from error
     if manifest["format"] > FORMAT:
         raise ValueError(
             f"Expected a state of format {FORMAT} or older, but {str(folder)!r} has format {manifest['format']}, "
@@ -253,7 +206,7 @@ def open_state(path: str | Path) -> SavedState:
         )
     ranks = [rank_file(rank) for rank in range(manifest["num_processes"])]
     if missing := [name for name in (COMMON, *ranks) if name not in manifest["files"]]:
-        raise _damaged(folder, MANIFEST, f"does not name {missing[0]!r}")
+        raise damaged(folder, MANIFEST, f"does not name {missing[0]!r}")
     return SavedState(folder, manifest)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm_accel.states.folder import COMMON, SavedState
+from timm_accel.states.saved_state import COMMON, SavedState
 
 Key = tuple[str, str, str]  # where a list is in the shared part of a state
 EPOCHS_PER_PART = 500

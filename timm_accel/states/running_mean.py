@@ -18,7 +18,7 @@ class RunningMean:
         self.weight = torch.zeros_like(self.total)
         self.count = 0
         self.sums = False
-        self.last_average: float | None = None  # as `finite` read it back
+        self.last_average: float | None = None  # as it was last read back
 
     def update(
         self,
@@ -63,11 +63,19 @@ class RunningMean:
         self.weight += weight.to(self.weight) if isinstance(weight, torch.Tensor) else weight
         self.count += state_dict["count"]
 
-    def finite(self) -> bool:
-        """Whether no loss so far was NaN or infinite. Waits for the device, once: the mean is read back with it."""
-        read = torch.complex(self.total, self.weight).item()
+    def sum_and_weight(self) -> torch.Tensor:
+        """Return the sum and its divisor as one complex number, on the device, to be read back at once."""
+        return torch.complex(self.total, self.weight)
+
+    def is_finite(self, sum_and_weight: torch.Tensor) -> bool:
+        """Whether no loss was NaN or infinite when `sum_and_weight` was called. `last_average` is the mean of then."""
+        read = sum_and_weight.item()
         self.last_average = read.real if self.sums else read.real / read.imag if read.imag else None
         return isfinite(read.real)
+
+    def finite(self) -> bool:
+        """Whether no loss so far was NaN or infinite. Waits for the device."""
+        return self.is_finite(self.sum_and_weight())
 
     @property
     def average(self) -> float:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.messages import counted, one_line
+from timm_accel.states.background import BackgroundWork, HostMemory
 from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
     STATES,
-    SavedState,
     newest_state,
     open_state,
-    prune_states,
     tidy_states,
     write_state,
 )
 from timm_accel.states.growing import GrowingParts, load_common
 from timm_accel.states.run_dir import RUN_CONTENTS, check_kind, check_run_dir, lock_run_dir, unlock_run_dir
+from timm_accel.states.saved_state import SavedState
 from timm_accel.training import snapshot
 from timm_accel.training.data_of_run import LISTINGS, DataOfRun
 from timm_accel.training.identity import (
@@ -72,6 +72,7 @@ class Checkpointer:
         self.last_state: Path | None = None
         self.growing = GrowingParts()
         self._before: SavedState | None = None  # what a new state links files of
+        self._writing, self._copies = BackgroundWork[SavedState](), HostMemory()  # on the main process
         self.identity: Mapping[str, Any] = {}
         self.data: DataOfRun | None = None
         self._lock: Any = None
@@ -108,8 +109,9 @@ class Checkpointer:
                 datasets, check = {"training": train_dataset, "evaluation": eval_dataset}, self.trainer.data_identity
                 self.data = on_main_process(accelerator, lambda: DataOfRun(datasets, check, self.resumed))
             yield
-        except Exception as error:
-            if self.last_state is not None:
+        except BaseException as error:
+            self._end_writing()
+            if self.last_state is not None and isinstance(error, Exception):
                 error.add_note(f"The last state is {str(self.last_state)!r}. Resume from it with resume_from='auto'.")
             raise
         finally:
@@ -171,27 +173,60 @@ class Checkpointer:
         except OSError as error:  # the run goes without: a later resume cannot name the images that changed
             self.trainer.print(f"The lists of the images cannot be written beside the states ({one_line(error)}).")
 
-    def save(self, run: TrainingRun, milestone: bool = False, stopped: str | None = None) -> bool:
-        """Write a state, and return whether that succeeded. Collective.
+    def save(self, run: TrainingRun, milestone: bool = False, stopped: str | None = None, waits: bool = False) -> bool:
+        """Copy a state, write it in the background, and return False if it is known to fail. Collective.
 
         Args:
             run: The run.
             milestone: Whether to keep the state forever, whatever ``keep_states`` is.
             stopped: Why the run ended early; None if it did not.
+            waits: Whether to return only when the state is complete, or has failed.
         """
+        self.settle(run)
         ranks = run.gather(snapshot.take_rank(run))
         try:
-            self.last_state = on_main_process(run.accelerator, lambda: self._write(run, ranks, milestone, stopped))
-        except (OSError, ArithmeticError) as error:
-            last = "none was written yet" if self.last_state is None else f"the last one is {str(self.last_state)!r}"
-            self.trainer.print(
-                f"Expected a state to be written to {str(self.run_dir)!r}, but it was not ({error}); {last}. "
-                "Free disk space, or fix the folder; the run tries again when the next state is due."
-            )
+            on_main_process(run.accelerator, lambda: self._begin_writing(run, ranks, milestone, stopped))
+        except ArithmeticError as error:
+            self._report_unwritten(error)
+            return False
+        return not waits or self.settle(run)
+
+    def settle(self, run: TrainingRun) -> bool:
+        """Wait until the last state is complete, or report that it failed and return False. Collective."""
+        try:
+            self.last_state = on_main_process(run.accelerator, self._written)
+        except OSError as error:
+            self._report_unwritten(error)
             return False
         return True
 
-    def _write(self, run: TrainingRun, ranks: list[dict[str, Any]], milestone: bool, stopped: str | None) -> Path:
+    def has_outcome(self) -> bool:
+        """Whether the state that was written in the background is complete or has failed, so that `settle` is quick."""
+        return self._writing.has_ended()
+
+    def _written(self) -> Path | None:
+        """Wait for the state that is being written, and return the last one."""
+        if (state := self._writing.result()) is not None:
+            self._before, self.last_state = state, state.folder
+        return self.last_state
+
+    def _end_writing(self) -> None:
+        """Wait for the state that is being written, where an error ends the run on this process."""
+        try:
+            self._written()
+        except Exception as error:
+            self._report_unwritten(error)
+
+    def _report_unwritten(self, error: Exception) -> None:
+        last = "none was written yet" if self.last_state is None else f"the last one is {str(self.last_state)!r}"
+        self.trainer.print(
+            f"Expected a state to be written to {str(self.run_dir)!r}, but it was not ({error}); {last}. "
+            "Free disk space, or fix the folder; the run tries again when the next state is due."
+        )
+
+    def _begin_writing(
+        self, run: TrainingRun, ranks: list[dict[str, Any]], milestone: bool, stopped: str | None
+    ) -> None:
         assert self.run_dir is not None
         if not all(part["finite"] for part in ranks):
             raise ArithmeticError("the loss is not finite, and this state would replace older ones")
@@ -209,10 +244,9 @@ class Checkpointer:
         }
         name = f"epoch_{run.progress.epoch}_batch_{run.progress.batch}"
         files, constant = snapshot.take(run, ranks, self.growing)
-        state = self._before = write_state(self.run_dir / STATES, name, files, about, constant, self._before)
-        if self.trainer.keep_states is not None:
-            prune_states(self.run_dir / STATES, self.trainer.keep_states)
-        return state.folder
+        root, copies = self.run_dir / STATES, self._copies.copy(files, "the state")
+        before, keep = self._before, self.trainer.keep_states
+        self._writing.begin(lambda: write_state(root, name, copies, about, constant, before, keep))
 
     def resumes_at(self, run: TrainingRun) -> str:
         """Return in words where the run resumes, before anything is restored."""

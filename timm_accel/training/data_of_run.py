@@ -8,7 +8,7 @@ from typing import Any
 
 from timm_accel.data.identity.changes import Changes, describe_changes
 from timm_accel.data.identity.listing import Listing, list_images, read_listing
-from timm_accel.states.folder import SavedState
+from timm_accel.states.saved_state import SavedState
 
 LISTINGS = "data"
 """The folder beside the states that holds the lists of images."""

@@ -1,6 +1,8 @@
 """The micro-batches of one update: their gradients add up to the mean over all of its images."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -89,3 +91,17 @@ def with_last(items: Iterator[T], looks_ahead: bool) -> Iterator[tuple[T, bool]]
         following = next(items, end)
         yield item, following is end
         item = following
+
+
+def zero_grad(optimizer: Any) -> None:
+    """Set the gradients to None; to zeros for an optimizer that does not know the option, as accelerate does."""
+    if _knows_set_to_none(type(optimizer)):
+        optimizer.zero_grad(set_to_none=True)
+    else:
+        optimizer.zero_grad()
+
+
+@cache
+def _knows_set_to_none(kind: Any) -> bool:
+    """Whether ``zero_grad`` has this option; accelerate 1.15 reads its signature in each update."""
+    return "set_to_none" in signature(kind.zero_grad).parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ FOLLOWS_RUN = "follows the run"
 """The key of a value in a recipe that was left at its default, and may be another one in a longer run."""
 
 
+@cache  # each is looked for on the disk, at every state
 def versions() -> dict[str, str]:
     """Return the version of each package that a run's numbers depend on."""
     return {package: version(package) for package in PACKAGES}

@@ -1,6 +1,7 @@
 """Mixed precision and compilation of a trainer, which accelerate otherwise fixes once for a process."""
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from timm_accel.messages import nearest
 PRECISIONS = ("no", "fp16", "bf16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 _FROM_LAUNCHER = "_timm_accel_from_launcher"
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")  # of x86-64, the last two of ARM
 
 
 def check_precision(mixed_precision: Any, torch_compile: Any) -> None:
@@ -31,11 +33,54 @@ def check_precision(mixed_precision: Any, torch_compile: Any) -> None:
         raise ValueError(f"Expected {name} to be {known}, but got {value!r}. {nearest(value, names)}")
 
 
+def has_bf16(device: torch.device) -> bool | None:
+    """Return whether a device calculates in bf16, instead of emulating it; None where torch cannot tell.
+
+    Args:
+        device: The device that a run trains on.
+
+    Source: ``torch.cpu.get_capabilities`` (not in older versions), ``torch.cuda.is_bf16_supported``.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or capabilities is None:
+        return None
+    return any(capabilities().get(name, False) for name in _BF16_INSTRUCTIONS)
+
+
+def launched_precision() -> str | None:
+    """Return the precision that accelerate's launcher was given; None without it."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION")
+
+
 def refuse_half_on_cpu(mixed_precision: str | None, device: torch.device) -> None:
-    """Raise a `ValueError` for fp16 on a CPU, which accelerate does not train in."""
-    if mixed_precision == "fp16" and device.type == "cpu":
+    """Raise a `ValueError` for fp16 on a CPU, which accelerate does not train in.
+
+    Args:
+        mixed_precision: The trainer's precision; None for the launcher's.
+        device: The device that the trainer will train on.
+    """
+    if (mixed_precision or launched_precision()) == "fp16" and device.type == "cpu":
         raise ValueError(
-            "Expected mixed_precision to be no or bf16 on a CPU, since fp16 needs a GPU, but got 'fp16'. Pass 'bf16'."
+            "Expected mixed_precision to be no or bf16 on a CPU, since fp16 needs a GPU, but got 'fp16'. Pass "
+            f"{'bf16' if has_bf16(device) else 'no'!r}."
+        )
+
+
+def warn_of_emulation(mixed_precision: str, device: torch.device) -> None:
+    """Warn where a run in bf16 is slower than one in float32.
+
+    Args:
+        mixed_precision: The precision of the run, its own or the launcher's.
+        device: The device that it trains on.
+    """
+    if mixed_precision == "bf16" and has_bf16(device) is False:
+        processor, remedy = ("GPU", "'fp16' or 'no'") if device.type == "cuda" else ("processor", "'no'")
+        warnings.warn(
+            f"mixed_precision is 'bf16', but this {processor} has no bf16 instructions and emulates them, so a step "
+            f"may take several times as long as in float32. Pass mixed_precision={remedy}.",
+            stacklevel=2,
         )
 
 

@@ -23,7 +23,7 @@ from timm_accel.messages import counted, one_line
 from timm_accel.states.launching import refuse_sharding
 from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
-from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu
+from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu, warn_of_emulation
 from timm_accel.training.signals import shield_workers
 from timm_accel.upstream import Trainer, TrainerRunConfig
 
@@ -122,6 +122,7 @@ def create_accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
     refuse_sharding(accelerator.distributed_type)
+    warn_of_emulation(accelerator.mixed_precision, accelerator.device)
     return accelerator
 
 

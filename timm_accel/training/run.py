@@ -20,6 +20,7 @@ from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.seeding import seed_prefetch
 from timm_accel.losses import Divisors
 from timm_accel.states.consensus import Consensus, Requests, Stop
+from timm_accel.states.late_reads import LateReads
 from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.states.speed import Speed
 from timm_accel.states.weights import metric_prefix
@@ -50,6 +51,7 @@ class Run:
         self.loader_workers = LoaderWorkers()
         self.max_updates: int | None = None  # as given to `train`
         self.agreed = Requests()
+        self.late_reads = LateReads()
         self.training_means: dict[str, RunningMean] = {}  # metrics of the training epoch, beside its loss
         self.speed, self.evaluation_speed = Speed(), Speed()  # of the training epoch and the evaluation
         self.at_exit = ExitStack()  # closed when the run is left, also by an error
@@ -239,11 +241,10 @@ class Run:
             inputs, targets = trainer.unpack_batch(batch)
             return trainer.repack_batch(batch, transform(inputs), targets)
 
-        def check(numbered: tuple[int, Any]) -> Any:
-            number, batch = numbered
+        def check(number: int, batch: Any) -> Any:
             return None if batch is None else trainer.checked_batch(batch, number, training=start is not None)
 
-        return map(check, enumerate(prefetch(speed.waiting(batches), finish, trainer.device), start or 0))
+        return map(check, count(start or 0), prefetch(speed.waiting(batches), finish, trainer.device))
 
     def _record(self, means: dict[str, RunningMean]) -> None:
         for name, mean in global_means(means, self.accelerator).items():
@@ -286,7 +287,8 @@ class Run:
         """
         if self._consensus is None:
             return
-        self.agreed = self._consensus.sync()
+        self.late_reads.look()
+        self.agreed = self._consensus.sync(before_acting=self.late_reads.look_at_all)
         self._save_as_agreed()
         if self.agreed.stop is not None:
             raise StopTrainingError(self.agreed.reason)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from timm_accel.callbacks.recorded_metrics import plain_value
-from timm_accel.states.folder import COMMON, SavedState, rank_file
 from timm_accel.states.growing import Growing, GrowingParts, Key
 from timm_accel.states.plain import plain
 from timm_accel.states.running_mean import RunningMean
+from timm_accel.states.saved_state import COMMON, SavedState, rank_file
 
 if TYPE_CHECKING:
     from timm_accel.training.trainer import LoopTrainer

@@ -28,6 +28,7 @@ from timm_accel.states.weights import metric_prefix
 from timm_accel.terminal import fitted
 from timm_accel.training import batches, preparation
 from timm_accel.training.checkpointer import Checkpointer
+from timm_accel.training.gradient_group import zero_grad
 from timm_accel.training.options import FromRun, merged_signature, names_unknown_options, refuse_unknown_options
 from timm_accel.training.precision import check_precision
 from timm_accel.training.run import Run
@@ -428,6 +429,9 @@ class LoopTrainer(Trainer):
 
     def backward_step(self, loss: torch.Tensor) -> None:
         self._accelerator.backward(loss, **self.backward_kwargs())
+
+    def optimizer_zero_grad(self) -> None:
+        zero_grad(self.current_run().unwrapped_optimizer)
 
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         """Return ``loss``, a mean over images, ``model_outputs`` and ``batch_size``; further keys reach callbacks."""

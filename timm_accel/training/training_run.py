@@ -70,6 +70,8 @@ class TrainingRun(Run):
                 self._epochs()
             except StopTrainingError as stop:
                 self._stopped(stop)
+            if checkpointer.run_dir is not None:
+                checkpointer.settle(self)
             self.epoch = self.batch_index = None
             trainer.training_run_end()
             self.notify("on_training_run_end")
@@ -125,6 +127,7 @@ class TrainingRun(Run):
             else:
                 self._check_number_of_batches(loader)
         self.batch_index = None
+        self.late_reads.look_at_all()
         trainer.train_epoch_end()
         self._record({"train_loss_epoch": trainer._loss_tracker, **self.training_means})
         self.speed.end()  # the record has waited for the device
@@ -246,14 +249,21 @@ class TrainingRun(Run):
         if self.agreed.stop is None and self.batch_index is None and self.checkpointer.keeps_states:
             self.checkpointer.save(self, stopped=str(stop))  # a callback from upstream ended the run
 
+    def sync(self) -> None:
+        if self._consensus is not None and self.checkpointer.has_outcome():
+            self._consensus.request_outcome()
+        super().sync()
+
     def _save_as_agreed(self) -> None:
         agreed, checkpointer = self.agreed, self.checkpointer
+        if agreed.outcome:
+            checkpointer.settle(self)
         may_save = checkpointer.run_dir is not None and agreed.stop != Stop.FAILED
         stops = agreed.stop == Stop.INTERRUPTED or (agreed.stop == Stop.FINISHED and checkpointer.keeps_states)
         self._saved = may_save and (agreed.save or stops)
         if self._saved:
             reason = agreed.reason if agreed.stop == Stop.FINISHED else None
-            self._saved = checkpointer.save(self, agreed.milestone, reason)
+            self._saved = checkpointer.save(self, agreed.milestone, reason, waits=agreed.stop is not None)
 
     def _handling_signals(self) -> AbstractContextManager[None]:
         """If the run saves states, end it on a signal at the next sync point, with a state."""

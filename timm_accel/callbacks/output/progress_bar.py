@@ -23,7 +23,8 @@ class ProgressBarCallback(Callback):
 
     In a terminal (stderr) one bar is redrawn, in a notebook one line. It shows the loss, the learning rate, the images
     of all ranks in a second, and the time that is left of the run, and leaves out some where the terminal is narrow.
-    The loss is the mean of the epoch so far; on a GPU it is that of the last sync point, so that no step waits for it.
+    The loss is the mean of the epoch so far; on a GPU it is that of the sync point before the last one, so that no step
+    waits for it.
     Without a terminal there is no bar: a line is printed a minute after the start of the epoch or the line before.
     """
 

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.data.classes import class_names
+from timm_accel.data.equal_files import digest_of_end
 from timm_accel.data.image_files import FileCounts
 from timm_accel.messages import counted
 from timm_accel.terminal import shortened
@@ -88,16 +89,18 @@ def _warnings(datasets: dict[str, Any], sizes: dict[str, dict[str, int]]) -> Ite
 def _in_both(train: Any, evaluation: Any) -> list[str]:
     """Return the evaluation files that equal a training file, as far as they are found in `_SECONDS`."""
     end = monotonic() + _SECONDS
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for path, size in _sized_files(evaluation, end):
-        by_size[size].append(path)
+    others = list(_sized_files(evaluation, end))
+    files = list(_sized_files(train, end)) if others else []
+    sizes = {size for _, size in files} & {size for _, size in others}
+    by_content: dict[tuple[int, bytes | None], list[str]] = defaultdict(list)
+    for path, size in others:
+        if size in sizes and monotonic() <= end:
+            by_content[size, digest_of_end(path)].append(path)
     found: dict[str, None] = {}
-    for path, size in _sized_files(train, end) if by_size else ():
-        for other in by_size.get(size, ()):
-            if monotonic() > end:
-                return list(found)
-            if other not in found and filecmp.cmp(path, other, shallow=False):
-                found[other] = None
+    for path, size in files:
+        if size in sizes and monotonic() <= end and (content := digest_of_end(path)) is not None:
+            same = by_content.get((size, content), ())
+            found |= {other: None for other in same if other not in found and filecmp.cmp(path, other, shallow=False)}
     return list(found)
 
 

@@ -143,18 +143,24 @@ class TrackerCallback(Callback):
         run = trainer.current_run()
         if run.num_updates % trainer.sync_every_n_updates or not run.accelerator.is_main_process:
             return
-        loss = run.running_loss
-        total, weight = torch.stack([loss.total, loss.weight]).tolist()
-        (total_before, weight_before), self._loss = self._loss, (total, weight)
-        divisor = 1.0 if loss.sums else weight - weight_before
-        values = {"train_loss": (total - total_before) / divisor} if divisor else {}
-        self._log(trainer, _UPDATE, values | _learning_rates(trainer.optimizer.param_groups))
+        loss, moment = run.running_loss, _moment(trainer, _UPDATE)
+        lrs = _learning_rates(trainer.optimizer.param_groups)
+        run.late_reads.begin(
+            loss.sum_and_weight(), lambda read: self._log(*moment, self._loss_since(read, loss.sums) | lrs)
+        )
+
+    def _loss_since(self, sum_and_weight: torch.Tensor, sums: bool) -> dict[str, float]:
+        """Return the loss since the point before, from what a running loss is now."""
+        read = sum_and_weight.item()
+        (total_before, weight_before), self._loss = self._loss, (read.real, read.imag)
+        divisor = 1.0 if sums else read.imag - weight_before
+        return {"train_loss": (read.real - total_before) / divisor} if divisor else {}
 
     def on_training_run_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         fresh = plain_value(self._metrics.take(trainer.run_history))
         values = {name: float(value) for name, value in fresh.items() if isinstance(value, Real)}
         values |= trainer.current_run().speed.row()
-        self._log(trainer, _EPOCH, {"epoch": trainer.run_history.current_epoch} | values)
+        self._log(*_moment(trainer, _EPOCH), {"epoch": trainer.run_history.current_epoch} | values)
 
     def on_training_run_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         if trainer.current_run().agreed.stop in (Stop.INTERRUPTED, Stop.FAILED):
@@ -163,16 +169,21 @@ class TrackerCallback(Callback):
         for callback in trainer.callback_handler:
             for best in callback.best.values() if isinstance(callback, SaveBestCallback) else ():
                 values |= {f"best_{best['metric']}": best["value"], f"best_{best['metric']}_epoch": best["epoch"]}
-        self._log(trainer, _RUN, values)
+        self._log(*_moment(trainer, _RUN), values)
 
-    def _log(self, trainer: "LoopTrainer", order: int, values: dict[str, float]) -> None:
-        run = trainer.current_run()
-        point = Point(run.epochs_done if run.epoch is None else run.epoch, run.num_updates, order, values)
+    def _log(self, epoch: int, step: int, order: int, values: dict[str, float]) -> None:
+        point = Point(epoch, step, order, values)
         if not values or not self._services or self._journal.has(point.moment):
             return
         self._journal.add(point)
         for service in self._services:
             service.log(point)
+
+
+def _moment(trainer: "LoopTrainer", order: int) -> tuple[int, int, int]:
+    """Return the epoch, the number of updates and the order of a point of now."""
+    run = trainer.current_run()
+    return (run.epochs_done if run.epoch is None else run.epoch), run.num_updates, order
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class PrepareImage:
         channels: 3 for RGB, 1 for grayscale.
         pixel_range: The values (low, high) that become 0 and 255 in images of more than 8 bits; None for the range of
             16 bits. Images of 32-bit integers or floats need it.
+        keep_gray: Whether grayscale images stay grayscale with 3 channels, for a transform that converts them later.
 
     Raises:
         ValueError: `channels` is neither 1 nor 3, or `pixel_range` is not two rising numbers.
@@ -37,14 +38,15 @@ class PrepareImage:
     Source: ``PIL.ImageOps.exif_transpose``.
     """
 
-    def __init__(self, channels: int = 3, pixel_range: PixelRange | None = None) -> None:
+    def __init__(self, channels: int = 3, pixel_range: PixelRange | None = None, *, keep_gray: bool = False) -> None:
         if channels not in (1, 3):
             raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. 1 is grayscale, 3 is color.")
         self.mode = "L" if channels == 1 else "RGB"
         self.pixel_range = None if pixel_range is None else check_pixel_range(pixel_range)
+        self.keep_gray = keep_gray
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the image decoded, upright and in mode ``L`` or ``RGB``."""
+        """Return the image decoded, upright and in mode ``L`` or ``RGB``; one that is so already is returned itself."""
         check_size(image.size)
         image.load()
         turn, prepared = turn_of(image), image
@@ -52,11 +54,9 @@ class PrepareImage:
             prepared = to_8_bits(image, self.pixel_range)
         elif image.mode == "P" and "transparency" in image.info:
             prepared = image.convert("RGBA")  # Pillow warns about the direct conversion
-        if prepared.mode != self.mode:
+        if prepared.mode != self.mode and not (self.keep_gray and prepared.mode == "L"):
             prepared = prepared.convert(self.mode)
-        if turn is not None:
-            prepared = prepared.transpose(turn)
-        return prepared.copy() if prepared is image else prepared
+        return prepared if turn is None else prepared.transpose(turn)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(mode={self.mode!r}, pixel_range={self.pixel_range})"
@@ -94,7 +94,8 @@ def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image], transfo
 
 def _decoded(file: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if isinstance(file, Image.Image):
-        return prepare(file)
+        prepared = prepare(file)
+        return prepared.copy() if prepared is file else prepared  # a transform may draw on it
     with open_image(file) as image:
         prepared = prepare(image)
         prepared.load()
