@@ -1,13 +1,18 @@
 """Measure images per second on one core for timm's loader, torchvision's v2 transforms, and ours, within one run.
 
-    python -m benchmarks data --data_dir elpv/train --rounds 9
+    python -m benchmarks data --rounds 9
+    python -m benchmarks data --data_dir elpv/train --out elpv.json
 
 Each loads the same files in one process to normalized float batches, with random crop and flip for all three and with
-RandAugment for timm's and ours. Without --data_dir the files are smooth random JPEGs of 1,280 by 960 pixels. Ours is
-also measured with draft=True, which decodes them at a reduced scale where the crop allows it, and with the cache.
+RandAugment for timm's and ours. Without --data_dir the files are smooth random JPEGs in color of 1,280 by 960 pixels,
+and PNGs in grayscale of 300 by 300. Ours is also measured with draft=True, which decodes JPEGs at a reduced scale where
+the crop allows it, and with the cache. A last table shows the steps on which timm's loader and ours spend their time.
 """
 
 import argparse
+import cProfile
+import pstats
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -23,23 +28,38 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from benchmarks.pairs import Pairs, in_turn, together
+from benchmarks.pairs import in_turn, spread
 from benchmarks.tables import Table
 from timm_accel.data import FolderReader, create_datasets
 from timm_accel.data.seeding import KeyedSampler, SeededDataset
 
-SIZE, BATCH = 224, 32
+SIZE, BATCH, COUNT = 224, 32, 96
 POLICY = "rand-m7-mstd0.5-inc1"
+STEPS = {  # by the names of functions written in C
+    "decode": ("'decode' of 'ImagingDecoder'",),
+    "copy, convert, crop": ("'copy' of", "'convert' of", "'crop' of", "_imaging.new"),
+    "resize": ("'resize' of",),
+    "to a `uint8` batch": ("'encode' of", "numpy.array", "torch.stack", "'copy_' of", "'tobytes' of", "'repeat' of"),
+    "to floats": ("'to' of 'torch", "'sub_' of", "'div_' of"),
+}
+
+PROFILED = ("timm", "ours", "ours, draft")
 
 
-def write_large(folder: Path, count: int = 96) -> Path:
-    """Write smooth random JPEG files of 1,280 by 960 pixels."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--data_dir", type=Path, help="a folder with one folder of images per class")
+    parser.add_argument("--rounds", type=int, default=9)
+
+
+def write_images(folder: Path, size: tuple[int, ...], blur: float, ending: str) -> Path:
+    """Write smooth random images, which compress about as photographs do."""
     draws = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / str(number % 2) / f"{number}.jpg"
+    for number in range(COUNT):
+        path = folder / str(number % 2) / f"{number}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(draws.integers(0, 255, (960, 1280, 3), dtype=np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(2)).save(path, quality=90)
+        noise = Image.fromarray(draws.integers(0, 255, size, dtype=np.uint8))
+        noise.filter(ImageFilter.GaussianBlur(blur)).save(path, quality=90)
     return folder
 
 
@@ -108,35 +128,66 @@ class _Finished:
         return ((self.finish(images), labels) for images, labels in self.loader)
 
 
-def seconds_an_image(loader: Iterable[Any]) -> float:
-    """Return the seconds per image over one pass."""
-    began, count = time.perf_counter(), 0
-    for images, _ in loader:
-        count += len(images)
-    return (time.perf_counter() - began) / count
+def read_all(loader: Iterable[Any]) -> None:
+    """Read one epoch."""
+    for _ in loader:
+        pass
 
 
-def measure(ways: dict[str, Iterable[Any]], rounds: int) -> Pairs:
-    """Return the seconds of an image of each loader."""
-    return in_turn({name: partial(seconds_an_image, loader) for name, loader in ways.items()}, rounds)
+def loaders(folder: Path, has_jpegs: bool, policy: str | None) -> dict[str, Iterable[Any]]:
+    """Return the loaders to compare; timm's is the first."""
+    found = {"timm": timms(folder, policy)}
+    if policy is None:
+        found["torchvision v2, other pixels"] = v2s(folder)
+    found["ours"] = ours(folder, policy)
+    if has_jpegs:
+        found["ours, draft"] = ours(folder, policy, draft=True)
+    if policy is None:
+        found["ours, cached"] = ours(folder, policy, cache="memory")
+    return found
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("--data_dir", help="A folder with one folder of images per class.")
-    parser.add_argument("--rounds", type=int, default=9)
+def milliseconds_of_steps(loader: Any) -> list[float]:
+    """Return the processor time of each of `STEPS` per image, of all else, and of all."""
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(read_all, loader)
+    own_times = {key[2]: value[2] for key, value in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
+    found = [sum(own_times[name] for name in own_times if any(map(name.count, words))) for words in STEPS.values()]
+    began = time.process_time()
+    read_all(loader)  # without the profiler, which makes each call of a Python function slower
+    total = time.process_time() - began
+    return [1000 * each / (COUNT // BATCH * BATCH) for each in (*found, total - sum(found), total)]
+
+
+def steps_of(name: str, folder: Path, has_jpegs: bool) -> list[list[str]]:
+    """Return a row for timm's loader, and for ours with and without draft: the smallest of three times."""
+    ways = loaders(folder, has_jpegs, None)
+    times = {way: [milliseconds_of_steps(ways[way]) for _ in range(3)] for way in ways if way in PROFILED}
+    return [[name, way, *(f"{min(each):.2f}" for each in zip(*taken, strict=True))] for way, taken in times.items()]
 
 
 def main(arguments: argparse.Namespace) -> list[Table]:
-    """Measure crop and flip, then RandAugment."""
+    """Measure crop and flip, then RandAugment, and return images per second and the steps."""
     torch.set_num_threads(1)
+    rates, steps = [], []
     with tempfile.TemporaryDirectory() as made:
-        folder = write_large(Path(made)) if arguments.data_dir is None else Path(arguments.data_dir)
-        what = f"{folder.name if arguments.data_dir else 'JPEG of 1,280 by 960'} to {SIZE} px"
-        plain = {"timm": timms(folder, None), "v2": v2s(folder), "ours": ours(folder, None)}
-        plain["ours, draft"] = ours(folder, None, draft=True)
-        plain["ours, cached"] = ours(folder, None, cache="memory")
-        augmented = {"timm": timms(folder, POLICY), "ours": ours(folder, POLICY)}
-        augmented["ours, draft"] = ours(folder, POLICY, draft=True)
-        measured = {f"crop and flip, {what}": plain, f"{POLICY} too, {what}": augmented}
-        return [together("an image", {title: measure(ways, arguments.rounds) for title, ways in measured.items()})]
+        folders = {
+            "JPEG, 1,280 px": write_images(Path(made) / "jpeg", (960, 1280, 3), 2, "jpg"),
+            "gray PNG, 300 px": write_images(Path(made) / "png", (300, 300), 3, "png"),
+        }
+        for name, folder in folders.items() if arguments.data_dir is None else [("files", arguments.data_dir)]:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            has_jpegs = any(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
+            for policy in (None, POLICY):
+                what = "crop, flip" + (", RandAugment" if policy else "")
+                ways = {way: partial(read_all, each) for way, each in loaders(folder, has_jpegs, policy).items()}
+                pairs = in_turn(ways, arguments.rounds, BATCH * (len(files) // BATCH))
+                for way, seconds in pairs.seconds.items():
+                    ratio = "" if way == "timm" else spread(pairs.ratios("timm", way))
+                    rates.append([name, what, way, f"{1 / statistics.median(seconds):.0f}", ratio])
+            steps += steps_of(name, folder, has_jpegs) if arguments.data_dir is None else []
+    ratio_column = "rate over timm's, pair by pair, median (min to max)"
+    return [
+        Table("images per second", ["files", "transform", "loader", "images/s, median", ratio_column], rates),
+        Table("milliseconds of processor time per image", ["files", "loader", *STEPS, "all else", "sum"], steps),
+    ]

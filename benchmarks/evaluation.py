@@ -210,7 +210,7 @@ def counts(options: argparse.Namespace) -> Table:
 def batch_sizes(options: argparse.Namespace) -> Table:
     """Time our evaluation by batch size."""
     trainer, clock = trained(options.model, options.px)
-    data = in_memory(max(options.count, 256), options.px)
+    data = in_memory(2 * options.count, options.px)
 
     def at(batch_size: int) -> Callable[[], float]:
         def timed() -> float:

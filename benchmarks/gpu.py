@@ -230,6 +230,7 @@ def measure(parts: dict[str, Callable[[Sizes, Steps], str]], sizes: Sizes, secon
                 AcceleratorState._reset_state(reset_partial_state=True)
                 if ON_GPU:
                     torch.cuda.set_sync_debug_mode("default")
+                    torch.cuda.empty_cache()
         rows.append([name, result, f"{time.monotonic() - began:.0f}"])
         print(*rows[-1], sep=" | ", flush=True)
     outcome = Table("parts", ["part", "result", "seconds"], rows)

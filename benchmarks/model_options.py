@@ -28,7 +28,7 @@ from benchmarks.pairs import in_turn, spread
 from benchmarks.tables import Table
 from timm_accel import create_classifier, create_datasets
 
-MODELS = {"tf_efficientnet_lite0": (224, 8), "resnet10t": (56, 128), "vit_tiny_patch16_224": (224, 8)}
+MODELS = {"tf_efficientnet_lite0": (224, 16), "resnet10t": (56, 128), "vit_tiny_patch16_224": (224, 8)}
 SHARED = "resnet10t"
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD with momentum": torch.optim.SGD}
 SPLITS = [(2, 0), (2, 1), (2, 2), (1, 1), (1, 2)]
@@ -170,7 +170,7 @@ class Epoch:
 def splits(rounds: int, count: int) -> Table:
     """Compare how two cores are shared, where the loader is the limit and where the model is."""
     rows = []
-    for size in (64, 192):
+    for size in (64, 128):
         with tempfile.TemporaryDirectory() as folder:
             write_jpegs(Path(folder), count)
             (Path(folder) / "val").symlink_to(Path(folder) / "train")

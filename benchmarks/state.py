@@ -1,4 +1,4 @@
-"""Save and load a state, beside accelerate's and beside the updates that go on during a write.
+"""Save and load a state, beside accelerate's, and count what updates take longer while a state is written.
 
 Our state also holds the EMA weights, is flushed to disk, and is verified by SHA-256 when it is loaded. accelerate's
 state has none of that.
@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> list[Table]:
         row("an update during a write, and one without", measuring.updates, DURING, ALONE),
     ]
     columns = ["what", "first, s, median (min to max)", "second, s", "first over second, pair by pair"]
-    return [Table("states", columns, rows)]
+    return [Table("save and load", columns, rows)]
 
 
 def row(what: str, pairs: Pairs, first: str, second: str) -> list[str]:

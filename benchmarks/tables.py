@@ -30,12 +30,9 @@ class Table:
 
 def describe(run: dict[str, Any]) -> str:
     """Return the line beneath a table: command, date, machine and versions, as far as the file has them."""
-    parts = [run["date"], run["seconds"] and f"{run['seconds']:.0f} s", run["machine"]]
-    parts += [
-        run["cores"] and f"{run['cores']} cores",
-        *(f"{name} {number}" for name, number in run["versions"].items()),
-    ]
-    return ", ".join(filter(None, [run["command"] and f"`{run['command']}`", *parts]))
+    shown = {"command": "`{}`", "date": "{}", "seconds": "{:.0f} s", "machine": "{}", "cores": "{} cores"}
+    parts = [text.format(run[key]) for key, text in shown.items() if run[key] is not None]
+    return ", ".join([*parts, *(f"{name} {number}" for name, number in run["versions"].items())])
 
 
 def refreshed(pages: Sequence[str], results: Path = RESULTS) -> list[str]:

@@ -1,6 +1,6 @@
 """What the contenders train, from parts of timm and torch alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Job:
         data: The training dataset; None for random images.
         eval_data: The evaluation dataset; None for none.
         folder: Where states are saved; None to save none.
+        max_updates: Updates after which our trainer and pytorch-accelerated's stop; None for all of the epochs.
     """
 
     model: str = "test_resnet"
@@ -43,6 +44,8 @@ class Job:
     batch_size: int = 4
     image_size: int = 32
     num_workers: int = 0
+    model_args: dict[str, Any] = field(default_factory=dict)
+    max_updates: int | None = None
 
     @cached_property
     def train_data(self) -> Any:
@@ -56,7 +59,7 @@ class Job:
     @cached_property
     def network(self) -> nn.Module:
         """A new model."""
-        return timm.create_model(self.model, num_classes=self.num_classes)
+        return timm.create_model(self.model, num_classes=self.num_classes, **self.model_args)
 
     @property
     def loss(self) -> nn.Module:
@@ -92,6 +95,7 @@ class Job:
         return {
             "num_epochs": self.num_epochs,
             "eval_dataset": self.eval_data,
+            "max_num_train_steps": self.max_updates,
             "per_device_batch_size": self.batch_size,
             "train_dataloader_kwargs": {**self.workers, "drop_last": True},
             "eval_dataloader_kwargs": self.workers,

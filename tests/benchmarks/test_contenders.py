@@ -39,7 +39,7 @@ def test_every_contender_ends_with_the_weights_of_the_bare_loop(tmp_path: Path) 
         changes = [value.detach() - first[name] for name, value in job.network.named_parameters()]
         weights[name] = torch.cat([change.flatten() for change in changes])
         assert any(folder.rglob("*")), name  # its states
-    assert weights["bare"].abs().mean() > 1e-3  # AdamW changes each by about 0.001, 0.00075 and 0.00025
+    assert weights["bare"].abs().mean() > 1e-4
     for name, found in weights.items():
         assert (found - weights["bare"]).abs().quantile(0.95) < 1e-4, name
 

@@ -70,6 +70,18 @@ def test_the_first_command_shows_metrics_bars_and_where_the_weights_lie(launched
     assert result.stderr == ""  # no bar where there is no terminal
 
 
+def test_a_run_imports_neither_torchmetrics_nor_scipy(image_folder: Path) -> None:
+    """They take longer than timm; training, evaluating and saving needs none of these."""
+    heavy = ("datasets", "matplotlib", "onnx", "pandas", "pyarrow", "scipy", "sklearn", "tensorboard", "torchmetrics")
+    words = ["train", *SMALL, "--report", "false", "--run_dir", "run", "--data_dir", str(image_folder)]
+    code = (
+        f"import sys; from timm_accel.commands.main import main; assert main({words!r}) == 0; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    result = run(["-c", code], cwd=image_folder.parent)
+    assert result.stdout.splitlines()[-1:] == ["[]"], result.stderr
+
+
 def test_timm_alone_loads_what_the_first_command_saved(launched) -> None:
     folder, _ = launched
     model = timm.create_model(f"local-dir:{folder}/runs/digits/best_ema", pretrained=True).eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pages
 import pytest
+from conftest import spare_what_is_left
 from figures import plotted_data, same_data
 from matplotlib.figure import Figure
 from pages import DOCS, PageError, blocks_of, run_page
@@ -33,6 +34,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", GUIDE + HOW_TO, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_every_block_runs(page: Path) -> None:
+    spare_what_is_left()
     run_page(page)
 
 

@@ -71,7 +71,7 @@ def test_it_says_what_it_chose_and_why(device: Any) -> None:
         ("cpu", {"mixed_precision": "no"}, "mixed_precision"),
         ("cpu", {"opt_args": {"fused": False}}, "opt_args"),
         ("cpu", {"opt_args": {"foreach": True}}, "opt_args"),
-        ("cpu", {"opt": "lookahead_sgd"}, "opt_args"),
+        ("cpu", {"opt": "lookahead_lamb"}, "opt_args"),
         ("cuda", {"torch_compile": False}, "torch_compile"),
         ("cuda", {"resolutions": (160, 224)}, "torch_compile"),  # each size would be compiled
     ],
@@ -86,6 +86,7 @@ def test_what_the_launcher_was_given_stays_and_other_options_of_the_optimizer_do
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device(True)
+    assert chosen("cpu", opt="lookahead_sgd") == ON_CPU
     assert chosen("cpu", opt_args={"amsgrad": True})["opt_args"] == {"amsgrad": True, "fused": True}
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")

@@ -74,6 +74,22 @@ def test_what_is_written_is_loaded_without_running_code(tmp_path: Path) -> None:
     assert {path.name for path in state.folder.iterdir()} == {COMMON, "rank_0.pt", "manifest.json"}
 
 
+def test_a_state_that_was_checked_is_read_once_and_by_each_process_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: (read.append(path.name), load(path, **options))[1])
+    state = write(tmp_path)
+    state.check()
+    elsewhere = pickle.loads(pickle.dumps(state))
+    assert torch.equal(state.load(COMMON)["weights"], CONTENT[COMMON]["weights"])
+    assert read == [COMMON]
+    elsewhere.load(COMMON)
+    state.load(COMMON).clear()  # of the caller alone
+    assert state.load(COMMON).keys() == CONTENT[COMMON].keys()
+    assert read == [COMMON] * 4
+
+
 def test_serials_rise_and_latest_names_the_newest(tmp_path: Path) -> None:
     for epoch in (0, 5, 2):  # a later state may stand earlier in the run
         write(tmp_path, epoch)

@@ -225,7 +225,7 @@ def test_bf16_that_would_be_emulated_is_warned_of_before_training(monkeypatch: p
     with pytest.warns(UserWarning, match="this GPU has no bf16.*'fp16' or 'no'"):
         precision.warn_of_emulation("bf16", torch.device("cuda"))
     make_trainer(LoopTrainer, mixed_precision="no")
-    monkeypatch.setattr(precision, "has_bf16", lambda device: None)  # nothing is said where nothing is known
+    monkeypatch.setattr(precision, "has_bf16", lambda device: None)  # no warning where nothing is known
     make_trainer(LoopTrainer, mixed_precision="bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 
@@ -45,9 +46,12 @@ class StopOnNonFiniteLossCallback(Callback):
         run = trainer.current_run()
         if run.num_updates % trainer.sync_every_n_updates == 0:
             loss, reason = run.running_loss, _not_finite(trainer, "training")
-            run.late_reads.begin(
-                loss.sum_and_weight(), lambda read: loss.is_finite(read) or trainer.request_stop(reason, failed=True)
-            )
+
+            def look(read: torch.Tensor) -> None:
+                if not loss.is_finite(read):
+                    trainer.request_stop(reason, failed=True)
+
+            run.late_reads.begin(loss.sum_and_weight(), look)
 
     def on_train_epoch_end(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         self._check(trainer, "training")

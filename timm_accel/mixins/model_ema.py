@@ -162,10 +162,13 @@ class ModelEmaMixin(LoopTrainer):
         if self.ema_update_every != "epoch" and num_updates % int(self.ema_update_every) == 0:
             self._update_ema()
         if num_updates % self.sync_every_n_updates == 0 and self._ema_update is not None:
-            epoch, suspicion = self.current_run().epoch, self._ema_update.suspicion()
-            self.current_run().late_reads.begin(
-                suspicion, lambda read: read.isfinite().all() or self._stop_on_ema_fault(epoch, num_updates)
-            )
+            epoch = self.current_run().epoch
+
+            def look(suspicion: torch.Tensor) -> None:
+                if not suspicion.isfinite().all():
+                    self._stop_on_ema_fault(epoch, num_updates)
+
+            self.current_run().late_reads.begin(self._ema_update.suspicion(), look)
 
     def train_epoch_end(self) -> None:
         super().train_epoch_end()

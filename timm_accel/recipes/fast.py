@@ -64,10 +64,10 @@ def _by_state(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_open(recipe: "Recipe", name: str) -> bool:
     if name == "opt_args.fused":
-        is_measured = recipe.opt.lower().removeprefix(LOOKAHEAD) in ("adam", "adamw")
+        is_measured = recipe.opt.lower().removeprefix(LOOKAHEAD) in ("adam", "adamw", "sgd", "momentum")
         return is_measured and not {"fused", "foreach"} & (recipe.opt_args or {}).keys()
     if name == "mixed_precision" and launched_precision() is not None:
         return False
     if name == "torch_compile" and ("ACCELERATE_DYNAMO_BACKEND" in os.environ or recipe.resolutions is not None):
-        return False  # each size of images is compiled anew
+        return False  # each size of images would be compiled
     return getattr(recipe, name) is None

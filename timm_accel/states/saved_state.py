@@ -1,6 +1,7 @@
 """A complete state: it is compared with its manifest while it is read, so that both take the time of the slower one."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,17 +60,13 @@ class SavedState:
             digests = {name: threads.submit(digest_of_file, self.folder / name) for name in files}
             with suppress(Exception):  # of a damaged file, which its digest tells
                 self._read[COMMON] = self._load(COMMON)
-        try:
-            for name, digest in digests.items():
-                self._compare(name, digest.result)
-        except DamagedStateError:
-            self._read.clear()
-            raise
+        for name, digest in digests.items():
+            self._compare(name, digest.result)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_read": {}}  # other processes read the files themselves
 
-    def _compare(self, name: str, digest: Any) -> None:
+    def _compare(self, name: str, digest: Callable[[], str]) -> None:
         try:
             is_same = digest() == self.manifest["files"][name][1]
         except OSError as error:

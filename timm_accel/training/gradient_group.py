@@ -95,7 +95,8 @@ def with_last(items: Iterator[T], looks_ahead: bool) -> Iterator[tuple[T, bool]]
 
 def zero_grad(optimizer: Any) -> None:
     """Set the gradients to None; to zeros for an optimizer that does not know the option, as accelerate does."""
-    if _knows_set_to_none(type(optimizer)):
+    kind: Any = type(optimizer)
+    if _knows_set_to_none(kind):
         optimizer.zero_grad(set_to_none=True)
     else:
         optimizer.zero_grad()

@@ -50,8 +50,7 @@ class Run:
         self.progress = Progress()
         self.loader_workers = LoaderWorkers()
         self.max_updates: int | None = None  # as given to `train`
-        self.agreed = Requests()
-        self.late_reads = LateReads()
+        self.agreed, self.late_reads = Requests(), LateReads()
         self.training_means: dict[str, RunningMean] = {}  # metrics of the training epoch, beside its loss
         self.speed, self.evaluation_speed = Speed(), Speed()  # of the training epoch and the evaluation
         self.at_exit = ExitStack()  # closed when the run is left, also by an error
@@ -72,11 +71,9 @@ class Run:
     @property
     def unwrapped_model(self) -> nn.Module:
         """The module whose weights are trained, without DDP's, FSDP's or ``torch.compile``'s wrapper."""
-        wrapped, plain = self._unwrapped
-        if wrapped is not self.trainer.model:  # accelerate looks at the disk and at all modules to unwrap it
-            plain = self.trainer.get_unwrapped_model()
-            self._unwrapped = self.trainer.model, plain
-        return plain
+        if self._unwrapped[0] is not self.trainer.model:  # accelerate looks at the disk and at all modules to unwrap it
+            self._unwrapped = self.trainer.model, self.trainer.get_unwrapped_model()
+        return self._unwrapped[1]
 
     @property
     def unwrapped_optimizer(self) -> Optimizer:

@@ -3,18 +3,14 @@
 import random
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping, resized_crop
-from torchvision.transforms.v2.functional import resize
 
 from timm_accel.data.transforms.image_size import check_size
 from timm_accel.data.transforms.prepare_image import PrepareImage, turn_of
 
-_FAST = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)  # torch resizes uint8 by vector instructions
 _SCALES = (8, 4, 2)  # the reduced scales of libjpeg
 _ON_ITS_SIDE = (
     Image.Transpose.TRANSPOSE,
@@ -60,12 +56,7 @@ class DraftedCrop:
             return resized_crop(image, top, left, crop_height, crop_width, self.crop.size, interpolation)
         x, y = image.width / width, image.height / height
         box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
-        if interpolation not in _FAST:
-            return image.resize(self.crop.size[::-1], pil_modes_mapping[interpolation], box=box)
-        pixels = torch.from_numpy(np.array(image.crop(tuple(round(side) for side in box))))
-        planes = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-        planes = resize(planes, list(self.crop.size), interpolation, antialias=True)
-        return Image.fromarray((planes.permute(1, 2, 0) if pixels.ndim == 3 else planes[0]).numpy())
+        return image.resize(self.crop.size[::-1], pil_modes_mapping[interpolation], box=box)
 
     def _scale(self, height: int, width: int) -> int:
         wanted = self.crop.size
