@@ -6,7 +6,8 @@
 `elpv` trains with the recipe fine_tune, and once from random weights with the same budget. `fashion` trains in turn
 with the recipe fast_cpu, with its options as they were `before`, and with the article's script (its two crashes fixed),
 which has the model, the image size, the batch size and the number of epochs of `before`. It measures the time to an
-accuracy of 0.92 and of 0.945: seconds, and processor seconds of the process and its loader workers. Preparation counts.
+accuracy of 0.92 and of 0.945: seconds, and processor seconds of the process and its loader workers. Preparation counts,
+and the model or the EMA model is enough.
 
 `--mixed_precision no` is for processors without bfloat16 instructions.
 """
@@ -85,6 +86,8 @@ def report(name: str, trainer: Any, clock: Clock, found: Figures) -> Figures:
                 for unit, spent in (("s", clock.seconds), ("processor s", clock.processor)):
                     at = float("inf") if reached is None else spent[len(spent) - len(values) + reached - 1]
                     found[f"{key} to {target}, {unit}"] = at
+    for cost in (f"to {target}, {unit}" for target in TARGETS for unit in ("s", "processor s")):
+        found[cost] = min(value for key, value in found.items() if key.endswith(f"accuracy {cost}"))
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
     return found
 
@@ -170,7 +173,7 @@ def fashion(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
     for number, seed in enumerate(options.seeds):
         for way in options.ways[:: 1 if number % 2 == 0 else -1]:
             runs[way].append(ways[way](seed))
-    reached = [f"ema_model_accuracy to {target}, {unit}" for target in TARGETS for unit in ("s", "processor s")]
+    reached = [f"to {target}, {unit}" for target in TARGETS for unit in ("s", "processor s")]
     keys = ["accuracy", "ema_model_accuracy", *reached, "s", "processor s"]
     return [table("time to an accuracy", runs, options.seeds, keys)]
 
