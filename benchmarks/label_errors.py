@@ -4,11 +4,12 @@
     python -m benchmarks label_errors --data_dir elpv --weights tf_efficientnet_lite0.pth --image_size 96
 
 Labels of training images change at random to another class. Predictions for each image come from a model that was not
-trained on it: the recipe fast_cpu is cross-validated. With `--weights`, it is a logistic regression on the features of
-a pretrained model instead, which are computed once. Then the same learner is trained on the flipped labels; without all
-images that are named, or the first half of them; with the suggested labels of the first half; with the true labels of
-the named ones, as if somebody had looked at them; and on the true labels. Each accuracy is on the evaluation images,
-whose labels stay. Needs the extras labels and parquet.
+trained on it: the recipe fast_cpu is cross-validated, with AdamW and the other options of `accuracy.BEFORE`, which suit
+few images better. With `--weights`, it is a logistic regression on the features of a pretrained model instead, which
+are computed once. Then the same learner is trained on the flipped labels; without all images that are named, or the
+first half of them; with the suggested labels of the first half; with the true labels of the named ones, as if somebody
+had looked at them; and on the true labels. Each accuracy is on the evaluation images, whose labels stay. Needs the
+extras labels and parquet.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from benchmarks.accuracy import BEFORE
 from benchmarks.pairs import spread
 from benchmarks.tables import Table
 from timm_accel import create_classifier, create_datasets
@@ -200,11 +202,9 @@ def main(arguments: argparse.Namespace) -> list[Table]:
             model = arguments.model or "tf_efficientnet_lite0"
             learner = Probe(data, arguments.weights, model, arguments.image_size, arguments.folds, labels["val"])
         else:
-            changes = {"model": arguments.model} if arguments.model else {}
-            recipe = named_recipe("fast_cpu").recipe(
-                folds=arguments.folds, num_epochs=arguments.epochs, image_size=arguments.image_size, num_workers=0,
-                **changes,
-            )  # fmt: skip
+            changes = BEFORE | ({"model": arguments.model} if arguments.model else {})
+            changes |= {"folds": arguments.folds, "num_epochs": arguments.epochs, "image_size": arguments.image_size}
+            recipe = named_recipe("fast_cpu").recipe(num_workers=0, **changes)
             learner = Training(recipe, labels["val"], Path(folder))
         for seed in arguments.seeds:
             for name, value in measure(learner, labels["train"], arguments.share, seed, Path(folder)).items():

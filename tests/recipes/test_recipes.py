@@ -160,7 +160,8 @@ def test_a_named_recipe_says_where_it_is_from_builds_and_trains_short_runs(
     trainer = run.train()
     assert trainer.num_updates == num_epochs * (15 // 4)  # the last, shorter batch is dropped
     assert trainer.run_history.get_latest_metric("train_loss_epoch") > 0
-    assert trainer.scheduler_args["warmup_epochs"] == recipe.resolved().warmup_epochs == num_epochs // 2
+    own = None if "warmup_fraction" in trainer.scheduler_args else num_epochs // 2
+    assert trainer.scheduler_args.get("warmup_epochs") == recipe.resolved().warmup_epochs == own
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     as_tuples = {name: tuple(written[name]) for name in ("scale", "ratio")}
     assert Recipe(**{**written, **as_tuples}).diff(recipe.resolved()) == {}
@@ -307,14 +308,16 @@ def test_every_named_recipe_has_a_schedule_for_one_to_three_epochs(
     own = named_recipe(name).options.get("warmup_epochs")
     said = capsys.readouterr().out
     assert typed == named_recipe(name).recipe(num_epochs=num_epochs)
-    assert typed.resolved().warmup_epochs == num_epochs // 2
+    share = typed.scheduler_args().get("warmup_fraction")
+    assert typed.resolved().warmup_epochs == (num_epochs // 2 if share is None else None)
     assert (f"The warm-up of the recipe {name} is {num_epochs // 2} instead of {own} epochs" in said) is (
         own not in (None, num_epochs // 2)
     )
     scaling = (typed.batch_size / (typed.base_batch_size or typed.batch_size)) ** (1 if name == "deit_small" else 0.5)
     rates = simulate_schedule(typed, updates_per_epoch=4).learning_rates
     assert rates.shape == (4 * num_epochs, 1)
-    assert rates[0] == pytest.approx(typed.warmup_lr if num_epochs > 1 else typed.lr * scaling)
+    warms_up = num_epochs > 1 if share is None else round(share * 4 * num_epochs) > 0
+    assert rates[0] == pytest.approx(typed.warmup_lr if warms_up else typed.lr * scaling)
     assert rates.max() <= typed.lr * scaling + 1e-12
     assert rates.min() >= min(typed.min_lr, typed.warmup_lr)
 
