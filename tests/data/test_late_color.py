@@ -96,10 +96,39 @@ def test_color_comes_after_the_crop_and_before_the_first_step_that_mixes_channel
     assert names(val_set.transform) == ["Resize", "CenterCrop", "ToPlanes"]
     assert names(train_set.transform_of_size(input_size=(8, 8))) == names(train_set.transform)
     with train_set.reader[0][0] as file:
-        assert read_image(file, train_set.prepare).mode == "L"
+        assert read_image(file, train_set.prepare, train_set.transform).mode == "L"
     one_channel, _ = create_datasets(16, (0.5,), (0.2,), folder, folder)
     assert "ToRGB" not in names(one_channel.transform)
     assert one_channel.load(0)[0].shape == (1, 16, 16)
+
+
+class Brighter:
+    def __call__(self, image: Any) -> Any:
+        assert image.mode == "RGB"
+        return image.point(lambda value: min(255, value + 1))
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_transform_that_a_user_sets_or_changes_gets_color(draft: bool, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "L")
+
+    def dataset() -> Any:
+        options = {"auto_augment": None, "color_jitter": 0.0, "draft": draft}
+        return create_datasets(16, (0.5,) * 3, (0.2,) * 3, folder, folder, **options)[0]
+
+    theirs = dataset()
+    theirs.transform = Brighter()
+    assert theirs.load(0)[0].mode == "RGB"
+    theirs.transform = None
+    assert theirs.load(0)[0].mode == "RGB"
+    for change in (lambda steps: steps.insert(0, Brighter()), lambda steps: steps.pop()):
+        changed = dataset()
+        change(changed.transform.transforms)
+        assert not changed.transform.takes_gray
+        assert len(np.asarray(changed.load(0)[0]).shape) == 3
+    added = dataset()
+    added.transform = Compose([added.transform, lambda planes: planes + 1])
+    assert added.load(0)[0].shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (224, 97)])

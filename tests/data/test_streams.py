@@ -41,7 +41,6 @@ from timm_accel.callbacks import PrintMetricsCallback, UnreadableImagesCallback
 from timm_accel.data import PrepareImage, Source, StreamedImages
 from timm_accel.data.seeding import seed_streamed_image
 from timm_accel.data.streams.unreadable_log import UnreadableLog
-from timm_accel.data.transforms.late_color import ToRGB
 
 HALF = (0.5,) * 3
 AUGMENTED = {"auto_augment": "rand-m7-mstd0.5-inc1"}
@@ -261,7 +260,7 @@ def test_images_are_prepared_as_those_of_folders(tmp_path: Path) -> None:
         encoded(Image.new("L", (16, 16), 7)),
     ]
     stream = read(shards_of(tmp_path, pictures, pictures))[1]
-    stream._transforms = [ToRGB()]  # grayscale images stay so until then
+    stream._transforms = []
     for content, (picture, _) in zip(pictures, stream, strict=True):
         assert picture.mode == "RGB"
         assert np.array_equal(picture, PrepareImage()(Image.open(io.BytesIO(content))))

@@ -142,12 +142,13 @@ def test_a_killed_run_with_workers_leaves_the_folder_free(tmp_path: Path) -> Non
         tmp_path,
         """
 import os, signal, sys
-from resumed_runs import Noting, make_run, train
+from resumed_runs import Noting, make_run, settle, train
 from pathlib import Path
 
 class Killed(Noting):
     def calculate_train_batch_loss(self, batch):
         if len(self.images) == 9:
+            settle(self)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().calculate_train_batch_loss(batch)
 

@@ -34,7 +34,7 @@ class DraftedCrop:
     """
 
     def __init__(self, crop: RandomResizedCropAndInterpolation, prepare: PrepareImage) -> None:
-        self.crop, self.prepare = crop, prepare
+        self.crop, self.prepare, self.keep_gray = crop, prepare, prepare.keep_gray
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the crop in its final size."""

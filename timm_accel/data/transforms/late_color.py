@@ -18,7 +18,21 @@ _EACH_CHANNEL_ALONE = (
 )
 
 
-def color_late(transform: Compose, channels: int) -> Compose:
+class LateColor(Compose):
+    """timm's transform with a step that converts grayscale images to RGB after those that treat each channel alone."""
+
+    @property
+    def takes_gray(self) -> bool:
+        """Whether the steps are still such that a grayscale image may come: a user may have changed them."""
+        for step in self.transforms:
+            if isinstance(step, ToRGB | ToPlanes):
+                return True
+            if not _treats_each_channel_alone(step):
+                return False
+        return False
+
+
+def color_late(transform: Compose, channels: int) -> LateColor:
     """Return timm's transform for images of which a `PrepareImage` with `keep_gray` has left some in mode ``L``.
 
     Resizes, crops and flips treat each channel alone, so a grayscale image becomes RGB after them. The pixels are equal
@@ -34,7 +48,7 @@ def color_late(transform: Compose, channels: int) -> Compose:
     mixing = next(number for number, step in enumerate(steps) if not _treats_each_channel_alone(step))
     if channels == 3 and not isinstance(steps[mixing], ToPlanes):
         steps.insert(mixing, ToRGB())
-    return Compose(steps)
+    return LateColor(steps)
 
 
 def _treats_each_channel_alone(step: Any) -> bool:

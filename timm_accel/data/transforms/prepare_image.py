@@ -30,6 +30,7 @@ class PrepareImage:
         pixel_range: The values (low, high) that become 0 and 255 in images of more than 8 bits; None for the range of
             16 bits. Images of 32-bit integers or floats need it.
         keep_gray: Whether grayscale images stay grayscale with 3 channels, for a transform that converts them later.
+            `read_image` converts them for any other.
 
     Raises:
         ValueError: `channels` is neither 1 nor 3, or `pixel_range` is not two rising numbers.
@@ -43,7 +44,7 @@ class PrepareImage:
             raise ValueError(f"Expected channels to be 1 or 3, but got {channels!r}. 1 is grayscale, 3 is color.")
         self.mode = "L" if channels == 1 else "RGB"
         self.pixel_range = None if pixel_range is None else check_pixel_range(pixel_range)
-        self.keep_gray = keep_gray
+        self.keep_gray = keep_gray and channels == 3
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the image decoded, upright and in mode ``L`` or ``RGB``; one that is so already is returned itself."""
@@ -79,7 +80,8 @@ def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image], transfo
     Args:
         file: The file, the bytes or the image.
         prepare: Prepares it.
-        transform: The transform that follows; an image that it would resize beyond the bound is refused.
+        transform: The transform that follows; an image that it would resize beyond the bound is refused. Only one that
+            `color_late` made gets a grayscale image for `keep_gray`.
 
     Raises:
         OSError: It cannot be decoded, for any error of Pillow, or it is or would become too large.
@@ -87,7 +89,9 @@ def read_image(file: Any, prepare: Callable[[Image.Image], Image.Image], transfo
     try:
         prepared: Image.Image = ignoring_size_warnings(lambda: _decoded(file, prepare))
         check_resized(prepared.size, transform)
-        return prepared
+        if prepared.mode != "L" or getattr(transform, "takes_gray", False):
+            return prepared
+        return prepared.convert("RGB") if getattr(prepare, "keep_gray", False) else prepared  # the transform of a user
     except Exception as error:  # Pillow raises a dozen kinds, SyntaxError among them
         raise OSError(str(error) or type(error).__name__) from error
 
