@@ -29,7 +29,8 @@ KILLS = ["add:1:before", "log:3:before", "log:4:after", "add:3:within", "state:3
 
 def scalars(run_dir: Path, folder: str = "tensorboard") -> dict[str, list[tuple[int, float]]]:
     events = accumulator.EventAccumulator(str(run_dir / folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = events.Tags()["scalars"]  # files of one second are read in the order of their names, 10 before 9
+    return {tag: sorted((each.step, each.value) for each in events.Scalars(tag)) for tag in tags}
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.optim import Lookahead
 from timm.optim.adahessian import Adahessian
 from tiny_runs import differences, fit, make_trainer, tiny_data
 from torch import nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import SequentialSampler, TensorDataset
 
 from timm_accel.callbacks import SaveStateCallback
 from timm_accel.mixins import SecondOrderMixin
@@ -96,3 +97,15 @@ def test_a_generator_of_another_kind_of_device_is_left_as_it_is() -> None:
 
 def test_first_order_optimizers_add_nothing_to_the_state() -> None:
     assert make_trainer(SecondOrderMixin).components() == {}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_with_attention_has_second_derivatives(checkpointing: bool) -> None:
+    model = timm.create_model("test_vit", num_classes=3, img_size=32)
+    model.set_grad_checkpointing(checkpointing)
+    before = [parameter.clone() for parameter in model.parameters()]
+    data = TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3)
+    fit(make_trainer(SecondOrderMixin, model, optimizer=Adahessian(model.parameters(), lr=0.05)), data, num_epochs=1)
+    moved = [not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert torch.backends.cuda.flash_sdp_enabled()  # fused attention is there for others

@@ -129,10 +129,11 @@ class ModelEmaMixin(LoopTrainer):
 
     def _warn_of_long_window(self, ema_model: ModelEmaV3) -> None:
         total, window = self.run_config.max_num_train_steps, self._window(ema_model)
-        if window > total / 3:
+        advised = choose_ema_decay(total, self._updates_between())
+        if window > total / 3 and advised < ema_model.decay:
             warnings.warn(
                 f"ema_decay={self.ema_decay} averages over about {window:.0f} of the run's {total} updates, so the EMA "
-                f"weights lag behind the model. Try ema_decay={choose_ema_decay(total, self._updates_between()):.4g}.",
+                f"weights lag behind the model. Try ema_decay={advised:.4g}.",
                 stacklevel=2,
             )
 

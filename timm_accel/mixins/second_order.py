@@ -3,12 +3,15 @@
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from timm_accel.training import LoopTrainer
 
 
 class SecondOrderMixin(LoopTrainer):
     """Keep the graph of the gradients for optimizers that ask for it (``is_second_order``), such as Adahessian.
+
+    Attention is computed by torch's plain operators then, since the fused ones have no second derivative (torch 2.14).
 
     States also hold what such an optimizer leaves out of its ``state_dict`` (timm 1.0.31): its random generators, and
     the traces of the Hessian that it keeps for later updates.
@@ -30,6 +33,8 @@ class SecondOrderMixin(LoopTrainer):
                 f"gradients, but got {type(self.current_run().unwrapped_optimizer).__name__}. Train on one process, or "
                 "choose another optimizer."
             )
+        if self._is_second_order():  # also where gradient checkpointing repeats a forward pass in the optimizer's step
+            self.current_run().at_exit.enter_context(sdpa_kernel(SDPBackend.MATH))
         super().training_run_start()
 
     def backward_kwargs(self) -> dict[str, Any]:
