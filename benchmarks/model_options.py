@@ -36,7 +36,7 @@ SPLITS = [(2, 0), (2, 1), (2, 2), (1, 1), (1, 2)]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--images", type=int, default=128, help="JPEGs of an epoch, for threads and workers")
     parser.add_argument("--parts", nargs="+", default=[*PARTS][:3], choices=[*PARTS])
