@@ -5,6 +5,7 @@ state has none of that.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class Measuring(Callback):
         states, save, settle = trainer.run_dir / "state", run.checkpointer.save, run.checkpointer.settle
 
         def begin() -> float:
-            taken = seconds(lambda: save(run))
+            taken = rested(lambda: save(run))
             settle(run)
             return taken
 
@@ -57,7 +58,10 @@ class Measuring(Callback):
             run.checkpointer.resumed = newest_state(states, print)
             run.checkpointer.restore(run)
 
-        saves = {THEIRS: lambda: trainer.accelerator.save_state(theirs), OURS: lambda: save(run, waits=True)}
+        saves: dict[str, Callable[[], float]] = {
+            THEIRS: lambda: rested(lambda: trainer.accelerator.save_state(theirs)),
+            OURS: lambda: rested(lambda: save(run, waits=True)),
+        }
         self.saves = in_turn(saves | {COPY: begin}, self.rounds)
         loads = {THEIRS: lambda: trainer.accelerator.load_state(theirs), OURS: restore}
         self.loads = in_turn(loads | {CHECK: lambda: newest_state(states, print)._read.clear()}, self.rounds)
@@ -91,6 +95,12 @@ def seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def rested(work: Callable[[], Any]) -> float:
+    """Return the duration in seconds when the disk has nothing left to write: states are minutes apart."""
+    os.sync()
+    return seconds(work)
 
 
 def size(folder: Path) -> float:

@@ -1,7 +1,6 @@
 """EMA weights: the choice of their decay, and their update, in which each tensor moves once whatever its names."""
 
 from collections.abc import Iterator
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -92,12 +91,12 @@ class EmaUpdate:
 
     @torch.no_grad()
     def suspicion(self) -> torch.Tensor:
-        """Return numbers on the device that are all finite unless `fault` may find something."""
+        """Return numbers on the device that are all finite unless `fault` may find something or values exceed 1e19."""
         guarded, guards = _flat(self._guarded), _flat(self._guards)
         suspects = [pair.ema for pair in self._pairs if not self._is_guarded(pair)]
         if guarded is not None and guards is not None:
             suspects.append(torch.where(guards.to(guarded.device).isfinite(), guarded, 0))
-        return _largest(suspects) if suspects else torch.zeros(0)
+        return _norms(suspects) if suspects else torch.zeros(0)
 
     @torch.no_grad()
     def fault(self, *, model_moved: bool = False) -> str | None:
@@ -126,8 +125,9 @@ class EmaUpdate:
         """Return the pairs whose EMA tensor has a value that is not finite."""
         if not self._averaged:
             return []
-        finite = _largest(self._averaged).isfinite().tolist()
-        return [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
+        finite = _norms(self._averaged).isfinite().tolist()
+        suspects = [pair for pair, is_finite in zip(self._pairs, finite, strict=True) if not is_finite]
+        return [pair for pair in suspects if not pair.ema.isfinite().all()]
 
     def _is_guarded(self, pair: "_Pair") -> bool:
         return not isinstance(pair.ema, nn.Parameter) or pair.name in self._guarded_names
@@ -191,9 +191,12 @@ def _flat(tensors: list[torch.Tensor]) -> torch.Tensor | None:
     return torch.cat([each if each.ndim == 1 else each.reshape(-1) for each in tensors]) if tensors else None
 
 
-def _largest(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Return the largest absolute value of each tensor; it is finite if and only if all values are."""
-    return torch.stack(torch._foreach_norm(tensors, ord=inf))
+def _norms(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of each tensor, finite only if all values are, and infinite too where their squares overflow.
+
+    On a CPU the largest absolute values take ten times as long (torch 2.14).
+    """
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def _check_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
