@@ -7,9 +7,7 @@ Trains on scikit-learn's digits on the available device. The two trainers take t
 
 import argparse
 import gc
-import io
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import timm
@@ -25,6 +23,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from benchmarks.pairs import Pairs, spread
+from benchmarks.quiet import quiet
 from benchmarks.tables import Table
 from timm_accel import TimmMixupTrainer, create_classifier, create_datasets
 from timm_accel.data import write_digits
@@ -141,7 +140,7 @@ def main(arguments: argparse.Namespace) -> list[Table]:
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
     for seed in range(arguments.seeds):
         for name in list(kinds)[:: -1 if seed % 2 else 1]:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            with quiet():
                 found[name].append(run(kinds[name], seed, arguments.epochs))
     pairs = Pairs({name: [seconds for *_, seconds in runs] for name, runs in found.items()})
     rows = []

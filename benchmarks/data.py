@@ -20,15 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from benchmarks.pairs import in_turn, spread
+from benchmarks.photos import write_photos
 from benchmarks.tables import Table
 from timm_accel.data import FolderReader, create_datasets
 from timm_accel.data.seeding import KeyedSampler, SeededDataset
@@ -50,17 +49,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--data_dir", type=Path, help="a folder with one folder of images per class")
     parser.add_argument("--rounds", type=int, default=9)
-
-
-def write_images(folder: Path, size: tuple[int, ...], blur: float, ending: str) -> Path:
-    """Write smooth random images, which compress about as photographs do."""
-    draws = np.random.default_rng(0)
-    for number in range(COUNT):
-        path = folder / str(number % 2) / f"{number}.{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(draws.integers(0, 255, size, dtype=np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(blur)).save(path, quality=90)
-    return folder
 
 
 class V2Images(Dataset):
@@ -172,8 +160,8 @@ def main(arguments: argparse.Namespace) -> list[Table]:
     rates, steps = [], []
     with tempfile.TemporaryDirectory() as made:
         folders = {
-            "JPEG, 1,280 px": write_images(Path(made) / "jpeg", (960, 1280, 3), 2, "jpg"),
-            "gray PNG, 300 px": write_images(Path(made) / "png", (300, 300), 3, "png"),
+            "JPEG, 1,280 px": write_photos(Path(made) / "jpeg", COUNT, (960, 1280, 3)),
+            "gray PNG, 300 px": write_photos(Path(made) / "png", COUNT, (300, 300), blur=3, ending="png"),
         }
         for name, folder in folders.items() if arguments.data_dir is None else [("files", arguments.data_dir)]:
             files = [path for path in folder.rglob("*") if path.is_file()]

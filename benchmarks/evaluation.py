@@ -9,24 +9,23 @@ and the time by batch size.
 """
 
 import argparse
-import contextlib
-import io
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageFilter
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.pairs import in_turn, spread
+from benchmarks.photos import write_photos
+from benchmarks.quiet import quiet
 from benchmarks.tables import Table
 from benchmarks.update_cost import Operators, PythonCalls
 from timm_accel import TimmMixupTrainer, create_datasets
@@ -70,17 +69,6 @@ def in_memory(count: int, px: int) -> TensorDataset:
     return TensorDataset(torch.randn(count, 3, px, px), torch.arange(count) % NUM_CLASSES)
 
 
-def write_photos(folder: Path, count: int) -> Path:
-    """Write smooth random JPEG files of 640 by 480 pixels in two classes."""
-    draws = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / str(number % 2) / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(draws.integers(0, 255, (480, 640, 3), dtype=np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(2)).save(path, quality=90)
-    return folder
-
-
 def trained(
     name: str, px: int, num_classes: int = NUM_CLASSES, kind: type[TimmMixupTrainer] = TimmMixupTrainer
 ) -> tuple[Any, Clock]:
@@ -93,13 +81,6 @@ def trained(
     with quiet():
         trainer.train(in_memory(2, px), 1, per_device_batch_size=4, train_dataloader_kwargs={"num_workers": 0})
     return trainer, clock
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Swallow the bars and lines."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def evaluate(trainer: Any, dataset: Any, batch_size: int, num_workers: int) -> list[float]:
@@ -161,8 +142,8 @@ def data_bound(options: argparse.Namespace) -> Table:
     """JPEG files and a small model."""
     trainer, clock = trained("test_resnet", 64, num_classes=2)
     with tempfile.TemporaryDirectory() as folder:
-        write_photos(Path(folder) / "val", options.count)
-        write_photos(Path(folder) / "train", 2)
+        write_photos(Path(folder) / "val", options.count, (480, 640, 3))
+        write_photos(Path(folder) / "train", 2, (480, 640, 3))
         _, data = create_datasets(64, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, data=folder)
         bare = create_loader(
             create_dataset("", str(Path(folder) / "val")),

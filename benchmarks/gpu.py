@@ -10,7 +10,6 @@ and a cosine schedule by updates. A part that fails, or for which no time is lef
 
 import argparse
 import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -30,19 +29,13 @@ from accelerate.state import AcceleratorState
 from benchmarks.gpu_data import ON_GPU, SMALL, Clock, Sizes, write_jpegs
 from benchmarks.gpu_ways import EMA, PLAIN, WAYS, Task, Way, ours
 from benchmarks.pairs import Pairs, in_turn, spread, together
+from benchmarks.quiet import quiet
 from benchmarks.tables import ROOT, Table
 from timm_accel.callbacks import Callback, SaveStateCallback
 from timm_accel.messages import one_line
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 Steps = dict[str, Pairs]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Swallow the progress bars and lines."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def seconds_a_step(way: Way, task: Task, clock: Clock) -> list[float]:

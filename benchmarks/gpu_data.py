@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from timm.data import create_dataset, create_loader
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.photos import photo
 from timm_accel.data.transforms.device_transform import DeviceTransform
 
 ON_GPU = torch.cuda.is_available()
@@ -113,8 +113,7 @@ def write_jpegs(folder: Path, sizes: Sizes) -> None:
             path.hardlink_to(folder / f"{number % 512 % sizes.num_classes:04d}" / f"{number % 512}.jpg")
             continue
         width, height = sizes.file_size
-        noise = Image.fromarray(draws.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(2)).save(path, quality=90)
+        photo(draws, (height, width, 3)).save(path, quality=90)
 
 
 def by_timms_loader(folder: Path, sizes: Sizes, batch: int) -> Iterable[Any]:

@@ -16,26 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from timm.data import create_transform
 
 from benchmarks.pairs import Pairs, in_turn, together
+from benchmarks.photos import write_photos
 from benchmarks.tables import Table
 from timm_accel.data import ImageFolderDataset
 from timm_accel.data.seeding import _IMAGE, SampleKey, SeededDataset, _seed_host, mix_seed
 
 COUNT = 64
-
-
-def write_images(folder: Path, size: int, suffix: str) -> Path:
-    """Write smooth random images, which compress about as photographs do."""
-    draws = np.random.default_rng(0)
-    for number in range(COUNT):
-        path = folder / str(number % 2) / f"{number}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(draws.integers(0, 255, (size, size, 3), dtype=np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(2)).save(path)
-    return folder
 
 
 def naive(seed: int) -> None:
@@ -56,7 +45,8 @@ def images_in_turn(size: int, rounds: int) -> Pairs:
     """Return the time of an image of a size, without a seed and with one."""
     with tempfile.TemporaryDirectory() as folder:
         small = size == 28
-        root = write_images(Path(folder), size if small else int(1.3 * size), "png" if small else "jpg")
+        side = size if small else int(1.3 * size)
+        root = write_photos(Path(folder), COUNT, (side, side, 3), ending="png" if small else "jpg", quality=75)
         augmented = {} if small else {"auto_augment": "rand-m7-mstd0.5-inc1"}
         plain = ImageFolderDataset(root, create_transform(size, is_training=not small, **augmented))
         seeded = partial(load, SeededDataset(plain, 0), lambda number: SampleKey(0, number, number))

@@ -12,8 +12,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.contenders import Loop, contender, names
 from benchmarks.contenders.job import Job
+from benchmarks.quiet import quiet
 from benchmarks.tables import Table
 
 DISK = frozenset({"stat", "lstat", "open", "listdir", "scandir", "access", "readlink", "mkdir", "rename", "unlink"})
@@ -98,7 +98,7 @@ def counts_of(
             random.seed(0)
             np.random.seed(0)
             torch.manual_seed(0)
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()), make() as counter:
+            with quiet(), make() as counter:
                 run(Job(name, num_updates, all_parts))
             counts.update(counter.counts)
         found.append(counts)

@@ -9,9 +9,7 @@ the end drop out. All parts are AdamW, a cosine schedule per update, Mixup, clip
 import argparse
 import gc
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from io import StringIO
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch.utils.data import Dataset
 from benchmarks.contenders import NOTES, Loop, contender, names
 from benchmarks.contenders.job import Job
 from benchmarks.pairs import in_turn, together
+from benchmarks.quiet import quiet
 from benchmarks.tables import Table
 
 FIRST = 4  # updates that fill caches
@@ -43,7 +42,7 @@ def seconds_of(run: Loop, job: Job) -> float:
     """Return the mean time of an update, which is that from one batch's first image to the next batch's."""
     images = Clock(job.train_data)
     gc.collect()  # what the run before has left
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with quiet():
         run(Job(job.model, job.num_updates, job.all_parts, images, batch_size=job.batch_size))
     starts = images.times[:: job.batch_size][FIRST:]
     return (starts[-1] - starts[0]) / (len(starts) - 1)

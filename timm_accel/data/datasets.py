@@ -149,7 +149,7 @@ def create_datasets(
     readers = alike(opened["train"], opened[eval_split], is_test)
     prepare = PrepareImage(len(data_mean), settled_pixel_range(readers, pixel_range), keep_gray=True)
     train_prepare = take_crop(transform, prepare) if draft else prepare
-    readers = _cached(cache, draft, PrepareImage(len(data_mean), prepare.pixel_range), *readers)
+    readers = _cached(cache, draft, prepare, *readers)
     train_dataset = create_image_dataset(
         readers[0],
         transform,
