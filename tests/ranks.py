@@ -3,6 +3,7 @@
 A worker is a file with a function `main`, which finds its arguments in ``sys.argv``.
 """
 
+import faulthandler
 import gc
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from forked import run
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
+SECONDS = 180  # for a launch
 
 
 def on_ranks(counts: Sequence[int], worker: Path | str, *words: Any) -> list[str]:
@@ -29,13 +31,14 @@ def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variab
     """Run a worker on each number of ranks in turn; return the folder it was given."""
     env = {name: value for name, value in os.environ.items() if name not in ON_CPU}
     env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | variables
-    result = run(on_ranks(counts, worker, folder, *more), env=env, timeout=180 * len(counts))
+    result = run(on_ranks(counts, worker, folder, *more), env=env, timeout=SECONDS * len(counts))
     assert result.returncode == 0, result.stderr[-4000:]
     return folder
 
 
 def _rank(main: Callable[[], None]) -> None:
     os.setsid()  # as torchrun starts its processes
+    faulthandler.dump_traceback_later(SECONDS - 30, exit=True)  # a rank that hangs says where
     try:
         main()
     except Exception:

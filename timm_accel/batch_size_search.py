@@ -9,8 +9,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.functional import interpolate
 
 from timm_accel.data.resources import free_memory
+from timm_accel.distributed.consensus import min_over_ranks
 from timm_accel.messages import counted
-from timm_accel.states.consensus import min_over_ranks
 from timm_accel.training import LoopTrainer
 from timm_accel.training.loaders import device_transform_of
 from timm_accel.training.preparation import trial_trainer

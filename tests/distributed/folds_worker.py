@@ -7,8 +7,8 @@ from typing import Any
 
 from timm_accel import Recipe
 from timm_accel.callbacks import SaveStateCallback
+from timm_accel.distributed.processes import process_state
 from timm_accel.recipes import cross_validate
-from timm_accel.states.processes import process_state
 
 
 class CutError(Exception):

@@ -16,13 +16,13 @@ from tiny_runs import Seen, fit, make_trainer, tiny_data
 from torch import distributed
 from torch.utils.data import TensorDataset
 
+from timm_accel.distributed.processes import local_main_process_first
 from timm_accel.features import embeddings, extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier
 from timm_accel.predict import evaluate_classifier, load_classifier
 from timm_accel.predict.measures import multiclass_metrics
 from timm_accel.recipes import Recipe, build_run
-from timm_accel.states.processes import local_main_process_first
 from timm_accel.training import LoopTrainer
 
 FOLDER, WAY = Path(sys.argv[1]), sys.argv[2]

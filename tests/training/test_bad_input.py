@@ -362,7 +362,7 @@ def test_a_seed_that_is_no_number_is_refused() -> None:
 def test_sharded_weights_are_refused() -> None:
     from accelerate import DistributedType
 
-    from timm_accel.states.launching import refuse_sharding
+    from timm_accel.distributed.launching import refuse_sharding
 
     for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         with refused(ValueError, "complete weights", "EMA", f"got {kind.value}", "MULTI_GPU"):

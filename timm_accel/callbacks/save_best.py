@@ -11,8 +11,8 @@ from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import is_better
 from timm_accel.data.classes import class_names, is_multi_label
+from timm_accel.distributed.consensus import on_main_process
 from timm_accel.models import CONFIG_FILE, WEIGHTS_FILE, check_weights, read_config, remove_unfinished, save_classifier
-from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import whole_states
 from timm_accel.states.run_dir import check_kind, check_run_dir
 from timm_accel.states.saved_state import COMMON

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.data.identity.listing import FILE_CHECKS
-from timm_accel.states.consensus import Stop, on_main_process
+from timm_accel.distributed.consensus import Stop, on_main_process
 from timm_accel.states.folder import MILESTONE, STATES, prune_states, state_folders
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+from timm_accel.distributed.processes import process_state
 from timm_accel.recipes import Recipe, build_run, cross_validate
 from timm_accel.recipes.cross_validation import OUT_OF_FOLD
 from timm_accel.report import WriteReportCallback
 from timm_accel.report import report as write_report
 from timm_accel.report.writing import NAME, written_or_why_not
-from timm_accel.states.processes import process_state
 from timm_accel.terminal import print_fitted
 
 

@@ -16,10 +16,10 @@ from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.data.resources import check_loader_options
+from timm_accel.distributed.consensus import wait_for_all
+from timm_accel.distributed.processes import process_state
 from timm_accel.features.modules import pooled_features
 from timm_accel.models.finite import check_finite
-from timm_accel.states.consensus import wait_for_all
-from timm_accel.states.processes import process_state
 from timm_accel.terminal import progress_bar
 
 _SUFFIXES = (".parquet", ".npz")

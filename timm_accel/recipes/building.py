@@ -30,6 +30,8 @@ from timm_accel.data import (
 )
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
+from timm_accel.distributed.consensus import on_main_process
+from timm_accel.distributed.processes import local_main_process_first, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -38,9 +40,7 @@ from timm_accel.recipes.data import create_data, source_of, train_arguments
 from timm_accel.recipes.fast import choose_fast
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.recipes.run import Run, plain_options
-from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import STATES, open_state, state_folders
-from timm_accel.states.processes import local_main_process_first, process_state
 from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.terminal import print_fitted
 from timm_accel.trainers import TimmMixupTrainer

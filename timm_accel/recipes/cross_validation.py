@@ -9,12 +9,12 @@ import torch
 
 from timm_accel.callbacks.recorded_metrics import one_number
 from timm_accel.data.readers.manifest_reader import import_pyarrow
+from timm_accel.distributed.consensus import wait_for_all
+from timm_accel.distributed.processes import process_state
 from timm_accel.messages import counted
 from timm_accel.predict import Scores, evaluation_of, score_images
 from timm_accel.recipes.building import build_run
 from timm_accel.recipes.recipe import Recipe
-from timm_accel.states.consensus import wait_for_all
-from timm_accel.states.processes import process_state
 from timm_accel.text_files import write_json
 
 OUT_OF_FOLD = "out_of_fold.parquet"

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks import Callback
+from timm_accel.distributed.consensus import Stop
 from timm_accel.report.page import page_of
 from timm_accel.report.writing import NAME, write_page, written_or_why_not
-from timm_accel.states.consensus import Stop
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer

@@ -1,1 +1,1 @@
-"""States on the disk, the run folder, and the consensus of the ranks; nothing here knows a trainer."""
+"""States on the disk, and the run folder; nothing here knows a trainer."""

@@ -11,9 +11,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.distributed.consensus import on_main_process
 from timm_accel.messages import counted, one_line
 from timm_accel.states.background import BackgroundWork, HostMemory
-from timm_accel.states.consensus import on_main_process
 from timm_accel.states.folder import (
     STATES,
     newest_state,

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
+from timm_accel.distributed.launching import refuse_sharding
+from timm_accel.distributed.processes import process_state
 from timm_accel.messages import counted, one_line
-from timm_accel.states.launching import refuse_sharding
-from timm_accel.states.processes import process_state
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
 from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu, warn_of_emulation
 from timm_accel.training.signals import shield_workers

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from timm_accel.callbacks.recorded_metrics import RepeatedMetrics
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.seeding import seed_prefetch
+from timm_accel.distributed.consensus import Consensus, Requests, Stop
 from timm_accel.losses import Divisors
-from timm_accel.states.consensus import Consensus, Requests, Stop
 from timm_accel.states.late_reads import LateReads
 from timm_accel.states.running_mean import RunningMean, global_means
 from timm_accel.states.speed import Speed

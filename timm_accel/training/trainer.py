@@ -20,10 +20,10 @@ from tqdm import tqdm
 from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
+from timm_accel.distributed.consensus import Stop
+from timm_accel.distributed.processes import process_state
 from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.messages import printable
-from timm_accel.states.consensus import Stop
-from timm_accel.states.processes import process_state
 from timm_accel.states.weights import metric_prefix
 from timm_accel.terminal import fitted
 from timm_accel.training import batches, preparation

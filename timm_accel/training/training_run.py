@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_accel.data.seeding import seed_order, seed_step
+from timm_accel.distributed.consensus import Stop
 from timm_accel.losses import Divisors
 from timm_accel.messages import counted
-from timm_accel.states.consensus import Stop
 from timm_accel.states.running_mean import RunningMean
 from timm_accel.states.speed import Speed, reset_peak_memory
 from timm_accel.training import snapshot

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.save_best import SaveBestCallback
+from timm_accel.distributed.consensus import Stop
 from timm_accel.models import read_config
-from timm_accel.states.consensus import Stop
 
 if TYPE_CHECKING:
     from timm_accel.training import LoopTrainer

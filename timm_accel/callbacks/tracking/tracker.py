@@ -14,8 +14,8 @@ from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.tracking.journal import JOURNAL, Journal, Point
 from timm_accel.callbacks.tracking.services import Service, check_trackers, require_packages
+from timm_accel.distributed.consensus import Stop, on_main_process
 from timm_accel.messages import nearest
-from timm_accel.states.consensus import Stop, on_main_process
 from timm_accel.states.run_dir import check_run_dir
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import distributed
 
-from timm_accel.states.consensus import wait_for_all
-from timm_accel.states.launching import asked_sharding, check_launch, launcher_options, refuse_sharding
+from timm_accel.distributed.consensus import wait_for_all
+from timm_accel.distributed.launching import asked_sharding, check_launch, launcher_options, refuse_sharding
 
 
 def process_state() -> PartialState:

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState, GradientState
 from refusal import refused
 from tiny_runs import make_trainer, tiny_data
 
+from timm_accel.distributed import launching
+from timm_accel.distributed.launching import asked_sharding, check_launch, options_of_command, refuse_sharding
 from timm_accel.recipes import Recipe, build_run
-from timm_accel.states import launching
-from timm_accel.states.launching import asked_sharding, check_launch, options_of_command, refuse_sharding
 from timm_accel.training import LoopTrainer
 
 
@@ -172,7 +172,7 @@ def test_a_subclass_that_creates_the_accelerator_is_checked_in_train_and_evaluat
 
 
 LAUNCHED = """
-from timm_accel.states.processes import process_state
+from timm_accel.distributed.processes import process_state
 try:
     print("runs", process_state().num_processes)
 except ValueError as error:
