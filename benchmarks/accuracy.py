@@ -9,10 +9,12 @@ which has the model, the image size, the batch size and the number of epochs of 
 accuracy of 0.92 and of 0.945: seconds, and processor seconds of the process and its loader workers. Preparation counts,
 and the model or the EMA model is enough.
 
-`--mixed_precision no` is for processors without bfloat16 instructions.
+`--mixed_precision no` is for processors without bfloat16 instructions. `--kept FILE` keeps the figures of each run of
+`elpv` when it ends; runs in the file are not trained again, so that a benchmark that was cut continues.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -141,16 +143,25 @@ def by_article(data_dir: Path, seed: int, **recipe: Any) -> Figures:
     return report(f"article, seed {seed}", trainer, clock, {})
 
 
+def kept(file: Path | None, title: str, **changes: Any) -> Figures:
+    """Return the figures of a run of fine_tune from a file, or train it and add them to the file."""
+    figures = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    name = f"{title}, seed {changes['seed']}"
+    if name not in figures:
+        figures[name] = by_recipe(title, "fine_tune", **changes)
+        if file is not None:
+            file.write_text(json.dumps(figures, indent=1))
+    return figures[name]
+
+
 def elpv(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
     """Fine-tune pretrained weights, and train from random weights."""
     shared = {**shared, "flips": True, "pretrained": False}
-    tuned = [
-        by_recipe("fine_tune", "fine_tune", seed=seed, weights=options.weights, **shared) for seed in options.seeds
-    ]
-    runs = {"fine_tune": tuned}
+    tuned = {"weights": options.weights, **shared}
+    runs = {"fine_tune": [kept(options.kept, "fine_tune", seed=seed, **tuned) for seed in options.seeds]}
     if options.scratch:
         scratch = {**shared, "seed": options.seeds[0], "freeze_epochs": 0, "warmup_epochs": 1}
-        runs["from random weights"] = [by_recipe("from random weights", "fine_tune", **scratch)]
+        runs["from random weights"] = [kept(options.kept, "from random weights", **scratch)]
     keys = ["accuracy", "accuracy with flips", "ema_model_accuracy", "ema_model_accuracy with flips", "s"]
     return [table("solar cells", runs, options.seeds, keys)]
 
@@ -201,6 +212,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_workers", type=int, help="loader workers; None for one per core")
     parser.add_argument("--mixed_precision", choices=("bf16", "no"), default="bf16")
     parser.add_argument("--scratch", action=argparse.BooleanOptionalAction, default=True, help="for elpv")
+    parser.add_argument("--kept", type=Path, help="for elpv: a JSON file of the figures of finished runs")
     ways = ["fast_cpu", "short", "before", "article"]
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways[:3], help="for fashion: which to train")
 

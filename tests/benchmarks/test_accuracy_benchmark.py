@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,3 +62,28 @@ def test_the_recipes_take_turns_and_differ_in_their_options_alone(monkeypatch: p
     assert own.diff(cut).keys() == {"num_epochs"}
     assert own.diff(old).keys() == accuracy.BEFORE.keys()  # an option that is the same now is none of BEFORE
     assert {recipe.mixed_precision for recipe in (own, cut, old)} == {"no"}
+
+
+def test_a_benchmark_that_was_cut_trains_only_the_seeds_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained: list[int] = []
+
+    def by_recipe(title: str, recipe: str, **changes: Any) -> dict[str, float]:
+        named_recipe(recipe).recipe(**{name: value for name, value in changes.items() if name != "flips"})
+        if changes["seed"] == 2 and 2 not in trained:
+            trained.append(2)
+            raise KeyboardInterrupt
+        trained.append(changes["seed"])
+        models = ("accuracy", "ema_model_accuracy")
+        keys = [f"{model}{flips}" for model in models for flips in ("", " with flips")]
+        return {"s": 9.0, **dict.fromkeys(keys, changes["seed"] / 10)}
+
+    monkeypatch.setattr(accuracy, "by_recipe", by_recipe)
+    options = Namespace(set="elpv", data_dir="cells", num_epochs=None, num_workers=0, mixed_precision="no")
+    options.seeds, options.scratch, options.weights, options.kept = [1, 2, 3], False, "a.pth", tmp_path / "kept.json"
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.main(options)
+    (table,) = accuracy.main(options)
+    assert trained == [1, 2, 2, 3]
+    assert [row[1] for row in table.rows] == ["0.1", "0.2", "0.3", "0.2"]
