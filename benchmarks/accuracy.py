@@ -155,8 +155,8 @@ def kept(file: Path | None, title: str, **changes: Any) -> Figures:
 
 
 def elpv(options: argparse.Namespace, shared: dict[str, Any]) -> list[Table]:
-    """Fine-tune pretrained weights, and train from random weights."""
-    shared = {**shared, "flips": True, "pretrained": False}
+    """Fine-tune pretrained weights, and train from random weights; evaluate once, at the end."""
+    shared = {**shared, "flips": True, "pretrained": False, "fast": True, "evaluate_every_n_epochs": 1_000}
     tuned = {"weights": options.weights, **shared}
     runs = {"fine_tune": [kept(options.kept, "fine_tune", seed=seed, **tuned) for seed in options.seeds]}
     if options.scratch:
@@ -209,6 +209,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="for elpv: a file of pretrained weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num_epochs", type=int, help="for all recipes; None for their own")
+    parser.add_argument("--image_size", type=int, help="for all recipes; None for their own")
     parser.add_argument("--num_workers", type=int, help="loader workers; None for one per core")
     parser.add_argument("--mixed_precision", choices=("bf16", "no"), default="bf16")
     parser.add_argument("--scratch", action=argparse.BooleanOptionalAction, default=True, help="for elpv")
@@ -219,6 +220,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> list[Table]:
     """Train, and return the figures of the last epoch, and the time."""
-    names = ("data_dir", "num_epochs", "num_workers", "mixed_precision")
+    names = ("data_dir", "num_epochs", "image_size", "num_workers", "mixed_precision")
     shared = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return {"elpv": elpv, "fashion": fashion}[arguments.set](arguments, shared)

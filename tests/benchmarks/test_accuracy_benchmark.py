@@ -51,6 +51,7 @@ def test_the_recipes_take_turns_and_differ_in_their_options_alone(monkeypatch: p
 
     monkeypatch.setattr(accuracy, "by_recipe", by_recipe)
     options = Namespace(set="fashion", data_dir="photos", num_epochs=None, num_workers=0, mixed_precision="no")
+    options.image_size = None
     options.seeds, options.ways = [4, 5, 6], ["fast_cpu", "short", "before"]
     (table,) = accuracy.main(options)
     assert [call[:2] for call in calls[:4]] == [("fast_cpu", 4), ("short", 4), ("before", 4), ("before", 5)]
@@ -81,6 +82,7 @@ def test_a_benchmark_that_was_cut_trains_only_the_seeds_that_it_lacks(
 
     monkeypatch.setattr(accuracy, "by_recipe", by_recipe)
     options = Namespace(set="elpv", data_dir="cells", num_epochs=None, num_workers=0, mixed_precision="no")
+    options.image_size = None
     options.seeds, options.scratch, options.weights, options.kept = [1, 2, 3], False, "a.pth", tmp_path / "kept.json"
     with pytest.raises(KeyboardInterrupt):
         accuracy.main(options)
