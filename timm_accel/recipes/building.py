@@ -31,7 +31,7 @@ from timm_accel.data import (
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
 from timm_accel.distributed.consensus import on_main_process
-from timm_accel.distributed.processes import local_main_process_first, process_state
+from timm_accel.distributed.processes import local_main_process_first, on_each_host, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -86,7 +86,7 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
     if recipe.fast:
         recipe, chosen = choose_fast(recipe, state.device, saved)
         _say(state, chosen)
-    source = source_of(recipe, data)
+    source = on_each_host(state, lambda: _opened(source_of(recipe, data), recipe.eval_split))
     set_seed(recipe.seed)
     model, data_config = _create_model(recipe, source)
     train_set, eval_set = create_data(recipe, source, data_config)
@@ -97,6 +97,13 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
     further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
     trainer = _create_trainer(recipe, state, model, train_set, further)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
+
+
+def _opened(source: Source, eval_split: str) -> Source:
+    """Open the splits of a source, which lists its images, draws a split and writes it down."""
+    for split in ("train", eval_split):
+        source.open(split)
+    return source
 
 
 def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any, saved: dict[str, Any] | None) -> int:

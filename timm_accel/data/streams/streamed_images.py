@@ -175,6 +175,26 @@ class StreamedImages(IterableDataset):
         part = (rank, num_processes) if self.is_training else (0, 1)
         self.reader.share(batch_size, num_workers, *part, seed)
 
+    def load(self, file: dict[str, Any], label: Any, bad: int = 0) -> Any:
+        """Return a sample of the reader as (image, target); None if it cannot be read and is left out.
+
+        Args:
+            file: The file, as the reader gives it.
+            label: Its label.
+            bad: How many images before it could not be read.
+        """
+        try:
+            image = self._decode(file)
+        except OSError as error:
+            self._note(file["path"], error, bad + 1)
+            return None
+        return self._transformed(image, check_label(label, self._names, file["path"]))
+
+    def _transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+        for transform in self._transforms:
+            image = transform(image)
+        return image, (label if self._target_transform is None else self._target_transform(label))
+
     def __iter__(self) -> Iterator[Any]:
         if len(self) == 0:  # evaluation on another rank
             return
@@ -182,9 +202,7 @@ class StreamedImages(IterableDataset):
         for position, (image, label) in enumerate(self._images()):
             if self._seed_image is not None:
                 self._seed_image(self._epoch.value, self._rank, worker, position)
-            for transform in self._transforms:
-                image = transform(image)
-            yield image, (label if self._target_transform is None else self._target_transform(label))
+            yield self._transformed(image, label)
 
     def _images(self) -> Iterator[tuple[Any, Any]]:
         """Yield the readable images; in training always the same number, by repeating images where some are missing."""
