@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+import torchmetrics.functional.classification  # noqa: F401 - here and below, so that the ranks need not
+import webdataset  # noqa: F401
 from torch.utils.data import TensorDataset
 
 from timm_accel.commands.main import main as command
@@ -91,12 +94,12 @@ def results(classifier: Classifier) -> dict[str, Any]:
     }
     stream = Source(f"wds/{FOLDER}/wds", class_map={"cat": 0, "dog": 1, "owl": 2})
     for name, data in {"folder": DATA, "tar": TAR, "stream": stream}.items():
-        for workers in (0, 2):
+        for workers in (0,) if name == "tar" else (0, 2):
             options = shared | {"eval_split": None if name == "tar" else "val", "num_workers": workers}
-            found[f"{name} {workers}"] = fields(score_images(MODEL, data, **options))
+            found[f"{name} {workers}"] = fields(score_images(classifier, data, **options))
     found["views"] = fields(score_images(classifier, DATA, tta=("hflip", "vflip"), **shared))
     found["several labels"] = fields(score_images(several, MANIFEST, **shared))
-    found["metrics"] = evaluate_classifier(MODEL, DATA, **shared).metrics
+    found["metrics"] = evaluate_classifier(str(MODEL), DATA, **shared).metrics
     found["metrics of several labels"] = evaluate_classifier(several, MANIFEST, **shared).metrics
     found["embeddings"] = embeddings(model, 7, FOLDER / f"embeddings{os.environ['WORLD_SIZE']}.npz")
     found["one embedding"] = embeddings(model, 1)
@@ -110,7 +113,7 @@ class StrangeError(Exception):
         super().__init__(f"{first} and {second}")
 
 
-def errors(rank: int, last: int) -> dict[str, str]:
+def errors(classifier: Classifier, rank: int, last: int) -> dict[str, str]:
     """What each process raises where only the last one, which has the fewest batches, meets the fault."""
     faulty = rank == last
 
@@ -123,16 +126,14 @@ def errors(rank: int, last: int) -> dict[str, str]:
         return torch.full((len(images), 3), float("nan") if faulty else 0.0)
 
     def strange(run: Any) -> Classifier:
-        opened = load_classifier(MODEL)
-        opened.run = run
-        return opened
+        return replace(classifier, run=run)
 
     shared: dict[str, Any] = {"share": True, "batch_size": 2}
     some = TensorDataset(torch.rand(7 - faulty, 3, 32, 32), torch.arange(7 - faulty))
     model = open_classifier(MODEL)[0]
     return {
         "no model": sentence(lambda: evaluate_classifier(FOLDER / ("none" if faulty else "model"), DATA, **shared)),
-        "no data": sentence(lambda: evaluate_classifier(MODEL, FOLDER / "none", **shared)),
+        "no data": sentence(lambda: evaluate_classifier(classifier, FOLDER / "none", **shared)),
         "no images to predict": sentence(lambda: strange(broken).predict(FOLDER / "none", share=True)),
         "a strange error": sentence(lambda: evaluate_classifier(strange(broken), DATA, **shared)),
         "outputs": sentence(lambda: evaluate_classifier(strange(not_finite), DATA, **shared)),
@@ -144,7 +145,7 @@ def errors(rank: int, last: int) -> dict[str, str]:
     }
 
 
-def unreadable_here(rank: int, last: int) -> list[Any]:
+def unreadable_here(classifier: Classifier, rank: int, last: int) -> list[Any]:
     """Scores where only the last process cannot read its files."""
     opener = folder_index.open_regular
 
@@ -155,7 +156,7 @@ def unreadable_here(rank: int, last: int) -> list[Any]:
 
     folder_index.open_regular = failing  # type: ignore[assignment]
     try:
-        scores = score_images(MODEL, DATA, share=True, batch_size=2)
+        scores = score_images(classifier, DATA, share=True, batch_size=2)
         return [len(scores), [os.path.basename(path) for path in scores.unreadable]]
     except ValueError as error:
         return [str(error)]
@@ -172,8 +173,8 @@ def main() -> None:
     RESULTS["predicted"] = images_opened(lambda: classifier.predict(f"{DATA}/val", batch_size=2, share=True))
     RESULTS["scored"] = images_opened(lambda: score_images(classifier, DATA, batch_size=2, share=True))
     RESULTS["alone"] = evaluate_classifier(classifier, DATA, batch_size=2).metrics if rank == last else {}
-    RESULTS["errors"] = errors(rank, last)
-    RESULTS["unreadable here"] = unreadable_here(rank, last)
+    RESULTS["errors"] = errors(classifier, rank, last)
+    RESULTS["unreadable here"] = unreadable_here(classifier, rank, last)
     RESULTS["listings"] = {
         "to evaluate": listings(lambda: score_images(classifier, DATA, share=True)),
         "in a tar": listings(lambda: score_images(classifier, TAR, eval_split=None, share=True)),
