@@ -129,12 +129,6 @@ def min_over_ranks(value: int, num_processes: int) -> int:
     return int(smallest)
 
 
-def wait_for_all(num_processes: int) -> None:
-    """Return once every process has called this; on host memory, so that no GPU is needed. Collective."""
-    if num_processes > 1:
-        distributed.all_reduce(torch.zeros(1), group=_host_group(distributed.group.WORLD))
-
-
 def gather_on_all(value: T, num_processes: int) -> list[T]:
     """Return every process's value, in the order of the ranks, on all of them; on host memory. Collective."""
     if num_processes == 1:

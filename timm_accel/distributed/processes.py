@@ -3,15 +3,15 @@
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import distributed
 
-from timm_accel.distributed.consensus import agreed, gather_on_all, send_to, wait_for_all
+from timm_accel.distributed.consensus import agreed, gather_on_all, send_to
 from timm_accel.distributed.launching import asked_sharding, check_launch, launcher_options, refuse_sharding
 
 T = TypeVar("T")
@@ -31,20 +31,6 @@ def process_state() -> PartialState:
     is_grouped = distributed.is_available() and distributed.is_initialized()
     check_launch(os.environ, launcher, distributed.get_world_size() if is_grouped else 1, state.num_processes)
     return state
-
-
-@contextmanager
-def local_main_process_first(state: PartialState) -> Iterator[None]:
-    """Let one rank of each machine do something before the others. Collective.
-
-    accelerate's function of this name has a barrier that names a GPU, also on CPUs (accelerate 1.15): with fewer GPUs
-    than ranks it fails.
-    """
-    if not state.is_local_main_process:
-        wait_for_all(state.num_processes)
-    yield
-    if state.is_local_main_process:
-        wait_for_all(state.num_processes)
 
 
 def on_each_host(state: PartialState, work: Callable[[], T]) -> T:

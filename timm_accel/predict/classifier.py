@@ -145,7 +145,7 @@ class Classifier:
         check_loader_options(batch_size, num_workers)
         part, transform = share_of_process(share), self.transform_of_views(tta)
         inputs = ImageInputs(part.of_first(lambda: _found(images)), transform, self.prepare)
-        batches = part.batches(len(inputs), batch_size)
+        batches: Any = part.batches(len(inputs), batch_size)
         min_score = threshold if self.multi_label else 0.0
 
         @loader_errors_explained()

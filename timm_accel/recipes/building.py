@@ -31,7 +31,7 @@ from timm_accel.data import (
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
 from timm_accel.distributed.consensus import on_main_process
-from timm_accel.distributed.processes import local_main_process_first, on_each_host, process_state
+from timm_accel.distributed.processes import on_each_host, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
 from timm_accel.models.trial import output_shape
@@ -67,9 +67,8 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
     if recipe.trackers:
         require_packages(check_trackers(recipe.trackers))  # a missing package is reported before the data are read
     state = process_state()
-    with local_main_process_first(state):
-        unstarted = UnstartedRun(recipe.run_dir)
-        data = write_digits() if recipe.data_dir is None else recipe.data_dir
+    unstarted = UnstartedRun(recipe.run_dir)
+    data = on_each_host(state, write_digits) if recipe.data_dir is None else recipe.data_dir
     try:
         with counts_on_screen():  # of `PrintSetupCallback`
             return _build(recipe, data, unstarted, state, callbacks)
@@ -80,7 +79,7 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
 
 
 def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
-    check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    on_main_process(state, lambda: check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS))
     follows_state = recipe.fast or recipe.batch_size == "auto"
     saved = on_main_process(state, lambda: _manifest_to_resume(recipe)) if follows_state else None
     if recipe.fast:
