@@ -28,7 +28,7 @@ from timm_accel.recipes import Recipe, build_run
 
 FOLDER = Path(sys.argv[1])
 DATA, TAR, MANIFEST, UNSPLIT = (str(FOLDER / f"data{end}") for end in ("", "_tar/val.tar", ".csv", "_unsplit"))
-MODEL, SEVERAL = FOLDER / "model", FOLDER / "several"
+MODEL, MULTI_LABEL = FOLDER / "model", FOLDER / "multi_label"
 RESULTS: dict[str, Any] = {}
 touched: list[tuple[str, str]] = []  # what was done, and the path
 
@@ -75,7 +75,7 @@ def embeddings(model: Any, count: int, file: Path | None = None) -> list[torch.T
 
 def results(classifier: Classifier) -> dict[str, Any]:
     """All that must be the same on any number of processes, to the last bit."""
-    several, model = load_classifier(SEVERAL), open_classifier(MODEL)[0]
+    multi, model = load_classifier(MULTI_LABEL), open_classifier(MODEL)[0]
     shared: dict[str, Any] = {"share": True, "batch_size": 2}
     files = sorted((FOLDER / "data/val").rglob("*.png"))
     found: dict[str, Any] = {
@@ -98,9 +98,9 @@ def results(classifier: Classifier) -> dict[str, Any]:
             options = shared | {"eval_split": None if name == "tar" else "val", "num_workers": workers}
             found[f"{name} {workers}"] = fields(score_images(classifier, data, **options))
     found["views"] = fields(score_images(classifier, DATA, tta=("hflip", "vflip"), **shared))
-    found["several labels"] = fields(score_images(several, MANIFEST, **shared))
+    found["multi-label"] = fields(score_images(multi, MANIFEST, **shared))
     found["metrics"] = evaluate_classifier(str(MODEL), DATA, **shared).metrics
-    found["metrics of several labels"] = evaluate_classifier(several, MANIFEST, **shared).metrics
+    found["multi-label metrics"] = evaluate_classifier(multi, MANIFEST, **shared).metrics
     found["embeddings"] = embeddings(model, 7, FOLDER / f"embeddings{os.environ['WORLD_SIZE']}.npz")
     found["one embedding"] = embeddings(model, 1)
     return found
@@ -178,7 +178,7 @@ def main() -> None:
     RESULTS["listings"] = {
         "to evaluate": listings(lambda: score_images(classifier, DATA, share=True)),
         "in a tar": listings(lambda: score_images(classifier, TAR, eval_split=None, share=True)),
-        "of a manifest": listings(lambda: score_images(load_classifier(SEVERAL), MANIFEST, share=True)),
+        "of a manifest": listings(lambda: score_images(load_classifier(MULTI_LABEL), MANIFEST, share=True)),
     }
     recipe = Recipe(data_dir=UNSPLIT, run_dir=str(FOLDER / f"run{last}"), model="test_resnet", image_size=32)
     RESULTS["listings"]["to train"] = listings(lambda: build_run(recipe))

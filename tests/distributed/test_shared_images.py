@@ -28,7 +28,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 readable images and a broken one, in a folder, a tar, a manifest of several labels and two shards."""
+    """12 readable images and a broken one, in a folder, a tar, a multi-label manifest and two shards."""
     root = tmp_path_factory.mktemp("shares")
     write_images(root / "data/train", {"cat": 1, "dog": 1, "owl": 1}, size=32)
     val = write_images(root / "data/val", {"cat": 4, "dog": 4, "owl": 3}, size=32)
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model, _ = create_classifier("test_resnet", 3, image_size=32)
     save_classifier(model, root / "model", CLASSES)
-    save_classifier(model, root / "several", CLASSES, multi_label=True)
+    save_classifier(model, root / "multi_label", CLASSES, multi_label=True)
     for count in (1, 2, 3):
         shutil.copytree(root / "model", root / f"model{count}")
     return launch(Path(__file__).with_name("shares_worker.py"), [1, 2, 3], root)
@@ -88,9 +88,9 @@ def test_the_results_are_complete_and_in_order(alone: Any, folder: Path) -> None
     assert found["predict no image"] == []
     for name in ("folder 0", "folder 2", "views"):
         assert found[name][0] == readable
-    assert [len(found[name][1]) for name in ("tar 0", "stream 0", "stream 2", "several labels")] == [12] * 4
-    assert [len(found[name][3]) for name in ("tar 0", "stream 0", "stream 2", "several labels")] == [1] * 4
-    assert found["several labels"][1].shape == (12, 3)
+    assert [len(found[name][1]) for name in ("tar 0", "stream 0", "stream 2", "multi-label")] == [12] * 4
+    assert [len(found[name][3]) for name in ("tar 0", "stream 0", "stream 2", "multi-label")] == [1] * 4
+    assert found["multi-label"][1].shape == (12, 3)
 
 
 @pytest.mark.parametrize("work", ["predicted", "scored"])

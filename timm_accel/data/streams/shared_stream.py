@@ -1,4 +1,4 @@
-"""A stream whose images several processes share: each decodes every n-th batch."""
+"""A stream whose images are shared among the ranks of a launch: each decodes every n-th batch."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
