@@ -16,11 +16,16 @@ from timm_accel.upstream import DataLoaderSlice
 
 
 def remaining(loader: Any, start: int) -> Iterable[Any]:
-    """Return the loader's batches from number `start` on; a map-style dataset loads none of the skipped images."""
+    """Return the loader's batches from number `start` on.
+
+    A map-style dataset loads none of the skipped images, and a stream at most a batch of each worker.
+    """
     if start == 0:
         return loader
     if isinstance(loader, DataLoaderSlice):
         return _Part(remaining(loader.dl, start), 0, len(loader) - start)
+    if is_stream(loader):
+        return _Part(loader, loader.dataset.start_at(start), None)
     if isinstance(loader, DataLoader):
         return skip_first_batches(loader, start)
     return _Part(loader, start, None)
@@ -96,6 +101,12 @@ def set_epoch(loader: Any, epoch: int) -> None:
 def is_stream(loader: Any) -> bool:
     """Whether a loader, or None, is over `StreamedImages`."""
     return isinstance(getattr(loader, "dataset", None), StreamedImages)
+
+
+def stream_of(loader: Any) -> StreamedImages | None:
+    """Return the `StreamedImages` of a prepared loader; None where there is none."""
+    loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
+    return loader.dataset if is_stream(loader) else None
 
 
 def share_stream(loader: Any, accelerator: Accelerator, seed: int) -> None:

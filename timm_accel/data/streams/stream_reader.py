@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class StreamReader:
     """Whether each worker reads separate shards."""
     skips = False
     """Whether unreadable samples are skipped."""
+    first = 0
+    """The samples that the next iteration passes over; they are read only where the stream cannot do without."""
 
     def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
         """Choose which part of the stream this rank reads.
@@ -133,7 +136,7 @@ class StreamReader:
 
     def __iter__(self) -> Any:
         self.ds = self.worker_info = None
-        return super().__iter__()  # type: ignore[misc]
+        return islice(super().__iter__(), self.first, None)  # type: ignore[misc]
 
     @property
     def samples_per_worker(self) -> int:
