@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from refusal import refused
 from resumed_runs import cut, every_update, make_run, same_outcome, states, train
-from stream_sources import hfids_images, hfids_parquet, wds, write_shard
+from stream_sources import hfids_images, hfids_parquet, write_shard
 from test_streams import AUGMENTED, BAD, GOOD, STILL, encoded
 from torch.utils.data import DataLoader
 
@@ -64,13 +64,12 @@ def check_resume(open_it: Callable[[], Any], workers: int, epoch: int, at: list[
 
 def counted_images(root: Path, lengths: list[int], bad: tuple[int, ...] = (), name: str = "train-{}.tar") -> str:
     """Shards of images that all differ; those of some numbers are broken."""
-    number = 0
+    numbers = iter(range(sum(lengths)))
     for shard, length in enumerate(lengths):
         contents = []
-        for number in range(number, number + length):
+        for number in islice(numbers, length):
             image = Image.fromarray(np.full((16, 16, 3), 3 * number, dtype="uint8"))
             contents.append((BAD if number in bad else encoded(image), number % 3))
-        number += 1
         write_shard(root / name.format(shard), contents)
     write_shard(root / "val-0.tar", [(GOOD, 0)])
     return f"wds/{root}"
@@ -112,9 +111,8 @@ def test_images_of_hugging_face_that_were_seen_are_not_decoded(tmp_path: Path) -
 def test_the_images_that_were_seen_are_not_read_from_shards(start: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 80, 80, 3), dtype="uint8")
     for shard in range(4):
-        write_shard(
-            tmp_path / f"train-{shard}.tar", [(encoded(Image.fromarray(each)), shard % 2) for each in noise[shard::4]]
-        )
+        images = [encoded(Image.fromarray(each)) for each in noise[shard::4]]
+        write_shard(tmp_path / f"train-{shard}.tar", [(each, shard % 2) for each in images])
     write_shard(tmp_path / "val-0.tar", [(GOOD, 0)])
     stream = read(f"wds/{tmp_path}")
     total = sum(path.stat().st_size for path in tmp_path.glob("train-*.tar"))

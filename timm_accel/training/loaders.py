@@ -20,12 +20,12 @@ def remaining(loader: Any, start: int) -> Iterable[Any]:
 
     A map-style dataset loads none of the skipped images, and a stream at most a batch of each worker.
     """
+    if is_stream(loader):
+        return _Part(loader, loader.dataset.start_at(start), None)
     if start == 0:
         return loader
     if isinstance(loader, DataLoaderSlice):
         return _Part(remaining(loader.dl, start), 0, len(loader) - start)
-    if is_stream(loader):
-        return _Part(loader, loader.dataset.start_at(start), None)
     if isinstance(loader, DataLoader):
         return skip_first_batches(loader, start)
     return _Part(loader, start, None)
