@@ -24,6 +24,7 @@ from timm_accel.data import Source
 from timm_accel.data.seeding import seed_streamed_image
 from timm_accel.data.streams.shard_members import unread_members
 from timm_accel.training.loaders import remaining
+from timm_accel.upstream import DataLoaderSlice
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on few cores
 
@@ -51,7 +52,7 @@ def check_resume(open_it: Callable[[], Any], workers: int, epoch: int, at: list[
     for start in range(len(whole) + 1) if at is None else at:
         resumed = open_it()
         loader = prepared(resumed, workers, epoch)
-        resumed.load_state_dict(stream.state_dict())
+        resumed.restore_epoch(stream.epoch_state())
         rest = list(remaining(loader, start))
         assert len(rest) == len(whole) - start
         for (images, labels), (expected, expected_labels) in zip(rest, whole[start:], strict=True):
@@ -84,6 +85,10 @@ def test_webdataset_resumes_at_each_batch_of_an_epoch(tmp_path: Path) -> None:
     assert check_resume(open_it, 0, 1) == 9
     assert check_resume(open_it, 2, 1, at=[1, 4, 7, 10]) == 10
     assert check_resume(open_it, 3, 0, at=[2, 5]) == 9
+    stream = open_it()
+    whole = list(prepared(stream, 2, 0))
+    limited = list(remaining(DataLoaderSlice(prepared(stream, 2, 0), 6), 3))
+    assert [labels.tolist() for _, labels in limited] == [labels.tolist() for _, labels in whole[3:6]]
 
 
 @pytest.mark.parametrize(("write", "workers"), [(hfids_parquet, 0), (hfids_parquet, 2), (hfids_images, 0)])
@@ -151,7 +156,7 @@ def test_a_limit_of_unreadable_images_counts_those_that_were_passed_over(tmp_pat
     stream, resumed = unshuffled(source, max_bad_fraction=0.5), unshuffled(source)
     list(prepared(stream, 0, 0))
     loader = prepared(resumed, 0, 0)
-    resumed.load_state_dict(stream.state_dict())
+    resumed.restore_epoch(stream.epoch_state())
     with refused(OSError, "at most 10 unreadable images", "but got 11", "train-0_054"):
         list(islice(remaining(loader, 5), 7))
 
@@ -161,9 +166,9 @@ def test_other_workers_get_the_names_of_unreadable_images_alone(tmp_path: Path) 
     stream, other = read(source), read(source)
     list(prepared(stream, 2, 0))
     prepared(other, 1, 0)
-    other.load_state_dict(stream.state_dict())
+    other.restore_epoch(stream.epoch_state())
     assert other.unreadable == stream.unreadable
-    assert other.state_dict()["unreadable"] == []
+    assert other.epoch_state()["unreadable"] == []
 
 
 # Odd shards

@@ -1,5 +1,6 @@
 """Streams at scale: how ranks and loader workers share the shards of a stream, by a table of their numbers."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -117,6 +118,19 @@ def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
         assert epochs[0] != epochs[1]
     divided_by_images = kind == "arrow"
     assert tried == (12 if divided_by_images else {"one": 2, "two": 5, "odd": 8, "even": 11, "many": 12}[name])
+
+
+def test_an_info_with_wrong_lengths_lets_no_two_readers_read_the_same(tmp_path: Path) -> None:
+    source = wds(tmp_path, [6, 6, 6])
+    splits = {}
+    for split, lengths in (("train", [9, 3, 6]), ("val", [6, 6, 6])):
+        shards = [f"{split}-{shard:02d}.tar" for shard in range(3)]
+        splits[split] = {"name": split, "filenames": shards, "shard_lengths": lengths, "num_samples": 18}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    train_set, _ = open_stream(source)
+    for workers in (2, 3):
+        counts = Counter(path for part in read(train_set, 1, workers) for path in set(part))
+        assert set(counts.values()) == {1}
 
 
 @pytest.mark.parametrize("name", LENGTHS)

@@ -172,7 +172,7 @@ def take_rank(run: TrainingRun) -> dict[str, Any]:
     means = run.training_means if run.progress.batch else {}
     part["training_means"] = {name: mean.state_dict() for name, mean in means.items()}
     if run.progress.batch and (stream := stream_of(run.train_dataloader)) is not None:
-        part["stream"] = stream.state_dict()
+        part["stream"] = stream.epoch_state()
     if trainer._accelerator.num_processes > 1:
         for name, module in modules_of(trainer).items():
             kept = module.state_dict().keys()
@@ -196,7 +196,7 @@ def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
         for name, buffers in part["buffers"].items() if same else ():
             modules[name].load_state_dict(buffers, strict=False)
         if same and "stream" in part and (stream := stream_of(run.train_dataloader)) is not None:
-            stream.load_state_dict(part["stream"])
+            stream.restore_epoch(part["stream"])
     return loss
 
 

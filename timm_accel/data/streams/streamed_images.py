@@ -200,14 +200,17 @@ class StreamedImages(IterableDataset):
         self._start = self._epoch.value, rounds * self.reader.batch_size
         return rest
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the position in an epoch depends on: the workers, and the epoch's unreadable images so far."""
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what a position in the epoch depends on: the workers, and the unreadable images so far.
+
+        It is no ``state_dict``: torchdata's loader would take that for the position itself.
+        """
         epoch = self._epoch.value
         met = [list(each) for each in self._log.met(self._shares, epoch)]
         return {"epoch": epoch, "workers": self._num_workers, "unreadable": met}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, before `start_at`; with another number of workers, the names alone."""
+    def restore_epoch(self, state: dict[str, Any]) -> None:
+        """Load what `epoch_state` returned, before `start_at`; with another number of workers, the names alone."""
         same = max(1, state["workers"]) == max(1, self._num_workers)
         for path, error, worker, number in state["unreadable"]:
             self._log.add(path, error, *((self._shares, state["epoch"], worker, number) if same else ()))
