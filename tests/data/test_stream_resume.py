@@ -217,7 +217,8 @@ def test_a_run_with_unreadable_images_ends_in_the_same_bits_and_other_workers_ar
 
     def fit(run_dir: Path, workers: int = 2, **options: Any) -> Any:
         train_set = read(source)
-        options |= settings | {"train_dataset": train_set, "train_dataloader_kwargs": {"num_workers": workers}}
+        loader = {"num_workers": workers, "persistent_workers": True}  # which keep what they were told in an epoch
+        options |= settings | {"train_dataset": train_set, "train_dataloader_kwargs": loader}
         train(make(run_dir), **options)
         return train_set
 
