@@ -107,6 +107,7 @@ def test_images_of_hugging_face_that_were_seen_are_not_decoded(tmp_path: Path) -
     loader = prepared(stream, 0, 0)
     list(remaining(loader, 3))
     assert len(decoded) == 4
+    assert len(list(stream.reader)) == 16  # another iteration passes over nothing
 
 
 # What is read

@@ -82,7 +82,8 @@ class StreamReader:
     skips = False
     """Whether unreadable samples are skipped."""
     first = 0
-    """The samples that the next iteration passes over; they are read only where the stream cannot do without."""
+    """The samples that the next iteration, and no other, passes over; they are read only where a stream has to."""
+    _passed = 0
 
     def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
         """Choose which part of the stream this rank reads.
@@ -136,7 +137,8 @@ class StreamReader:
 
     def __iter__(self) -> Any:
         self.ds = self.worker_info = None
-        return islice(super().__iter__(), self.first, None)  # type: ignore[misc]
+        self._passed, self.first = self.first, 0
+        return islice(super().__iter__(), self._passed, None)  # type: ignore[misc]
 
     @property
     def samples_per_worker(self) -> int:

@@ -57,7 +57,7 @@ class WdsStream(StreamReader, ReaderWds):
             draws = random.Random(self.worker_seed)
             stages[1:2] = [shuffled, self._split_evenly]
             stages.append(wds.shuffle(self.sample_shuffle_size, initial=self.sample_initial_size, rng=draws))
-        self._left_to_pass = self.first
+        self._left_to_pass = self._passed
         self._endings = [*_FIRST_ENDINGS, *sorted(ending[1:] for ending in image_endings())]
         self.ds = wds.DataPipeline(*stages, wds.map(self._to_image))
 
