@@ -31,7 +31,7 @@ PARAMETERS = {
     ("vit_base", 21_841): 102_594_385,
 }
 IMAGES = {1_000: 1_281_167, 21_841: 14_197_122}  # ImageNet-1k and 22k
-INPUT = 121.0  # images a second of one core, JPEG of 1,280 px (RESULTS.md, "Loading images"); with draft 175
+INPUT = 252.0  # images a second of one core, JPEG of 500 by 375 px with RandAugment (RESULTS.md, "Scale")
 CORES = 16  # of each GPU
 STATE_BYTES = 16  # of a parameter: weight, two moments of AdamW, EMA weight
 COPY, WRITE = 391 * MIB / 0.100, 391 * MIB / 0.808  # bytes a second (RESULTS.md, "Our state and accelerate's")
@@ -43,8 +43,9 @@ class Network:
 
     Args:
         bandwidth: Bytes a second that a rank sends, while it receives as many.
-        latency: Seconds that a message takes.
-        is_tree: Whether an all-reduce goes along trees, as NCCL's between hosts, or around a ring, as gloo's.
+        latency: Seconds that a packet takes.
+        is_tree: Whether an all-reduce goes along trees, as NCCL's between hosts, or around a ring, as gloo's, which
+            announces each message, so that it takes two latencies.
     """
 
     bandwidth: float
@@ -55,8 +56,8 @@ class Network:
         """Return the seconds of an all-reduce."""
         if ranks == 1:
             return 0.0
-        messages = 2 * (ceil(log2(ranks)) if self.is_tree else ranks - 1)
-        return 2 * (ranks - 1) / ranks * num_bytes / self.bandwidth + messages * self.latency
+        packets = 2 * ceil(log2(ranks)) if self.is_tree else 4 * (ranks - 1)
+        return 2 * (ranks - 1) / ranks * num_bytes / self.bandwidth + packets * self.latency
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ NETWORKS = {
     "100 Gb/s": Network(12.5e9, 50e-6, is_tree=True),
 }
 ONE_HOST = Network(460e9, 10e-6, is_tree=True)
-TCP = 50e-6
+TCP = 25e-6  # assumed, half of a round trip
 MOVES = {
     "compute": "`torch_compile`, `fast`",
     "all-reduce": "`gradient_accumulation_steps`, `batch_size`",

@@ -93,7 +93,7 @@ def _tun(pid: int) -> int:
 
 def _carry(pids: list[int], orders: Connection) -> None:
     """Carry packets between two hosts forever: one leaves when those before it have, and arrives after the delay."""
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # it sleeps nearly always, and must be in time
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))  # it sleeps nearly always, and must be in time
     ends, bandwidth, delay = [_tun(pid) for pid in pids], 1e9, 0.0
     orders.send("ready")
     packets: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}  # by the end they arrive at
