@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from timm_accel.callbacks import Callback
 from timm_accel.commands.parsing.script import read_options
 from timm_accel.messages import one_sentence
-from timm_accel.recipes import build_run, named_recipe
+from timm_accel.recipes import Recipe, build_run, named_recipe
 from timm_accel.states.folder import state_folders
 
 
@@ -38,7 +38,8 @@ class ReportToRay(Callback):
 def train_rank(options: dict[str, Any], use_gpu: bool) -> None:
     """Train on one worker of Ray, which has told torch its rank."""
     os.environ["ACCELERATE_USE_CPU"] = str(not use_gpu)
-    build_run(named_recipe("demo").recipe(**options, resume="auto"), [ReportToRay]).train()
+    recipe = Recipe(**options) if "data_dir" in options else named_recipe("demo").recipe(**options)
+    build_run(recipe, [ReportToRay]).train()
 
 
 def main(
@@ -60,7 +61,7 @@ def main(
         use_gpu: Whether each worker has a GPU.
     """
     folder = Path(run_dir).resolve()
-    options = {"run_dir": str(folder), "model": model, "num_epochs": num_epochs}
+    options = {"run_dir": str(folder), "model": model, "num_epochs": num_epochs, "resume": "auto"}
     if data_dir is not None:
         options["data_dir"] = str(Path(data_dir).resolve())
     trainer = TorchTrainer(

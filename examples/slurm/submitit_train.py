@@ -16,7 +16,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from timm_accel.commands.parsing.script import read_options
 from timm_accel.messages import one_sentence
-from timm_accel.recipes import build_run, named_recipe
+from timm_accel.recipes import Recipe, build_run, named_recipe
 
 
 class Train(Checkpointable):
@@ -28,8 +28,9 @@ class Train(Checkpointable):
         os.environ["ACCELERATE_USE_CPU"] = str(not use_gpu)
         warning = submitit.JobEnvironment()._usr_sig()
         queue_again = signal.signal(warning, signal.SIG_DFL)  # a handler that stays would end the run without a state
+        recipe = Recipe(**options) if "data_dir" in options else named_recipe("demo").recipe(**options)
         try:
-            build_run(named_recipe("demo").recipe(**options, resume="auto")).train()
+            build_run(recipe).train()
         except SystemExit as ended:
             if ended.code == 75:
                 queue_again(warning, None)
@@ -66,7 +67,7 @@ def main(
         timeout_min=minutes,
         slurm_signal_delay_s=120,
     )
-    options = {"run_dir": run_dir, "model": model, "num_epochs": num_epochs}
+    options = {"run_dir": run_dir, "model": model, "num_epochs": num_epochs, "resume": "auto"}
     return executor.submit(Train(), options if data_dir is None else options | {"data_dir": data_dir}, use_gpu)
 
 
