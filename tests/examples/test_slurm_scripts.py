@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 SLURM = Path(__file__).parents[2] / "examples" / "slurm"
-PROGRAMS = {  # srun starts the tasks of one host; the rank exits with $CODE, or waits for SIGTERM
+PROGRAMS = {  # srun starts the tasks one after another; the rank exits with $CODE, or waits for SIGTERM
     "srun": """
         while [[ $1 == --* ]]; do echo "option $1"; shift; done
-        for id in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$id SLURM_LOCALID=$id "$@" || code=$?; done
+        for id in $(seq 0 $((SLURM_NTASKS - 1))); do
+            SLURM_PROCID=$id SLURM_LOCALID=$((id % SLURM_NTASKS_PER_NODE)) "$@" || code=$?
+        done
         exit ${code:-0}""",
     "scontrol": """
         if [[ $1 == show ]]; then printf '%s\\n' host7 host8; else echo "scontrol $*"; fi""",
@@ -22,7 +24,7 @@ PROGRAMS = {  # srun starts the tasks of one host; the rank exits with $CODE, or
     "python": """
         echo "$RANK/$WORLD_SIZE local $LOCAL_RANK/$LOCAL_WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT: $*"; exit $CODE""",
     "torchrun": """
-        trap 'exit 1' TERM; echo $$ > torchrun.pid; echo "torchrun $*"
+        trap 'sleep 0.3; echo saved; exit 1' TERM; echo $$ > torchrun.pid; echo "torchrun $*"
         if [[ $CODE ]]; then exit $CODE; fi
         while true; do sleep 0.05; done""",
 }
@@ -64,7 +66,7 @@ def test_each_task_is_a_rank(environment: dict[str, str]) -> None:
     _, said = run_script("train.sbatch", environment | tasks, "--data_dir", "my photos")
     train = "at host7:24321: -m timm_accel train --resume auto --data_dir my photos"
     options = ["option --cpus-per-task=8", "option --kill-on-bad-exit=0"]
-    assert said.splitlines() == [*options, *(f"{rank}/3 local {rank}/2 {train}" for rank in range(3))]
+    assert said.splitlines() == [*options, *(f"{rank}/3 local {rank % 2}/2 {train}" for rank in range(3))]
 
 
 def test_one_rank_that_was_stopped_is_enough_to_queue_again(environment: dict[str, str]) -> None:
@@ -96,7 +98,7 @@ def test_torchrun_that_the_time_limit_stops_is_started_again(environment: dict[s
             time.sleep(0.02)
         os.kill(job.pid, signal.SIGUSR1)
         said, _ = job.communicate(timeout=20)
-    assert said.splitlines()[-2:] == ["scancel --signal=TERM 54321", "scontrol requeue 54321"]
+    assert said.splitlines()[-3:] == ["scancel --signal=TERM 54321", "saved", "scontrol requeue 54321"]
     assert job.returncode != 0
 
 
