@@ -1,4 +1,4 @@
-"""The examples for Ray Train and SkyPilot. CI has neither; the body of SkyPilot's file runs with a stand-in for torchrun."""
+"""The examples for Ray Train and SkyPilot; the body of SkyPilot's file runs with a stand-in for torchrun."""
 
 import os
 import re

@@ -88,7 +88,7 @@ def test_a_misspelled_key_or_kind_in_a_config_is_refused(path: Path, tmp_path: P
     broken = {"key": content | {"num_proceses": 2}, "kind": content | {"distributed_type": "MULTI_GPUS"}}
     for name, config in broken.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
-        with pytest.raises(ValueError, match="unknown keys|MULTI_GPUS"):
+        with pytest.raises(ValueError, match=r"unknown keys|MULTI_GPUS"):
             validated(["--config_file", str(tmp_path / f"{name}.yaml"), "script.py"])
     assert validated(["--config_file", str(path), "script.py"]).num_processes == content["num_processes"]
 
@@ -101,7 +101,9 @@ def arguments_of(script: str) -> set[str]:
 
 
 TOP = (ROOT / "docs" / "scale.md").read_text().partition("## Several hosts")[0].replace("\n", " ")
-LINES = re.findall(r"`((?:\w+=\w+ )?(?:timm-accel|accelerate|torchrun|sbatch|python|sky) [^`]*(?:--|examples/)[^`]+)`", TOP)
+LINES = re.findall(
+    r"`((?:\w+=\w+ )?(?:timm-accel|accelerate|torchrun|sbatch|python|sky) [^`]*(?:--|examples/)[^`]+)`", TOP
+)
 
 
 def test_the_table_has_a_line_for_each_config_and_launcher() -> None:
