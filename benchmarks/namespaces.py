@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,7 +30,9 @@ INTERFACE = "net0"
 _FOLDER = Path("/run/netns")
 _OWN = "timm-accel-"
 _NUMBERS = count()
-_NEW_NET, _NEW_UTS = 0x40000000, 0x04000000  # of sched.h
+_HOST_NAME = "/proc/sys/kernel/hostname"
+_NEW_NET, _NEW_UTS, _NEW_MOUNTS = 0x40000000, 0x04000000, 0x00020000  # of sched.h
+_BIND, _PRIVATE = 0x1000, 0x44000  # of mount.h
 _PACKET, _IGNORE_OUTGOING, _WITH_OFFLOADS, _ALL_PROTOCOLS = 263, 23, 15, 3  # of if_packet.h and if_ether.h
 
 
@@ -65,6 +68,8 @@ class Network:
         self.names, self._switch = [f"{prefix}{host}" for host in range(num_hosts)], f"{prefix}s"
         self._programs: list[subprocess.Popen[str]] = []
         try:
+            lines = [f"{address} host{host}\n" for host, address in enumerate(self.addresses)]
+            _names_of(self._switch).write_text("".join(["127.0.0.1 localhost\n", "::1 localhost\n", *lines]))
             self._make(delay > 0 or loss > 0, 64 if ipv6 else 24)
             self.limit_rate(rate)
             if delay or loss:
@@ -101,8 +106,9 @@ class Network:
 
     def command(self, host: int, words: Sequence[Any]) -> list[str]:
         """Return the command line that runs a program on a host, under the host name ``host0``, ``host1``, …"""
-        named = ["sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', f"host{host}"]
-        return ["ip", "netns", "exec", self.names[host], "unshare", "--uts", *named, *map(str, words)]
+        code = f'mount --bind {_names_of(self.names[host])} /etc/hosts && echo "$0" > {_HOST_NAME} && exec "$@"'
+        named = ["unshare", "--mount", "--uts", "sh", "-c", code, f"host{host}"]
+        return ["ip", "netns", "exec", self.names[host], *named, *map(str, words)]
 
     def start(self, host: int, words: Sequence[Any], **options: Any) -> subprocess.Popen[str]:
         """Start a program on a host; it is killed when the hosts are removed.
@@ -153,27 +159,32 @@ class Network:
         self.close()
 
 
-def enter(name: str, host: int | None = None) -> None:
-    """Move this process to a host, and give it the host name ``host0``, ``host1``, …: for a process that was forked.
+def enter(name: str) -> None:
+    """Move this process to a host, under its host name, as `Network.command` does: for a process that was forked.
 
     Args:
         name: One of `Network.names`.
-        host: Its number; None to keep the host name.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    _enter(name)
+    _call("unshare", _NEW_UTS | _NEW_MOUNTS)
+    _call("mount", b"none", b"/", None, _PRIVATE, None)
+    _call("mount", bytes(_names_of(name)), b"/etc/hosts", None, _BIND, None)
+    socket.sethostname(f"host{name.rpartition('-')[2]}")
+
+
+def _enter(name: str) -> None:
     with open(_FOLDER / name) as namespace:
-        results = [libc.setns(namespace.fileno(), _NEW_NET)]
-    if host is not None:
-        results.append(libc.unshare(_NEW_UTS))
-    if any(results):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if host is not None:
-        socket.sethostname(f"host{host}")
+        _call("setns", namespace.fileno(), _NEW_NET)
+
+
+def _call(function: str, *arguments: Any) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
+        raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")
 
 
 def relay(switch: str, num_hosts: int, delay: float, loss: float) -> None:
     """Send what arrives at each port of a switch to all other ports, later, or not at all."""
-    enter(switch)
+    _enter(switch)
     ports = {_open_port(_port(host)): host for host in range(num_hosts)}
     draws, numbers = random.Random(0), count()
     waiting: list[tuple[float, int, int, bytes]] = []
@@ -203,6 +214,11 @@ def _open_port(name: str) -> socket.socket:
     return port
 
 
+def _names_of(name: str) -> Path:
+    """Return the file with the addresses of all hosts, which stands for their ``/etc/hosts``."""
+    return Path(tempfile.gettempdir()) / f"{name.rpartition('-')[0]}-hosts"
+
+
 def _port(host: int) -> str:
     return f"port{host}"
 
@@ -230,6 +246,7 @@ def _remove(name: str) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(process, 9)
         _ip("netns", "delete", name)
+        _names_of(name).unlink(missing_ok=True)
 
 
 def _remove_those_of_ended_processes() -> None:

@@ -41,7 +41,7 @@ def listening(network: Network, times: int = 1) -> subprocess.Popen[str]:
 
 
 def ask(network: Network, host: int, seconds: float = 20) -> tuple[str, float]:
-    words = network.command(host, [sys.executable, "-S", "-c", ASK, network.addresses[0], seconds])
+    words = network.command(host, [sys.executable, "-S", "-c", ASK, "host0", seconds])
     answer, time = subprocess.run(words, capture_output=True, text=True, check=True).stdout.rsplit(maxsplit=1)
     return answer, float(time)
 

@@ -1,6 +1,7 @@
 """How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -10,13 +11,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
+from timm_accel.distributed.connections import timeout
+
 T = TypeVar("T")
 
 
 @cache
 def _host_group(world: Any) -> Any:
     """Return the group that reduces on the host; each process group has one."""
-    return world if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+    if distributed.get_backend() == "gloo":
+        return world
+    return distributed.new_group(backend="gloo", timeout=timeout(os.environ))
 
 
 class Stop(IntEnum):
@@ -95,8 +100,7 @@ class Consensus:
         highest_priority, *others = flags.tolist()
         reason = ""
         if highest_priority:
-            everyone: list[tuple[int, str]] = [(0, "")] * self.num_processes
-            distributed.all_gather_object(everyone, (requests.stop or 0, requests.reason), group=self._group)
+            everyone = gather_objects((requests.stop or 0, requests.reason))
             reason = next(text for kind, text in everyone if kind == highest_priority)
         return Requests(Stop(highest_priority) if highest_priority else None, reason, *map(bool, others))
 
@@ -124,6 +128,28 @@ def min_over_ranks(value: int, num_processes: int) -> int:
     smallest = torch.tensor(value)
     distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN, group=_host_group(distributed.group.WORLD))
     return int(smallest)
+
+
+def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
+    """Return every process's numbers by rank, on each; all give equally many. Collective."""
+    group, own = _host_group(distributed.group.WORLD), torch.tensor([*map(int, numbers)])
+    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, own, group=group)
+    return [each.tolist() for each in everyone]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return every process's value by rank, on each. Collective."""
+    everyone: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
+    return everyone
+
+
+def from_main_process(value: T) -> T:
+    """Return the value of rank 0, sent through host memory. Collective."""
+    sent: list[Any] = [value]
+    distributed.broadcast_object_list(sent, src=0, group=_host_group(distributed.group.WORLD))
+    return sent[0]
 
 
 def wait_for_all(num_processes: int) -> None:
