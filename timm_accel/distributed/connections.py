@@ -13,12 +13,10 @@ from timm_accel.messages import one_line
 TIMEOUT = "TIMM_ACCEL_TIMEOUT"
 """The environment variable with the seconds that a process waits for the others."""
 _LOST = re.compile(
-    r"Connection closed by peer|Connection reset by peer|Broken pipe|Timed out waiting|Application timeout|"
-    r"No route to host|Network is unreachable|Connection refused|Connection timed out|wait timeout after|"
-    r"[Cc]ollective operation timeout|NCCL communicator was aborted|remote process exited|"
-    r"failed to connect|Software caused connection abort|Socket Timeout"
+    r"^\[\S*/gloo/\S+:\d+\] ((?:Connection|Timed out|Application timeout|Read error|Write error|No route).*)"
+    r"|^.*\bNCCL\b.*(?:aborted|remote process exited).*",
+    re.IGNORECASE,
 )
-_WHERE = re.compile(r"^\[\S+:\d+\] ")  # the line of gloo's source
 
 
 def timeout(environment: Mapping[str, str]) -> timedelta | None:
@@ -50,11 +48,13 @@ def lost_connection_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (distributed.is_available() and distributed.is_initialized() and _LOST.search(str(error))):
+        found = _LOST.search(one_line(error, None))
+        if found is None or not (distributed.is_available() and distributed.is_initialized()):
             raise
+        reason = (found[1] or found[0]).partition(". ")[0].rstrip(".")
         here = f"rank {distributed.get_rank()} of {distributed.get_world_size()} on {gethostname()}"
         raise ConnectionError(
-            f"Expected all processes of the run to answer, but {here} lost one ({_WHERE.sub('', one_line(error))}). "
-            "Look for the cause in the output of the others and in the network, then start the same command again on "
-            "all hosts, with resume_from='auto' (--resume auto on the command line)."
+            f"Expected all processes of the run to answer, but {here} lost one ({reason}). Look for the cause in the "
+            "output of the others and in the network, then start the same command again on all hosts, with "
+            "resume_from='auto' (--resume auto on the command line)."
         ) from None

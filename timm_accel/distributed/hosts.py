@@ -130,8 +130,8 @@ def _others(everyone: Sequence[tuple[Place, Mapping[str, str]]]) -> str:
             found.setdefault("; ".join(items), []).append(place)
     parts = [f"{_in_words(places)}: {differences}" for differences, places in found.items()]
     return (
-        f"Expected the same options, model and packages on all hosts, but got others on {' / '.join(parts)}. The "
-        f"values compared with are those of {first}. Start the same command, with the same packages, on every host."
+        f"Expected all hosts to have the options, the model and the packages of {first}, but got others on "
+        f"{' / '.join(parts)}. Start the same command, with the same packages, on every host."
     )
 
 

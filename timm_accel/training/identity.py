@@ -66,8 +66,8 @@ def describe_start(
         "resume_from": resume_from if resume_from in (None, "auto") else "a path",
         "mixed_precision": trainer._accelerator.mixed_precision,
         **{name: getattr(trainer, name) for name in names},
-        **run,
-        **trainer.same_on_hosts,
+        **{name: value for name, value in run.items() if name != "recipe"},
+        **(trainer.same_on_hosts or {"recipe": run["recipe"]}),
     }
 
 
