@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
     @property
     def is_first_of_other_host(self) -> bool:
-        """Whether it is the first process of a host without rank 0."""
+        """Whether it is the lowest rank of a host that has not rank 0."""
         return self.is_first_of_host and self.rank > 0
 
     def __str__(self) -> str:
@@ -162,7 +162,7 @@ def _other_clocks(clocks: Mapping[Place, float]) -> str:
 
 
 def _in_words(places: Sequence[Place]) -> str:
-    """Return the first process of each host, since host names may repeat, and how many hosts more there are."""
+    """Return the lowest rank of each host, since host names may repeat, and how many hosts more there are."""
     firsts = [place for place in places if place.is_first_of_host] or [*places]
     shown = ", ".join(map(str, firsts[:_MAX_HOSTS]))
     return shown if len(firsts) <= _MAX_HOSTS else f"{shown} and {len(firsts) - _MAX_HOSTS} more"
