@@ -4,12 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
-from torch import distributed
+from torch import distributed, nn
 
 from timm_accel.distributed.consensus import wait_for_all
-from timm_accel.distributed.launching import asked_sharding, check_launch, launcher_options, refuse_sharding
+from timm_accel.distributed.launching import (
+    applied_sharding,
+    asked_sharding,
+    check_launch,
+    launcher_options,
+    refuse_sharding,
+)
 
 
 def process_state() -> PartialState:
@@ -26,6 +32,20 @@ def process_state() -> PartialState:
     is_grouped = distributed.is_available() and distributed.is_initialized()
     check_launch(os.environ, launcher, distributed.get_world_size() if is_grouped else 1, state.num_processes)
     return state
+
+
+def check_accelerator(accelerator: Accelerator, model: nn.Module) -> None:
+    """Check an accelerator that anyone may have created, and the model that it is to prepare.
+
+    Args:
+        accelerator: The accelerator.
+        model: The model as it was given.
+
+    Raises:
+        ValueError: The processes that were launched do not run together, or weights are sharded.
+    """
+    process_state()
+    refuse_sharding(applied_sharding(accelerator, model))
 
 
 @contextmanager
