@@ -70,7 +70,7 @@ def test_an_adapted_layer_adds_a_product_of_two_small_matrices(lora: Any, scale:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("test_vit", {}), ("test_convnext", {"ls_init_value": None}), ("test_resnet", {}), ("test_efficientnet", {})],
+    [("test_vit", {}), ("test_convnext", {"ls_init_value": 1.0}), ("test_resnet", {}), ("test_efficientnet", {})],
 )
 def test_outputs_are_those_of_the_plain_model_at_first_and_the_same_when_merged(name: str, options: Any) -> None:
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_layers_that_an_adapter_would_not_reach_are_left_out_or_refused() -> Non
     with refused(ValueError, "linear layers and conv", "'blocks.0.attn.qkv' (Linear)", "Choose among", "proj, fc1"):
         create_classifier(**BEIT, lora={"r": 4, "target_modules": ["qkv"]})
     with refused(ValueError, "neither grouped", "(Conv2d)"):
-        create_classifier("test_efficientnet", 3, lora={"r": 4, "target_modules": ["conv_dw"]})
+        create_classifier("test_efficientnet", 3, lora={"r": 384, "target_modules": ["conv_dw"]})
     with refused(ValueError, "of another kind", "(ScaledStdConv2d)"):  # it normalizes its weights
         create_classifier("test_nfnet", 3, lora={"r": 4, "target_modules": "stem.*conv1"})
 

@@ -11,12 +11,11 @@ from timm.layers import use_reentrant_ckpt
 from torch import nn
 
 from timm_accel.data.transforms.create import height_and_width
-from timm_accel.models.building import build, check_model_name, try_out
+from timm_accel.models.building import build, check_model_name, check_pooling, try_out
 from timm_accel.models.freezing import freeze_stages
 from timm_accel.models.heads import Head, attach_head, check_head
 from timm_accel.models.loading import build_with_weights
 from timm_accel.models.lora import Lora, add_lora, check_lora
-from timm_accel.models.pooling import check_pooling
 
 
 def create_classifier(

@@ -5,6 +5,7 @@ model computes at first what it computed before. The classifier is not adapted, 
 """
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -84,7 +85,9 @@ def add_lora(model: nn.Module, lora: Lora, input_size: tuple[int, int, int]) -> 
     heads = "|".join(map(re.escape, classifier_names(model)))
     try:
         config = LoraConfig(**options, exclude_modules=rf"({heads})(\..*)?" if heads else None)
-        inject_adapter_in_model(config, model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LoRA adapter added to ConvNd layer with groups")  # refused below
+            inject_adapter_in_model(config, model)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected lora to be arguments of peft.LoraConfig that fit {_name(model)}, but got {lora!r} "
@@ -113,6 +116,8 @@ def merge_lora(model: nn.Module) -> nn.Module:
     """
     if has_lora(model):
         for name, layer in _adapted(model).items():
+            for parameter in layer.get_base_layer().parameters():
+                parameter.data = parameter.data.clone()  # an EMA model may use the same memory
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
         del model.peft_config
