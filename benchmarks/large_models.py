@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.pairs import spread
 from benchmarks.quiet import quiet
-from benchmarks.state import rested, size, step
+from benchmarks.state import seconds, size, step
 from benchmarks.tables import Table
 from timm_accel import TimmMixupTrainer, create_classifier
 from timm_accel.callbacks import Callback, SaveStateCallback
@@ -108,7 +108,7 @@ class Measuring(Callback):
         model, run = trainer.model, trainer.current_run()
         trained = [each for each in model.parameters() if each.requires_grad]
         weights, gradients = mebibytes(model.state_dict().values()), mebibytes(trained)
-        peak, seconds = peak_of(lambda: step(trainer, self.batch))
+        peak, processor = peak_of(lambda: step(trainer, self.batch))
         moments = (each for state in run.unwrapped_optimizer.state.values() for each in state.values())
         self.found = {
             "trained": sum(each.numel() for each in trained),
@@ -117,12 +117,12 @@ class Measuring(Callback):
             "optimizer": mebibytes(moments),
             "ema": mebibytes([*model.state_dict().values(), *trainer.ema_model.state_dict().values()]) - weights,
             "activations": peak - gradients,
-            "seconds": seconds,
+            "seconds": processor,
         }
         waits, saves = [], []
         for _ in range(self.saves):
             began = time.perf_counter()
-            waits.append(rested(lambda: run.checkpointer.save(run)))
+            waits.append(seconds(lambda: run.checkpointer.save(run)))
             run.checkpointer.settle(run)
             saves.append(time.perf_counter() - began)
         state = newest_state(trainer.run_dir / "state", print)
