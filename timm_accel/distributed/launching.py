@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate reads
 _TASKS = ("SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS")  # of srun and of submitit, which accelerate does not read
@@ -76,12 +79,13 @@ def refuse_sharding(kind: DistributedType | str | None) -> None:
     """Raise a `ValueError` where the weights are sharded: EMA and evaluation need complete weights.
 
     Args:
-        kind: How accelerate distributes the run, or what `asked_sharding` returned.
+        kind: How accelerate distributes the run, or what `asked_sharding` or `applied_sharding` returned.
     """
     if kind in _SHARDING.values() or not (kind is None or isinstance(kind, DistributedType)):
         raise ValueError(
             "Expected complete weights on every process, since the EMA and the evaluation need them, but got "
-            f"{getattr(kind, 'value', kind)}. Choose MULTI_GPU in the accelerate config."
+            f"{getattr(kind, 'value', kind)}. Choose MULTI_GPU in the accelerate config, and leave out fully_shard and "
+            "the like; lora, grad_checkpointing and ema_device make a large model fit (docs/scale.md, Large models)."
         )
 
 
@@ -100,6 +104,26 @@ def asked_sharding(environment: Mapping[str, str], launcher: Mapping[str, Any]) 
             if environment.get(name, "1") != "1":
                 return f"{name}={environment[name]}"
     return None
+
+
+def applied_sharding(accelerator: Accelerator, model: nn.Module) -> DistributedType | str | None:
+    """Return the kind of sharding that code asked for: by an accelerator's plugins and configs, or on the model itself.
+
+    Args:
+        accelerator: The accelerator, whoever created it.
+        model: The model as it was given.
+    """
+    config = getattr(accelerator, "parallelism_config", None)
+    for name in (f"{share.lower()}_size" for share in _SHARES):
+        if getattr(config, name, 1) != 1:
+            return f"{name}={getattr(config, name)} in the ParallelismConfig"
+    for path, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel | FSDPModule):
+            return f"{type(module).__name__} for {path or 'the model'}"
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor):
+            return f"DTensor for {name}"
+    return accelerator.distributed_type
 
 
 def launcher_options() -> dict[str, Any]:
