@@ -101,7 +101,9 @@ def work(model_name: str, folder: Path) -> None:
     from torch import nn
     from torch.utils.data import TensorDataset
 
-    from timm_accel import TimmTrainer, create_classifier, create_optimizer
+    from timm.optim import create_optimizer_v2
+
+    from timm_accel import TimmTrainer, create_classifier
     from timm_accel.callbacks import Callback, SaveStateCallback
 
     class Noting(Callback):
@@ -116,7 +118,7 @@ def work(model_name: str, folder: Path) -> None:
     model, _ = create_classifier(model_name, 10, image_size=SIZE)
     trainer = TimmTrainer(
         model=model,
-        optimizer=create_optimizer(model, "adamw", lr=1e-3),
+        optimizer=create_optimizer_v2(model, "adamw", lr=1e-3),
         loss_func=nn.CrossEntropyLoss(),
         num_classes=10,
         callbacks=[SaveStateCallback(every_n_updates=5), Noting],
