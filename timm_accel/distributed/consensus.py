@@ -1,6 +1,7 @@
 """How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
 
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
@@ -12,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import distributed
 
 from timm_accel.distributed.connections import timeout
+from timm_accel.messages import one_line
 
 T = TypeVar("T")
 
@@ -100,7 +102,7 @@ class Consensus:
         highest_priority, *others = flags.tolist()
         reason = ""
         if highest_priority:
-            everyone = gather_objects((requests.stop or 0, requests.reason))
+            everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
             reason = next(text for kind, text in everyone if kind == highest_priority)
         return Requests(Stop(highest_priority) if highest_priority else None, reason, *map(bool, others))
 
@@ -130,6 +132,15 @@ def min_over_ranks(value: int, num_processes: int) -> int:
     return int(smallest)
 
 
+def gather_on_all(value: T, num_processes: int) -> list[T]:
+    """Return every process's value, in the order of the ranks, on all of them; on host memory. Collective."""
+    if num_processes == 1:
+        return [value]
+    everyone: list[Any] = [None] * num_processes
+    distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
+    return everyone
+
+
 def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
     """Return every process's numbers by rank, on each; all give equally many. Collective."""
     group, own = _host_group(distributed.group.WORLD), torch.tensor([*map(int, numbers)])
@@ -138,11 +149,44 @@ def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
     return [each.tolist() for each in everyone]
 
 
-def gather_objects(value: T) -> list[T]:
-    """Return every process's value by rank, on each. Collective."""
-    everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
-    return everyone
+def send_to(ranks: Sequence[int], sender: int, content: bytes) -> bytes:
+    """Return the sender's content, which it sends to some ranks, on itself and on these; on host memory.
+
+    Args:
+        ranks: The ranks that get it. Each of them calls this too.
+        sender: The rank that sends.
+        content: The content, on the sender.
+    """
+    group, parcel = _host_group(distributed.group.WORLD), [content]
+    if distributed.get_rank() == sender:
+        for rank in ranks:
+            distributed.send_object_list(parcel, dst=rank, group=group)
+    else:
+        distributed.recv_object_list(parcel, src=sender, group=group)
+    return parcel[0]
+
+
+def agreed(work: Callable[[], T], num_processes: int) -> T:
+    """Return what `work` returns on this process, or raise on all processes what it raises on one. Collective."""
+    if num_processes == 1:
+        return work()
+    result, raised = None, None
+    try:
+        result = work()
+    except Exception as error:
+        raised = error
+    everyone = gather_on_all(None if raised is None else _as_sent(raised), num_processes)
+    if (first := next(filter(None, everyone), None)) is not None:
+        raise first from raised
+    return result  # type: ignore[return-value]
+
+
+def _as_sent(error: Exception) -> Exception:
+    """Return an error that other processes can make again."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # a class with other arguments, or with content that stays here
+        return RuntimeError(one_line(error, limit=None))
 
 
 def from_main_process(value: T) -> T:
@@ -150,12 +194,6 @@ def from_main_process(value: T) -> T:
     sent: list[Any] = [value]
     distributed.broadcast_object_list(sent, src=0, group=_host_group(distributed.group.WORLD))
     return sent[0]
-
-
-def wait_for_all(num_processes: int) -> None:
-    """Return once every process has called this; on host memory, so that no GPU is needed. Collective."""
-    if num_processes > 1:
-        distributed.all_reduce(torch.zeros(1), group=_host_group(distributed.group.WORLD))
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from timm_accel.distributed.consensus import gather_numbers, gather_objects
+from timm_accel.distributed.consensus import gather_numbers, gather_on_all
 from timm_accel.messages import shortened
 
 MAX_CLOCK_SECONDS = 5.0
@@ -67,7 +67,7 @@ class Hosts:
         self._clock = time.time()  # all leave the exchange at the same moment
         self.count = sum(is_first for _, is_first in told)
         if len({digest for digest, _ in told}) > 1:
-            raise ValueError(_others(gather_objects((self.place, leaves))))
+            raise ValueError(_others(gather_on_all((self.place, leaves), self.num_processes)))
 
     def check(
         self, paths: Sequence[Path], differs: bool, describe: Callable[[], str], report: Callable[[str], None]
@@ -90,12 +90,12 @@ class Hosts:
         told = gather_numbers([missing, differs, round(self._clock * 1000)])
         if any(number for number, *_ in told):
             folder = str(paths[missing - 1].parent.absolute()) if missing else ""
-            raise FileNotFoundError(_without_folder(gather_objects((self.place, folder))))
+            raise FileNotFoundError(_without_folder(gather_on_all((self.place, folder), self.num_processes)))
         if any(other for _, other, _ in told):
-            raise ValueError(_with_other_data(gather_objects((self.place, describe()))))
+            raise ValueError(_with_other_data(gather_on_all((self.place, describe()), self.num_processes)))
         clocks = [(clock - told[0][2]) / 1000 for *_, clock in told]
         if any(abs(clock) > MAX_CLOCK_SECONDS for clock in clocks):
-            report(_other_clocks(dict(zip(gather_objects(self.place), clocks, strict=True))))
+            report(_other_clocks(dict(zip(gather_on_all(self.place, self.num_processes), clocks, strict=True))))
 
 
 def _leaves(values: Any, name: str = "") -> dict[str, str]:

@@ -31,9 +31,10 @@ from timm_accel.data import (
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
 from timm_accel.distributed.consensus import on_main_process
-from timm_accel.distributed.processes import local_main_process_first, process_state
+from timm_accel.distributed.processes import on_each_host, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
+from timm_accel.models.lora import require_peft
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.data import create_data, source_of, train_arguments
@@ -69,10 +70,11 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
         )
     if recipe.trackers:
         require_packages(check_trackers(recipe.trackers))  # a missing package is reported before the data are read
+    if recipe.lora is not None:
+        require_peft()
     state = process_state()
-    with local_main_process_first(state):
-        unstarted = UnstartedRun(recipe.run_dir)
-        data = write_digits() if recipe.data_dir is None else recipe.data_dir
+    unstarted = UnstartedRun(recipe.run_dir)
+    data = on_each_host(state, write_digits) if recipe.data_dir is None else recipe.data_dir
     try:
         with counts_on_screen():  # of `PrintSetupCallback`
             return _build(recipe, data, unstarted, state, callbacks)
@@ -83,7 +85,7 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
 
 
 def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
-    check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    on_main_process(state, lambda: check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS))
     if not recipe.fast and on_main_process(state, lambda: _resumes_fast_run(recipe)):
         recipe = replace(recipe, fast=True)
     follows_state = recipe.fast or recipe.batch_size == "auto"
@@ -91,7 +93,7 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
     if recipe.fast:
         recipe, chosen = choose_fast(recipe, state.device, saved)
         _say(state, chosen)
-    source = source_of(recipe, data)
+    source = on_each_host(state, lambda: _opened(source_of(recipe, data), recipe.eval_split))
     set_seed(recipe.seed)
     try:
         model, data_config = _create_model(recipe, source)
@@ -112,6 +114,13 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
     options = {name: value for name, value in asdict(recipe).items() if name not in _OF_ONE_HOST}
     trainer.same_on_hosts = plain_options(options)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
+
+
+def _opened(source: Source, eval_split: str) -> Source:
+    """Open the splits of a source, which lists its images, draws a split and writes it down."""
+    for split in ("train", eval_split):
+        source.open(split)
+    return source
 
 
 def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any, saved: dict[str, Any] | None) -> int:
@@ -204,6 +213,7 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         head=recipe.head,
         image_size=recipe.image_size,
         grad_checkpointing=recipe.grad_checkpointing,
+        lora=recipe.lora,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
         **(recipe.model_args or {}),
     )

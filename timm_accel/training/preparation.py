@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.distributed.launching import refuse_sharding
-from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.processes import check_accelerator, process_state
 from timm_accel.messages import counted, one_line
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
 from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu, warn_of_emulation
@@ -104,7 +103,10 @@ def check_train_arguments(
 
 
 def create_accelerator(
-    ddp_kwargs: Mapping[str, Any], mixed_precision: str | None = None, torch_compile: bool | str | None = None
+    ddp_kwargs: Mapping[str, Any],
+    model: nn.Module,
+    mixed_precision: str | None = None,
+    torch_compile: bool | str | None = None,
 ) -> Accelerator:
     """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel`` and of the trainer.
 
@@ -122,7 +124,7 @@ def create_accelerator(
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
-    refuse_sharding(accelerator.distributed_type)
+    check_accelerator(accelerator, model)
     warn_of_emulation(accelerator.mixed_precision, accelerator.device)
     return accelerator
 

@@ -22,7 +22,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.distributed.consensus import Stop
-from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.processes import check_accelerator
 from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.messages import printable
 from timm_accel.states.weights import metric_prefix
@@ -497,12 +497,12 @@ class LoopTrainer(Trainer):
         return EventHandler(list(super()._create_callback_handler()))
 
     def _create_accelerator(self) -> Accelerator:
-        return preparation.create_accelerator(self.ddp_kwargs(), self.mixed_precision, self.torch_compile)
+        return preparation.create_accelerator(self.ddp_kwargs(), self.model, self.mixed_precision, self.torch_compile)
 
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
         self._accelerator = self._create_accelerator()
-        process_state()  # checks the launch again, also where a subclass creates the accelerator
+        check_accelerator(self._accelerator, self.model)  # again, since a subclass may have created it
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())
