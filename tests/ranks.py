@@ -6,6 +6,8 @@ A worker is a file with a function `main`, which finds its arguments in ``sys.ar
 import faulthandler
 import gc
 import os
+import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,19 +38,57 @@ def launch(worker: Path, counts: Sequence[int], folder: Path, *more: str, variab
     return folder
 
 
-def _rank(main: Callable[[], None]) -> None:
+def _start(main: Callable[[], None], variables: dict[str, Any]) -> int:
+    """Fork a rank, and return the number of its process."""
+    if pid := os.fork():
+        return pid
     os.setsid()  # as torchrun starts its processes
+    os.environ.update({name: str(value) for name, value in variables.items()})
     faulthandler.dump_traceback_later(SECONDS - 30, exit=True)  # a rank that hangs says where
+    code = 1
     try:
         main()
-    except Exception:
-        traceback.print_exc()  # as a process of torchrun does; the report has only that of the rank that ended first
-        raise
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run_ranks(main: Callable[[], None], count: int) -> None:
+    """Run ranks until all have ended; where one fails, end the others as torchrun does, and exit with 1.
+
+    No threads run where the ranks are forked: torchrun's agent has some, and a launch through it once hung for minutes.
+    """
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    ranks = {_start(main, {"RANK": rank, "LOCAL_RANK": rank} | shared): rank for rank in range(count)}
+    failed = False
+    while ranks:
+        pid, status = os.wait()
+        if (code := os.waitstatus_to_exitcode(status)) != 0:
+            print(f"rank {ranks[pid]} ended with exit code {code}", file=sys.stderr, flush=True)
+        del ranks[pid]
+        if code != 0 and not failed:
+            failed = True
+            for other in ranks:
+                os.kill(other, signal.SIGTERM)
+            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGKILL) for other in ranks])
+            signal.alarm(30)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     counts, *sys.argv = sys.argv[1:]
     worker = Path(sys.argv[0])
     sys.path.insert(0, str(worker.parent))
@@ -56,7 +96,6 @@ if __name__ == "__main__":
     gc.freeze()  # what the imports made is spared from the `gc.collect()` of each `Accelerator.prepare` (0.2 s)
     for count in map(int, counts.split(",")):
         if count:
-            settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
-            elastic_launch(LaunchConfig(1, 1, count, start_method="fork", **settings), _rank)(main)
+            _run_ranks(main, count)
         else:
             main()

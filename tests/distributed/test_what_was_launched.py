@@ -64,6 +64,28 @@ def test_the_remedy_is_another_where_the_cpu_was_asked_for() -> None:
         check_launch({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "false"}, {}, 2, 1)
 
 
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"])
+def test_tasks_of_a_job_that_nothing_joins_are_refused(name: str) -> None:
+    refusal = ("the 3 tasks of the job", f"({name})", "all images", "each of them alone", "train.sbatch", "export()")
+    alone = {"GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "2"}  # of `srun torchrun --standalone --nproc_per_node 2`
+    for environment, num_processes in (({}, 1), ({"SLURM_NTASKS": "3", "WORLD_SIZE": ""}, 1), (alone, 2)):
+        with refused(ValueError, *refusal):
+            check_launch(environment | {name: "3"}, {}, num_processes, num_processes)
+    with refused(ValueError, *refusal):  # `srun accelerate launch` on a CPU, or on one GPU
+        check_launch({name: "3"}, {"num_processes": 1}, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"])
+def test_tasks_of_a_job_that_something_joins_are_not_refused(name: str) -> None:
+    check_launch({name: "1"}, {}, 1, 1)
+    check_launch({"SLURM_NTASKS": "3", "SLURM_PROCID": "0"}, {}, 1, 1)  # a batch script that starts one process
+    check_launch({name: "2", "GROUP_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, {}, 4, 4)  # torchrun on two hosts
+    check_launch({name: "2", "WORLD_SIZE": "2"}, {}, 2, 2)
+    check_launch({name: "2", "OMPI_COMM_WORLD_SIZE": "4"}, {}, 4, 4)  # mpirun starts its daemons by srun
+    check_launch({name: "4", "WORLD_SIZE": "1"}, {}, 1, 1)  # one worker of Ray, whose servers srun started
+    check_launch({name: "2"}, {}, 1, 2)  # the processes of a TPU have no variable
+
+
 SHARDING = {
     "use_fsdp": DistributedType.FSDP,
     "use_deepspeed": DistributedType.DEEPSPEED,

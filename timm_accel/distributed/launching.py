@@ -1,7 +1,7 @@
 """What was launched against what runs: more processes, or sharded weights, that accelerate leaves out unsaid."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,11 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate reads
+_TASKS = ("SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS")  # of srun and of submitit, which accelerate does not read
+_REMEDY_FOR_TASKS = (
+    "Start them as examples/slurm/train.sbatch does, in submitit after TorchDistributedEnvironment().export(), and "
+    "separate runs with one task each."
+)
 _SHARDING = {
     "use_fsdp": DistributedType.FSDP,
     "use_deepspeed": DistributedType.DEEPSPEED,
@@ -28,6 +33,9 @@ def check_launch(
 ) -> None:
     """Compare the processes that were launched with those that run together.
 
+    Where torchrun has not joined the tasks of a scheduler and no variable tells their number to accelerate, each task
+    is alone. `srun` has no task for a batch script itself, so that SLURM_NTASKS does not count.
+
     Args:
         environment: The environment variables.
         launcher: The options of `accelerate launch`; empty without it.
@@ -37,7 +45,11 @@ def check_launch(
     Raises:
         ValueError: More were launched than run together, so that each would train on everything.
     """
-    asked = {name: int(environment[name]) for name in _WORLD_SIZES if environment.get(name, "").isdecimal()}
+    asked = _numbers(environment, _WORLD_SIZES)
+    if environment.get("GROUP_WORLD_SIZE") == "1" or not (asked or num_processes > 1):
+        for source, tasks in _numbers(environment, _TASKS).items():
+            if tasks > 1:
+                raise _apart(f"{tasks} tasks of the job ({source})", "each of them alone", _REMEDY_FOR_TASKS)
     asked["the process group"] = group_size
     if "WORLD_SIZE" not in asked:
         asked["accelerate launch"] = launcher.get("num_processes") or 1
@@ -47,9 +59,19 @@ def check_launch(
     remedy = "Set ACCELERATE_USE_CPU=true on CPUs, and start with torchrun, as in the README."
     if source != "accelerate launch" and _is_set(environment, "ACCELERATE_USE_CPU"):
         remedy = "Create no PartialState() before, since it ignores ACCELERATE_USE_CPU."
-    raise ValueError(
-        f"Expected the {launched} processes that were launched ({source}) to run together, since each would train on "
-        f"all images otherwise, but got {num_processes} in accelerate's state. {remedy}"
+    raise _apart(
+        f"{launched} processes that were launched ({source})", f"{num_processes} in accelerate's state", remedy
+    )
+
+
+def _numbers(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, int]:
+    return {name: int(environment[name]) for name in names if environment.get(name, "").isdecimal()}
+
+
+def _apart(launched: str, found: str, remedy: str) -> ValueError:
+    return ValueError(
+        f"Expected the {launched} to run together, since each would train on all images otherwise, but got {found}. "
+        f"{remedy}"
     )
 
 

@@ -39,7 +39,7 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
             raise FileExistsError(
                 f"Expected {argument} to hold no run yet, since runs are never overwritten, but got {str(run_dir)!r}, "
                 f"which holds {name!r}. Name a new folder, move the old one away, or resume the run in it with "
-                "resume_from='auto'."
+                "resume_from='auto' (--resume auto on the command line)."
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 
 from timm_accel.data.classes import class_names
 from timm_accel.messages import shortened
+from timm_accel.training.loaders import stream_of
 
 if TYPE_CHECKING:
     from timm_accel.training.training_run import TrainingRun
 
 PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")
 LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")
-CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "mixed_precision")
+CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "stream_workers", "mixed_precision")
 FOLLOWS_RUN = "follows the run"
 """The key of a value in a recipe that was left at its default, and may be another one in a longer run."""
 
@@ -33,11 +34,13 @@ def versions() -> dict[str, str]:
 def geometry(run: TrainingRun) -> dict[str, Any]:
     """Return the counts on which positions and schedules depend."""
     dataset, config = run.trainer.train_dataset, run.trainer.run_config
+    stream = stream_of(run.train_dataloader)
     return {
         "num_processes": run.accelerator.num_processes,
         "batch_size": config.train_per_device_batch_size,
         "accumulation": config.gradient_accumulation_steps,
         "images": len(dataset) if hasattr(dataset, "__len__") else None,
+        "stream_workers": None if stream is None else max(1, stream.num_workers),
         "num_epochs": config.num_epochs,
         "updates_per_epoch": run.updates_per_epoch,
         "max_num_train_steps": config.max_num_train_steps,
@@ -115,6 +118,10 @@ def describe_inexact_resume(changed: str, saved: Mapping[str, Any], current: Map
     else:
         kept = f"An update has {batches[1]} images instead of {batches[0]}, at the same place in epoch and schedule"
     order = "" if saved["images"] == current["images"] else ", and so does the order of the images"
+    if current["stream_workers"] is not None and any(
+        saved.get(name) != current[name] for name in ("num_processes", "batch_size", "accumulation", "stream_workers")
+    ):
+        order += ". The stream has another order: of the current epoch some images may come twice and others not at all"
     return (
         f"The run resumes under other conditions ({changed}). {kept}; dropout, Mixup and BatchNorm's statistics differ "
         f"from those of an uninterrupted run{order}."
