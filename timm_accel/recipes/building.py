@@ -47,6 +47,8 @@ from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.terminal import print_fitted
 from timm_accel.trainers import TimmMixupTrainer
 
+_OF_ONE_HOST = {"data_dir", "data_root", "run_dir", "num_workers", "cache", "download", "resume"}
+
 
 def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
     """Build everything that a recipe describes.
@@ -109,6 +111,8 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
         model, _ = _create_model(recipe, source)  # the search has trained the other one
     further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
     trainer = _create_trainer(recipe, state, model, train_set, further)
+    options = {name: value for name, value in asdict(recipe).items() if name not in _OF_ONE_HOST}
+    trainer.same_on_hosts = plain_options(options)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 

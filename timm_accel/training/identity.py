@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from platform import python_version_tuple
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from timm_accel.messages import shortened
 from timm_accel.training.loaders import stream_of
 
 if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
     from timm_accel.training.training_run import TrainingRun
 
 PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")
@@ -45,6 +47,30 @@ def geometry(run: TrainingRun) -> dict[str, Any]:
         "updates_per_epoch": run.updates_per_epoch,
         "max_num_train_steps": config.max_num_train_steps,
         "mixed_precision": config.mixed_precision,
+    }
+
+
+def describe_start(
+    trainer: LoopTrainer, run: Mapping[str, Any], counts: Mapping[str, Any], resume_from: Any
+) -> dict[str, Any]:
+    """Return plain values that must be the same on all hosts when a run begins.
+
+    Args:
+        trainer: The trainer of the run.
+        run: What `describe_run` returned.
+        counts: The counts among the arguments of ``train``.
+        resume_from: As for ``train``: a path may be another one on each host.
+    """
+    names = ("evaluate_every_n_epochs", "sync_every_n_updates", "keep_states")
+    return {
+        "python": ".".join(python_version_tuple()[:2]),
+        **versions(),
+        **counts,
+        "resume_from": resume_from if resume_from in (None, "auto") else "a path",
+        "mixed_precision": trainer._accelerator.mixed_precision,
+        **{name: getattr(trainer, name) for name in names},
+        **{name: value for name, value in run.items() if name != "recipe"},
+        **(trainer.same_on_hosts or {"recipe": run["recipe"]}),
     }
 
 

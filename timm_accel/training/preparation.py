@@ -82,8 +82,8 @@ def check_counts(**counts: Any) -> None:
 
 def check_train_arguments(
     train_dataset: Any, num_epochs: int, positional: Sequence[Any], named: Mapping[str, Any]
-) -> None:
-    """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work."""
+) -> dict[str, Any]:
+    """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work, and return the counts."""
     options = {**dict(zip(_FURTHER_OPTIONS, positional, strict=False)), **named}
     counts = {"num_epochs": num_epochs} | {
         name: options.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
@@ -99,6 +99,7 @@ def check_train_arguments(
         )
     if _count_images(train_dataset) == 0:
         raise _too_few_images("train", 0, options.get("per_device_batch_size", 8))
+    return counts
 
 
 def create_accelerator(
