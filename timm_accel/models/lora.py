@@ -72,7 +72,7 @@ def add_lora(model: nn.Module, lora: Lora, input_size: tuple[int, int, int]) -> 
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    options = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    options: dict[str, Any] = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
     if unknown := options.keys() - (known := signature(LoraConfig).parameters.keys()):
         name = min(unknown)
         raise ValueError(f"Expected arguments of peft.LoraConfig in lora, but got {name!r}. {nearest(name, known)}")
