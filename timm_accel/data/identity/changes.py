@@ -52,8 +52,8 @@ def describe_changes(
     counts = [f"{len(names)} {_WORDS[how]}" for how, names in found.items() if names]
     if counts:
         shown = [name for names in found.values() for name in names[:1]]
-        others = [name for names in found.values() for name in names[1:3]]
-        return Changes(f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *others][:3]))}.")
+        further = [name for names in found.values() for name in names[1:3]]
+        return Changes(f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *further][:3]))}.")
     if not (np.array_equal(before.names, now.names) and np.array_equal(before.labels, now.labels)):
         return Changes(f"{begins}the same {now.count} images in another order.", same_images=True)
     return None
