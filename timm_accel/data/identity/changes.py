@@ -25,7 +25,7 @@ class Changes(NamedTuple):
 
 
 def describe_changes(
-    kind: str, saved: dict[str, Any], before: Listing | None, now: Listing, others: str = "the state's"
+    kind: str, saved: dict[str, Any], before: Listing | None, now: Listing, compared: str = "the state's"
 ) -> Changes | None:
     """Return what changed; None if nothing did.
 
@@ -36,11 +36,11 @@ def describe_changes(
         saved: The values of the state, from `Listing.about`.
         before: The list that belongs to them; None if it is lost.
         now: The list of the dataset of this run.
-        others: The words for the data that these are compared with.
+        compared: The words for the data that these are compared with.
     """
     if saved["digest"] == now.digest():
         return None
-    begins = f"The {kind} data differ from {others}: "
+    begins = f"The {kind} data differ from {compared}: "
     if before is None:
         lost = "the list of the earlier ones is lost"
         return Changes(f"{begins}{saved['images']} images before, {now.count} now; {lost}.")
