@@ -22,7 +22,6 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from tiny_runs import NO_WORKERS, fit, make_trainer, tiny_data, tiny_model
 from torch import distributed, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import TensorDataset
 
 from timm_accel import LoopTrainer, TimmMixupTrainer, TimmTrainer, create_datasets
@@ -285,47 +284,6 @@ def check_stop_asked_by_one_rank() -> None:
     RESULTS["stop"] = trainer.num_updates
 
 
-def collectives(run: Any) -> int:
-    """The collective operations that a run issues, DDP's own among them, counted where they are issued."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        run()
-    return sum(event.name.startswith("c10d::") for event in profiler.events())
-
-
-def train_counted(batches: int) -> None:
-    model = tiny_model()
-    trainer = make_trainer(
-        TimmMixupTrainer,
-        model,
-        optimizer=create_optimizer_v2(model, "lookahead_sgd", lr=0.01),
-        loss_func=SoftTargetCrossEntropy(),
-        mixup_args={},
-        num_class=3,
-        ema_decay=0.1,
-        clip_grad=1.0,
-        callbacks=DEFAULT_CALLBACKS[:2],
-        sync_every_n_updates=1000,
-    )
-    fit(trainer, tiny_data(batches * 8), num_epochs=1)
-
-
-def train_bare(batches: int) -> None:
-    model = nn.parallel.DistributedDataParallel(tiny_model(), broadcast_buffers=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for _ in range(batches):
-        nn.functional.cross_entropy(model(torch.randn(4, 3, 8, 8)), torch.zeros(4, dtype=torch.int64)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def check_collectives() -> None:
-    """How many more a longer run issues, beside a bare loop."""
-    if PartialState().num_processes > 1:
-        for name, run in (("ours", train_counted), ("bare", train_bare)):
-            counts = [collectives(lambda batches=batches, run=run: run(batches)) for batches in (6, 12)]
-            RESULTS[f"collectives/{name}"] = counts[1] - counts[0]
-
-
 def check_compiled() -> None:
     """``torch.compile`` under DDP: the EMA weights move, names are clean, DDP still synchronizes gradients."""
 
@@ -418,7 +376,7 @@ def check_every_schedule() -> None:
 
 def main() -> None:
     warnings.simplefilter("error")
-    for words in ("`broadcast_buffers` is deprecated", "Profiler clears events", "PlateauLRScheduler is deprecated"):
+    for words in ("`broadcast_buffers` is deprecated", "PlateauLRScheduler is deprecated"):
         warnings.filterwarnings("ignore", message=words)
     state = Accelerator().state  # before any PartialState(), which alone does not read ACCELERATE_USE_CPU
     for check in [value for name, value in list(globals().items()) if name.startswith("check_")]:

@@ -103,12 +103,6 @@ def test_a_stop_that_one_rank_asks_for_stops_both(two: Any) -> None:
     assert [rank["stop"] for rank in two] == [4, 4]
 
 
-def test_an_update_issues_no_collective_but_ddps_own(two: Any) -> None:
-    for rank in two:
-        assert rank["collectives/bare"] >= 6
-        assert rank["collectives/ours"] == rank["collectives/bare"]
-
-
 def test_a_compiled_model_stays_under_ddp(one: Any, two: Any) -> None:
     for name in ("model", "ema_model"):
         assert equal(two[0]["compiled"][name], two[1]["compiled"][name])

@@ -15,9 +15,11 @@ VALUE = 1.5 + 2 * 2**-23
 
 
 class OfThree(FreezingMixin, DistributedBatchNormMixin, ModelEmaMixin):
-    """One of three processes."""
+    """One of three processes; it notes the numbers in each reduction."""
 
-    reduced = 0
+    def training_run_start(self) -> None:
+        self.reduced: list[int] = []
+        super().training_run_start()
 
     def train_epoch_end(self) -> None:
         run, kind = self.current_run(), type(self.current_run())
@@ -28,7 +30,7 @@ class OfThree(FreezingMixin, DistributedBatchNormMixin, ModelEmaMixin):
 
     def _reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
         assert reduction == "mean"
-        self.reduced += 1
+        self.reduced.append(tensor.numel())
         return (tensor + tensor + tensor) / 3
 
 
@@ -40,7 +42,7 @@ def test_frozen_statistics_keep_every_bit_on_three_processes(frozen: bool) -> No
     model[1].running_mean.fill_(VALUE)
     trainer = make_trainer(OfThree, model, ema_decay=0.1, freeze_schedule={0: 2} if frozen else None)
     fit(trainer, num_epochs=1)
-    assert trainer.reduced == (0 if frozen else 4)  # mean and variance, of model and EMA model
+    assert trainer.reduced == ([] if frozen else [4 * 4])  # mean and variance, of model and EMA model, at once
     for module in (model, trainer.ema_model.module):
         assert torch.equal(module[1].running_mean, torch.full((4,), VALUE)) is frozen
 
@@ -54,7 +56,7 @@ def test_a_statistic_with_two_names_is_reduced_once(same_tensor: bool) -> None:
     norms[0].eval()
     model = nn.Sequential(*norms, nn.Flatten(), nn.Linear(192, 3))
     trainer = fit(make_trainer(OfThree, model, ema_decay=0.1), num_epochs=1)
-    assert trainer.reduced == 4  # mean and variance, of model and EMA model
+    assert trainer.reduced == [4 * 3]  # mean and variance, of model and EMA model
 
 
 def test_the_statistics_that_training_moves_are_those_of_norms_in_training() -> None:

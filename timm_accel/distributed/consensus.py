@@ -1,5 +1,6 @@
 """How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
 
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
+from timm_accel.distributed.connections import timeout
 from timm_accel.messages import one_line
 
 T = TypeVar("T")
@@ -19,7 +21,9 @@ T = TypeVar("T")
 @cache
 def _host_group(world: Any) -> Any:
     """Return the group that reduces on the host; each process group has one."""
-    return world if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+    if distributed.get_backend() == "gloo":
+        return world
+    return distributed.new_group(backend="gloo", timeout=timeout(os.environ))
 
 
 class Stop(IntEnum):
@@ -98,8 +102,7 @@ class Consensus:
         highest_priority, *others = flags.tolist()
         reason = ""
         if highest_priority:
-            everyone: list[tuple[int, str]] = [(0, "")] * self.num_processes
-            distributed.all_gather_object(everyone, (requests.stop or 0, requests.reason), group=self._group)
+            everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
             reason = next(text for kind, text in everyone if kind == highest_priority)
         return Requests(Stop(highest_priority) if highest_priority else None, reason, *map(bool, others))
 
@@ -136,6 +139,14 @@ def gather_on_all(value: T, num_processes: int) -> list[T]:
     everyone: list[Any] = [None] * num_processes
     distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
     return everyone
+
+
+def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
+    """Return every process's numbers by rank, on each; all give equally many. Collective."""
+    group, own = _host_group(distributed.group.WORLD), torch.tensor([*map(int, numbers)])
+    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, own, group=group)
+    return [each.tolist() for each in everyone]
 
 
 def send_to(ranks: Sequence[int], sender: int, content: bytes) -> bytes:
@@ -176,6 +187,13 @@ def _as_sent(error: Exception) -> Exception:
         return pickle.loads(pickle.dumps(error))
     except Exception:  # a class with other arguments, or with content that stays here
         return RuntimeError(one_line(error, limit=None))
+
+
+def from_main_process(value: T) -> T:
+    """Return the value of rank 0, sent through host memory. Collective."""
+    sent: list[Any] = [value]
+    distributed.broadcast_object_list(sent, src=0, group=_host_group(distributed.group.WORLD))
+    return sent[0]
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:

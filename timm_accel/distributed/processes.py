@@ -7,12 +7,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
-from torch import distributed
+from torch import distributed, nn
 
+from timm_accel.distributed.connections import timeout
 from timm_accel.distributed.consensus import agreed, gather_on_all, send_to
-from timm_accel.distributed.launching import asked_sharding, check_launch, launcher_options, refuse_sharding
+from timm_accel.distributed.launching import (
+    applied_sharding,
+    asked_sharding,
+    check_launch,
+    launcher_options,
+    refuse_sharding,
+)
 
 T = TypeVar("T")
 
@@ -27,10 +34,26 @@ def process_state() -> PartialState:
     """
     launcher = launcher_options()
     refuse_sharding(asked_sharding(os.environ, launcher))
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    patience = timeout(os.environ)
+    options = {} if patience is None else {"timeout": patience}
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **options)
     is_grouped = distributed.is_available() and distributed.is_initialized()
     check_launch(os.environ, launcher, distributed.get_world_size() if is_grouped else 1, state.num_processes)
     return state
+
+
+def check_accelerator(accelerator: Accelerator, model: nn.Module) -> None:
+    """Check an accelerator that anyone may have created, and the model that it is to prepare.
+
+    Args:
+        accelerator: The accelerator.
+        model: The model as it was given.
+
+    Raises:
+        ValueError: The processes that were launched do not run together, or weights are sharded.
+    """
+    process_state()
+    refuse_sharding(applied_sharding(accelerator, model))
 
 
 def on_each_host(state: PartialState, work: Callable[[], T]) -> T:

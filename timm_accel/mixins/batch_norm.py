@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast
 from timm.layers import FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import nn
@@ -76,21 +77,27 @@ class DistributedBatchNormMixin(LoopTrainer):
     def train_epoch_end(self) -> None:
         if self.dist_bn is not None and self.current_run().accelerator.num_processes > 1:
             names = _moving_statistics(self.current_run().unwrapped_model)
-            for module in self.evaluated_models().values():
-                self._distribute(module, names)
+            buffers = [
+                buffer
+                for module in self.evaluated_models().values()
+                for name, buffer in module.named_buffers(remove_duplicate=False)
+                if name in names
+            ]
+            self._distribute(list({memory_of(buffer): buffer for buffer in buffers}.values()))  # one may have two names
         super().train_epoch_end()
 
-    def _distribute(self, module: Any, names: set[str]) -> None:
-        done = set()  # a buffer may have several names
-        for name, buffer in module.named_buffers(remove_duplicate=False):
-            if name in names and memory_of(buffer) not in done:
-                done.add(memory_of(buffer))
-                statistics = buffer.to(self.device)  # the EMA model may be on the CPU, where nccl does not work
-                if self.dist_bn == "reduce":
-                    statistics = self.current_run().accelerator.reduce(statistics, reduction="mean")
-                else:
-                    statistics = broadcast(statistics)
-                buffer.copy_(statistics)
+    def _distribute(self, buffers: list[torch.Tensor]) -> None:
+        """Make buffers equal on all ranks: one collective for all of a type, however many layers there are."""
+        for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
+            same = [buffer for buffer in buffers if buffer.dtype == dtype]
+            # the EMA model may be on the CPU, where nccl does not work
+            statistics = torch.cat([buffer.flatten().to(self.device) for buffer in same])
+            if self.dist_bn == "reduce":
+                statistics = self.current_run().accelerator.reduce(statistics, reduction="mean")
+            else:
+                statistics = broadcast(statistics)
+            for buffer, part in zip(same, statistics.split([buffer.numel() for buffer in same]), strict=True):
+                buffer.copy_(part.view_as(buffer))
 
 
 def _moving_statistics(model: nn.Module) -> set[str]:

@@ -108,10 +108,13 @@ class CountedMetrics(nn.ModuleDict):
             metric.update(logits, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the values by name. Collective."""
+        """Return the values by name. Collective: one reduction of all counts."""
         metrics: Any = self
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             metrics = deepcopy(self)  # the sums are not counted again
-            for counts in metrics.buffers():
-                torch.distributed.all_reduce(counts)
+            buffers = list(metrics.buffers())
+            counts = torch.cat([each.flatten() for each in buffers])
+            torch.distributed.all_reduce(counts)
+            for buffer, sums in zip(buffers, counts.split([each.numel() for each in buffers]), strict=True):
+                buffer.copy_(sums.view_as(buffer))
         return {name: metric.compute() for name, metric in metrics.items()}

@@ -34,6 +34,7 @@ from timm_accel.distributed.consensus import on_main_process
 from timm_accel.distributed.processes import on_each_host, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
+from timm_accel.models.lora import require_peft
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.data import create_data, source_of, train_arguments
@@ -45,6 +46,8 @@ from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.terminal import print_fitted
 from timm_accel.trainers import TimmMixupTrainer
+
+_OF_ONE_HOST = {"data_dir", "data_root", "run_dir", "num_workers", "cache", "download", "resume"}
 
 
 def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
@@ -67,6 +70,8 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
         )
     if recipe.trackers:
         require_packages(check_trackers(recipe.trackers))  # a missing package is reported before the data are read
+    if recipe.lora is not None:
+        require_peft()
     state = process_state()
     unstarted = UnstartedRun(recipe.run_dir)
     data = on_each_host(state, write_digits) if recipe.data_dir is None else recipe.data_dir
@@ -106,6 +111,8 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
         model, _ = _create_model(recipe, source)  # the search has trained the other one
     further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
     trainer = _create_trainer(recipe, state, model, train_set, further)
+    options = {name: value for name, value in asdict(recipe).items() if name not in _OF_ONE_HOST}
+    trainer.same_on_hosts = plain_options(options)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
 
 
@@ -206,6 +213,7 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         head=recipe.head,
         image_size=recipe.image_size,
         grad_checkpointing=recipe.grad_checkpointing,
+        lora=recipe.lora,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
         **(recipe.model_args or {}),
     )

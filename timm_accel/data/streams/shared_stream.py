@@ -31,8 +31,8 @@ class SharedStream(IterableDataset):
         while files := list(islice(samples, self.batch_size)):
             if self.owns(number):
                 loaded = []
-                for file, label in files:
-                    loaded.append(self.dataset.load(file, label, bad))
+                for place, (file, label) in enumerate(files, number * self.batch_size):
+                    loaded.append(self.dataset.load(file, label, bad, worker, place))
                     bad += loaded[-1] is None
                 yield (number, worker), LabeledImages.collate_fn(loaded)
             number += 1
