@@ -27,7 +27,7 @@ from timm_accel.features import (
     unpooled_features,
 )
 from timm_accel.models import create_classifier, freeze_stages, save_classifier, stage_names
-from timm_accel.models.pooling import pooling_kinds
+from timm_accel.models.building import pooling_kinds
 
 FAMILIES = [
     *("test_vit", "test_vit_relpos", "test_byobnet", "test_coatnet", "test_convnext", "test_nfnet", "test_resnet"),

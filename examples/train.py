@@ -1,7 +1,7 @@
 """Train an image classifier: the last script of the article, with the parts of timm_accel.
 
     python examples/train.py --data_dir imagenette2-320
-    accelerate launch --config_file accelerate_config.yaml examples/train.py --data_dir imagenette2-320
+    accelerate launch --config_file examples/accelerate/one_process.yaml examples/train.py --data_dir photos
 
 The options are the arguments of `main`, and --help lists them. Without --data_dir it trains on small images of
 handwritten digits. If it stops, run the same command with --resume auto.

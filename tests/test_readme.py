@@ -58,7 +58,7 @@ def test_the_table_lists_every_mixin_and_option() -> None:
 
 
 def test_the_first_commands_are_there_and_the_readme_is_short() -> None:
-    launch = "accelerate launch --config_file accelerate_config.yaml examples/train.py --data_dir photos"
+    launch = "accelerate launch --config_file examples/accelerate/one_process.yaml examples/train.py --data_dir photos"
     train = "timm-accel train --data_dir photos --recipe fine_tune"
     for command in ("pip install . && timm-accel train", train, launch):
         assert f"\n{command}\n" in README

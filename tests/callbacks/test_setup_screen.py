@@ -22,7 +22,7 @@ from timm_accel import Recipe, TimmTrainer, create_datasets
 from timm_accel.callbacks import DEFAULT_CALLBACKS, Callback, PrintSetupCallback, SaveBestCallback, SaveStateCallback
 from timm_accel.callbacks.setup import estimate
 from timm_accel.callbacks.setup.about_data import _in_both
-from timm_accel.callbacks.setup.about_run import about_ema, about_results
+from timm_accel.callbacks.setup.about_run import about_device, about_ema, about_results
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
 from timm_accel.recipes import build_run
 from timm_accel.terminal import text_width
@@ -54,6 +54,15 @@ def screen(text: str) -> dict[str, str]:
         else:
             label = ""
     return lines
+
+
+def test_the_screen_says_that_the_first_batch_compiles_the_model(folder: Path) -> None:
+    def told(torch_compile: bool) -> str:
+        trainer = build_run(recipe(folder, torch_compile=torch_compile)).trainer
+        return " ".join(text for _, text in about_device(trainer))
+
+    assert "compiled at the first batch, which may take minutes" in told(True)
+    assert "compiled" not in told(False)
 
 
 def test_the_screen_tells_what_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

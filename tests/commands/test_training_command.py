@@ -31,7 +31,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 def launched(tmp_path_factory: pytest.TempPathFactory):
     """The README's command, without options: the digits, in a separate cache."""
     folder = tmp_path_factory.mktemp("launched")
-    command = ["accelerate", "launch", "--config_file", str(ROOT / "accelerate_config.yaml"), *TRAIN]
+    command = ["accelerate", "launch", "--config_file", str(ROOT / "examples/accelerate/one_process.yaml"), *TRAIN]
     accelerate = Path(sys.executable).with_name("accelerate")
     result = subprocess.run(
         [str(accelerate), *command[1:]],

@@ -51,6 +51,17 @@ def wds(root: Path, shards: int = 4, train: dict[str, int] | None = None) -> Any
     return f"wds/{root / 'wds'}"
 
 
+def wds_with_gaps(root: Path) -> Any:
+    """Shards that do not divide evenly among readers, with images that cannot be read."""
+    [*images] = samples_of(image_folders(root))
+    for split, lengths in (("train", (5, 9, 7, 8, 11)), ("val", (2,))):
+        for shard, count in enumerate(lengths):
+            samples = [images[(5 * shard + number) % len(images)] for number in range(count)]
+            samples[1] = (samples[1][0][:40], samples[1][1])
+            write_shard(root / "gaps" / f"{split}-{shard}.tar", samples)
+    return f"wds/{root / 'gaps'}"
+
+
 def hfids_images(root: Path) -> Any:
     return f"hfids/{image_folders(root)}"
 

@@ -23,13 +23,15 @@ HALF = (0.5,) * 3
 
 def datasets(kind: str, **options: Any) -> Any:
     """Images of (3, 8, 8); without options each comes out the same each time."""
-    data = Source("tfds/tiny", root=ROOT / "tfds") if kind == "tfds" else f"{kind.split('_')[0]}/{ROOT / FOLDERS[kind]}"
+    data = Source("tfds/tiny", root=ROOT / "tfds")
+    if kind != "tfds":
+        data = f"{'wds' if kind == 'gaps' else kind.split('_')[0]}/{ROOT / FOLDERS[kind]}"
     still = {"auto_augment": None, "color_jitter": None, "hflip": 0.0, "scale": (1, 1), "ratio": (1, 1)}
     return create_datasets(8, HALF, HALF, data=data, interpolation="bilinear", **(still | options))
 
 
 WORKERS = {"wds": (0, 2), "hfids_images": (), "hfids_parquet": (1,), "tfds": (1,)}
-FOLDERS = {"wds": "wds", "hfids_images": "images", "hfids_parquet": "parquet"}
+FOLDERS = {"wds": "wds", "gaps": "gaps", "hfids_images": "images", "hfids_parquet": "parquet"}
 
 
 def check_sharing(kind: str, workers: int) -> None:
@@ -49,18 +51,19 @@ def check_sharing(kind: str, workers: int) -> None:
     }
 
 
-def check_resume() -> None:
+def check_resume(kind: str, after: int) -> None:
     """A run cut inside an epoch."""
-    train_set, val_set = datasets("wds", auto_augment="rand-m7-mstd0.5-inc1", hflip=0.5)
+    train_set, val_set = datasets(kind, auto_augment="rand-m7-mstd0.5-inc1", hflip=0.5)
     settings = {"train_dataset": train_set, "eval_dataset": val_set, "num_epochs": 2}
     settings["train_dataloader_kwargs"] = {"num_workers": 2, "persistent_workers": True}
-    whole = ROOT / "whole"
+    whole, target = ROOT / f"whole_{kind}", ROOT / f"cut_{kind}"
     train(make_run(whole, callbacks=[every_update()]), **settings)
+    unreadable = len(train_set.unreadable)
     if PartialState().is_main_process:
-        cut(whole, 0, ROOT / "cut")
+        cut(whole, after, target)
     distributed.barrier()
-    train(make_run(ROOT / "cut", callbacks=[every_update()]), resume_from="auto", **settings)
-    RESULTS["resumed"] = (states(whole)[0].name, same_outcome(whole, ROOT / "cut"))
+    train(make_run(target, callbacks=[every_update()]), resume_from="auto", **settings)
+    RESULTS[f"resumed/{kind}"] = (states(whole)[after].name, same_outcome(whole, target), unreadable)
 
 
 def check_refusals() -> None:
@@ -82,11 +85,13 @@ def main() -> None:
     if PartialState().is_main_process:
         for name in KINDS:
             getattr(stream_sources, name)(ROOT)
+        stream_sources.wds_with_gaps(ROOT)
     distributed.barrier()
     for name in KINDS:
         for count in WORKERS[name]:
             check_sharing(name, count)
-    check_resume()
+    check_resume("wds", 0)
+    check_resume("gaps", 4)
     check_refusals()
     torch.save(RESULTS, ROOT / f"results_{PartialState().process_index}.pt")
     Accelerator().end_training()

@@ -224,7 +224,9 @@ def test_one_process_evaluates_and_both_know_the_metrics(two: Any, name: str, tm
 
 
 def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]]) -> None:
-    assert [rank["resumed"] for rank in two] == [("000001_epoch_0_batch_1", None)] * 2
+    assert [rank["resumed/wds"] for rank in two] == [("000001_epoch_0_batch_1", None, 0)] * 2
+    assert [rank["resumed/gaps"][:2] for rank in two] == [("000005_epoch_0_batch_5", None)] * 2
+    assert all(rank["resumed/gaps"][2] > 0 for rank in two)
 
 
 def test_more_workers_than_shards_are_refused_on_two_processes(two: list[dict[str, Any]]) -> None:

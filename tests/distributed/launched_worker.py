@@ -16,7 +16,7 @@ from tiny_runs import Seen, fit, make_trainer, tiny_data
 from torch import distributed
 from torch.utils.data import TensorDataset
 
-from timm_accel.distributed.processes import local_main_process_first
+from timm_accel.distributed.processes import on_each_host
 from timm_accel.features import embeddings, extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier
@@ -86,10 +86,8 @@ def together() -> None:
     state = PartialState()
     RESULTS["processes"] = state.num_processes
     first = FOLDER / f"first{state.num_processes}"
-    with local_main_process_first(state):
-        RESULTS["came after"] = first.exists()
-        time.sleep(0.3 * state.is_local_main_process)
-        first.touch()
+    RESULTS["made by"] = on_each_host(state, lambda: (time.sleep(0.3), first.touch(), state.process_index)[-1])
+    RESULTS["came after"] = first.exists()
     trainer = fit(make_trainer(Seen), tiny_data(24), per_device_batch_size=12 // state.num_processes)
     RESULTS["images"] = torch.stack(trainer.images)
     trainer.evaluate(tiny_data(7), dataloader_kwargs={"num_workers": 0})

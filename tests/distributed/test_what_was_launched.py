@@ -1,21 +1,33 @@
 """What was launched against what runs, with environments and command lines as dictionaries and lists."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, ParallelismConfig
 from accelerate.state import AcceleratorState, GradientState
+from ranks import launch
 from refusal import refused
-from tiny_runs import make_trainer, tiny_data
+from tiny_runs import make_trainer, tiny_data, tiny_model
 
 from timm_accel.distributed import launching
-from timm_accel.distributed.launching import asked_sharding, check_launch, options_of_command, refuse_sharding
+from timm_accel.distributed.launching import (
+    applied_sharding,
+    asked_sharding,
+    check_launch,
+    options_of_command,
+    refuse_sharding,
+)
+from timm_accel.distributed.processes import check_accelerator
 from timm_accel.recipes import Recipe, build_run
 from timm_accel.training import LoopTrainer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
@@ -52,6 +64,28 @@ def test_the_remedy_is_another_where_the_cpu_was_asked_for() -> None:
         check_launch({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "false"}, {}, 2, 1)
 
 
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"])
+def test_tasks_of_a_job_that_nothing_joins_are_refused(name: str) -> None:
+    refusal = ("the 3 tasks of the job", f"({name})", "all images", "each of them alone", "train.sbatch", "export()")
+    alone = {"GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "2"}  # of `srun torchrun --standalone --nproc_per_node 2`
+    for environment, num_processes in (({}, 1), ({"SLURM_NTASKS": "3", "WORLD_SIZE": ""}, 1), (alone, 2)):
+        with refused(ValueError, *refusal):
+            check_launch(environment | {name: "3"}, {}, num_processes, num_processes)
+    with refused(ValueError, *refusal):  # `srun accelerate launch` on a CPU, or on one GPU
+        check_launch({name: "3"}, {"num_processes": 1}, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"])
+def test_tasks_of_a_job_that_something_joins_are_not_refused(name: str) -> None:
+    check_launch({name: "1"}, {}, 1, 1)
+    check_launch({"SLURM_NTASKS": "3", "SLURM_PROCID": "0"}, {}, 1, 1)  # a batch script that starts one process
+    check_launch({name: "2", "GROUP_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, {}, 4, 4)  # torchrun on two hosts
+    check_launch({name: "2", "WORLD_SIZE": "2"}, {}, 2, 2)
+    check_launch({name: "2", "OMPI_COMM_WORLD_SIZE": "4"}, {}, 4, 4)  # mpirun starts its daemons by srun
+    check_launch({name: "4", "WORLD_SIZE": "1"}, {}, 1, 1)  # one worker of Ray, whose servers srun started
+    check_launch({name: "2"}, {}, 1, 2)  # the processes of a TPU have no variable
+
+
 SHARDING = {
     "use_fsdp": DistributedType.FSDP,
     "use_deepspeed": DistributedType.DEEPSPEED,
@@ -78,6 +112,62 @@ def test_shares_of_the_parallelism_config_are_sharding(share: str) -> None:
     assert asked_sharding(environment | {name: "2"}, {}) == f"{name}=2"
     with refused(ValueError, "complete weights", f"got {name}=2"):
         refuse_sharding(f"{name}=2")
+
+
+def test_the_way_to_go_is_a_part_of_the_documentation() -> None:
+    with refused(ValueError, "lora, grad_checkpointing and ema_device", "docs/scale.md, Large models"):
+        refuse_sharding(DistributedType.FSDP)
+    assert "\n## Large models\n" in (ROOT / "docs" / "scale.md").read_text()
+
+
+class Given(LoopTrainer):
+    """A trainer whose subclass creates the accelerator, with what a test gives it."""
+
+    options: ClassVar[dict[str, Any]] = {}
+
+    def _create_accelerator(self) -> Any:
+        return Accelerator(**self.options)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.usefixtures("forgotten")
+def test_a_plugin_that_an_accelerator_was_given_is_refused(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "")  # accelerate sets it
+    plugin = {"fsdp_plugin": FullyShardedDataParallelPlugin(fsdp_version=version)}
+    monkeypatch.setattr(Given, "options", plugin)
+    trainer = make_trainer(Given)
+    for work in (lambda: trainer.train(tiny_data(), 1), lambda: trainer.evaluate(tiny_data()), make_trainer):
+        with refused(ValueError, "complete weights", "got FSDP", "Large models"):
+            work()
+
+
+@pytest.mark.parametrize("share", ["dp_shard_size", "cp_size", "sp_size"])
+def test_a_parallelism_config_that_an_accelerator_was_given_is_refused(share: str) -> None:
+    accelerator = make_trainer()._accelerator
+    assert applied_sharding(accelerator, tiny_model()) == DistributedType.NO
+    try:
+        accelerator.state.parallelism_config = ParallelismConfig(dp_replicate_size=2)
+        assert applied_sharding(accelerator, tiny_model()) == DistributedType.NO
+        accelerator.state.parallelism_config = ParallelismConfig(**{share: 2})
+        with refused(ValueError, "complete weights", f"got {share}=2 in the ParallelismConfig"):
+            check_accelerator(accelerator, tiny_model())
+    finally:
+        accelerator.state.parallelism_config = None
+
+
+def test_weights_that_code_has_sharded_are_refused(tmp_path: Path) -> None:
+    launch(Path(__file__).parent / "sharding_worker.py", [2], tmp_path)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        got = {name: re.search(r"but got (.*?)\. Choose", text) for name, text in found.items()}
+        assert {name: match and match[1] for name, match in got.items()} == {
+            "fully_shard": "FSDPSequential for the model",
+            "fully_shard of a layer": "FSDPLinear for 5",
+            "fully_shard after the trainer": "FSDPSequential for the model",
+            "tensor parallel": "DTensor for 5.weight",
+            "distribute_module": "DTensor for 0.weight",
+            "DDP": None,
+        }
 
 
 def test_complete_weights_are_not_refused() -> None:

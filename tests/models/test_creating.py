@@ -10,7 +10,7 @@ from timm.layers import is_exportable, is_scriptable
 from torch import nn
 
 from timm_accel.models import create_classifier
-from timm_accel.models.pooling import pooling_kinds
+from timm_accel.models.building import pooling_kinds
 from timm_accel.models.trial import create_on_meta, output_shape
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 import benchmarks.families
-from timm_accel.models.pooling import pooling_kinds
+from timm_accel.models.building import pooling_kinds
 
 OWN = ("vit", "vit_relpos", "byobnet", "coatnet", "convnext", "nfnet", "resnet", "efficientnet", "mambaout")
 MORE = ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "mixer_s32_224", "darknet17")

@@ -118,8 +118,17 @@ def test_a_resumed_run_keeps_the_choices_of_its_state_unless_others_are_set(
         run = resume()
     assert "as in the run that is resumed." in " ".join(capsys.readouterr().out.split())
     assert {name: getattr(run.recipe, name) for name in ON_CPU} == ON_CPU
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (written["num_epochs"], written["fast"]) == (2, True)  # of the run that resumed, not of the first
+
+    device(True)
+    not_typed = build_run(Recipe(**options | {"fast": False}, num_epochs=3, resume="auto"))
+    assert not_typed.train().num_updates == 3
+    assert {name: getattr(not_typed.recipe, name) for name in ON_CPU} == ON_CPU
     with refused(ValueError, "recipe.channels_last (True in the state, False now)"):
-        build_run(Recipe(**options, num_epochs=3, resume="auto", mixed_precision="no", channels_last=False)).train()
+        build_run(Recipe(**options, num_epochs=4, resume="auto", mixed_precision="no", channels_last=False)).train()
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (written["num_epochs"], written["channels_last"]) == (3, True)  # what was refused wrote nothing
 
 
 def test_a_state_of_a_run_without_it_gives_its_own_options(device: Any) -> None:

@@ -1,7 +1,6 @@
 """What a recipe says reaches the run that is built from it, option by option."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,7 +326,8 @@ def test_the_global_batch_counts_images_accumulation_and_processes(
 ) -> None:
     state = SimpleNamespace(num_processes=3)
     monkeypatch.setattr(building, "process_state", lambda: state)
-    monkeypatch.setattr(building, "local_main_process_first", nullcontext)
+    for name in ("on_each_host", "on_main_process"):  # the other processes are not there
+        monkeypatch.setattr(building, name, lambda state, work: work())
     options = {"opt": "sgd", "lr": 0.1, "batch_size": 4, "gradient_accumulation_steps": 2, "base_batch_size": 64}
     assert group(build(folder, tmp_path, **options), "lr") == pytest.approx(0.1 * 4 * 2 * 3 / 64)
 

@@ -268,6 +268,18 @@ def test_no_drop_path_is_none_whatever_the_model_has_by_default(image_folder: Pa
     assert max(rates("some", 0.2)) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("name", ["vgg11", "dla34", "ghostnet_050", "efficientvit_b0"])
+def test_a_family_without_stochastic_depth_trains_by_default(
+    name: str, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"data_dir": str(image_folder), "model": name, "num_epochs": 3, "image_size": 96}
+    run = build_run(Recipe(**options, run_dir=str(tmp_path / "left_out")))
+    assert run.recipe.drop_path_rate == 0
+    assert f"drop_path_rate is 0, since {name} has no stochastic depth." in " ".join(capsys.readouterr().out.split())
+    with refused(TypeError, f"arguments that {name} takes", "'drop_path_rate': 0.3", "Leave out"):
+        build_run(Recipe(**options, run_dir=str(tmp_path / "asked_for"), drop_path_rate=0.3))
+
+
 @pytest.mark.parametrize(("num_epochs", "warmup"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (40, 3)])
 def test_the_default_warmup_is_that_of_the_article_or_half_of_a_shorter_run(num_epochs: int, warmup: int) -> None:
     recipe = Recipe(num_epochs=num_epochs)
@@ -616,6 +628,18 @@ def test_unknown_names_suggest_the_nearest() -> None:
         named_recipe("a3").recipe(num_epoch=3)
     with refused(ValueError, "but got 2", "got 'num_epoch'", "'num_epochs'", "got 'batch'", "'batch_size'"):
         named_recipe("a3").recipe(num_epoch=3, batch=8)
+
+
+@pytest.mark.parametrize("option", ["mixed_precision: no", "opt: on", "model: yes", "data_dir: off"])
+def test_a_bare_word_that_is_a_boolean_in_yaml_is_explained(option: str, tmp_path: Path) -> None:
+    name, word = option.split(": ")
+    (tmp_path / "mine.yaml").write_text(option)
+    got = str(yaml.safe_load(word))
+    with refused(ValueError, f"Expected {name} to be", f"got {got!r}", "Put yes, no, on and off in quotes"):
+        parse_recipe(["--config", str(tmp_path / "mine.yaml")])
+    (tmp_path / "mine.yaml").write_text(f"{name}: '{word}'")
+    if name == "mixed_precision":
+        assert parse_recipe(["--config", str(tmp_path / "mine.yaml")]).mixed_precision == "no"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from timm_accel.atomic import open_own
 from timm_accel.callbacks.base import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.callbacks.recorded_metrics import FreshMetrics, plain_value
+from timm_accel.distributed.consensus import on_main_process
 from timm_accel.states.growing import Growing
 from timm_accel.states.run_dir import check_kind, check_run_dir
 from timm_accel.states.speed import COLUMNS as SPEED
@@ -54,15 +55,17 @@ class CsvHistoryCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._file is not None
-        check_run_dir(
-            self._file.parent,
-            [] if trainer.belongs_to_run(self._file) else [self._file.name],
-            argument="the folder of path",
-        )
-        check_kind(self._file, "file")
+        file, accelerator = self._file, trainer.current_run().accelerator
+
+        def check() -> None:
+            others = [] if trainer.belongs_to_run(file) else [file.name]
+            check_run_dir(file.parent, others, argument="the folder of path")
+            check_kind(file, "file")
+
+        on_main_process(accelerator, check)
         self._columns, self._rows, self._metrics = [], Growing(), FreshMetrics(trainer.run_history)
         self._speeds = {}
-        self._writes = trainer.current_run().accelerator.is_main_process
+        self._writes = accelerator.is_main_process
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows of the file, and which metrics are in it."""

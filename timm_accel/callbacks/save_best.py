@@ -73,12 +73,14 @@ class SaveBestCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert self._root is not None
+        root, accelerator = self._root, trainer.current_run().accelerator
         self.best, self._lost, self._saved, self._outdated = {}, set(), {}, {}
         trainer.check_metric("watch_metric", self.watch_metric)
         owns = all(trainer.belongs_to_run(self.folder(name)) for name in self.FOLDERS)
-        check_run_dir(self._root, () if owns else self.FOLDERS.values(), argument="save_dir")
+        others = () if owns else self.FOLDERS.values()
+        on_main_process(accelerator, lambda: check_run_dir(root, others, argument="save_dir"))
         if owns:
-            self.best, lost = on_main_process(trainer.current_run().accelerator, self._read_best)
+            self.best, lost = on_main_process(accelerator, self._read_best)
             self._report_lost(trainer, lost)
         if trainer.current_run().has_other_evaluation:
             for best in self.best.values():

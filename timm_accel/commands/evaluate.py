@@ -5,6 +5,7 @@ from typing import Any
 from timm_accel.commands.output.columns import Row, print_facts, print_rows, print_text
 from timm_accel.commands.output.files import check_out, say_in_progress
 from timm_accel.data.splits.splitting import split_name
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.predict import Classifier, Evaluation, evaluate_classifier, load_classifier
 from timm_accel.predict import fit_temperature as fit_temperature_of
 from timm_accel.text_files import write_csv
@@ -24,8 +25,8 @@ def evaluate(
 ) -> int:
     """Measure a trained model on labeled images.
 
-    Classes are matched by name. Images that cannot be read are left out and listed; more than 1 % of them, and more
-    than 10, are an error.
+    The processes of a launch share the images, and rank 0 prints and writes. Classes are matched by name. Images that
+    cannot be read are left out and listed; more than 1 % of them, and more than 10, are an error.
 
     Args:
         model: A run, a folder of weights, a state of a run, or an .onnx, .pt2, .pt or .torchscript file.
@@ -43,19 +44,22 @@ def evaluate(
     Returns:
         1 if an image could not be read, otherwise 0.
     """
-    check_out(out, (".csv", ".json"))
+    share = share_of_process(True)
+    share.of_first(lambda: check_out(out, (".csv", ".json")))
     _check_splits(eval_split, fit_temperature)
-    classifier = load_classifier(model, device=device)
-    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": True}
+    classifier = share.agreed(lambda: load_classifier(model, device=device))
+    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": True, "share": True}
     if fit_temperature is not None:
         fit_temperature_of(classifier, data, eval_split=fit_temperature, **loading)
     found = evaluate_classifier(classifier, data, eval_split=eval_split, tta=tta or (), **loading)
-    say_in_progress(model)
-    if fit_temperature is not None:
-        _print_temperature(classifier, fit_temperature)
-    _print(found)
-    if out is not None:
-        _write(found, out)
+    if share.is_first:
+        say_in_progress(model)
+        if fit_temperature is not None:
+            _print_temperature(classifier, fit_temperature)
+        _print(found)
+        if out is not None:
+            _write(found, out)
+    share.leave()
     return int(bool(found.unreadable))
 
 

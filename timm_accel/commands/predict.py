@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from timm_accel.commands.output.columns import Row, print_rows
 from timm_accel.commands.output.files import check_out, say_in_progress
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.predict import Prediction, exit_code, load_classifier, write_predictions
 
 
@@ -21,8 +22,8 @@ def predict(
 ) -> int:
     """Classify images with a trained model.
 
-    Each image has a line with its most probable classes. Images that cannot be read have their error instead, and the
-    others are still classified.
+    The processes of a launch share the images, and rank 0 prints and writes. Each image has a line with its most
+    probable classes. Images that cannot be read have their error instead, and the others are still classified.
 
     Args:
         model: A run, a folder of weights, a state of a run, or an .onnx, .pt2, .pt or .torchscript file.
@@ -38,20 +39,25 @@ def predict(
     Returns:
         1 if an image could not be read, otherwise 0.
     """
-    check_out(out, (".csv", ".json", ".parquet"))
+    share = share_of_process(True)
+    share.of_first(lambda: check_out(out, (".csv", ".json", ".parquet")))
     paths: str | list[str] = images[0] if len(images) == 1 else images  # a single path must exist
-    predictions = load_classifier(model, device=device).predict(
+    classifier = share.agreed(lambda: load_classifier(model, device=device))
+    predictions = classifier.predict(
         paths,
         top_k,
         batch_size=batch_size,
         num_workers=num_workers,
         tta=tta or (),
         threshold=threshold,
+        share=True,
     )
-    say_in_progress(model)
-    _print(predictions)
-    if out is not None:
-        write_predictions(predictions, out)
+    if share.is_first:
+        say_in_progress(model)
+        _print(predictions)
+        if out is not None:
+            write_predictions(predictions, out)
+    share.leave()
     return exit_code(predictions)
 
 

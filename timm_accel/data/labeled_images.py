@@ -161,7 +161,7 @@ class LabeledImages(ImageDataset):
 
     def note_unreadable(self, numbers: Iterable[int]) -> None:
         """Add images that other ranks could not read to `unreadable`."""
-        self._bad[list(numbers)] = 1
+        self._bad[torch.tensor([*numbers], dtype=torch.long)] = 1
 
     def find_unreadable(self, num_workers: int = 0, rank: int = 0, num_processes: int = 1) -> list[int]:
         """Decode every image of a rank's share, without transforming it, and return the indices of unreadable ones.

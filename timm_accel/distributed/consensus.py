@@ -1,6 +1,8 @@
 """How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
 
-from collections.abc import Callable
+import os
+import pickle
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -10,13 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
+from timm_accel.distributed.connections import timeout
+from timm_accel.messages import one_line
+
 T = TypeVar("T")
 
 
 @cache
 def _host_group(world: Any) -> Any:
     """Return the group that reduces on the host; each process group has one."""
-    return world if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+    if distributed.get_backend() == "gloo":
+        return world
+    return distributed.new_group(backend="gloo", timeout=timeout(os.environ))
 
 
 class Stop(IntEnum):
@@ -95,8 +102,7 @@ class Consensus:
         highest_priority, *others = flags.tolist()
         reason = ""
         if highest_priority:
-            everyone: list[tuple[int, str]] = [(0, "")] * self.num_processes
-            distributed.all_gather_object(everyone, (requests.stop or 0, requests.reason), group=self._group)
+            everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
             reason = next(text for kind, text in everyone if kind == highest_priority)
         return Requests(Stop(highest_priority) if highest_priority else None, reason, *map(bool, others))
 
@@ -126,10 +132,68 @@ def min_over_ranks(value: int, num_processes: int) -> int:
     return int(smallest)
 
 
-def wait_for_all(num_processes: int) -> None:
-    """Return once every process has called this; on host memory, so that no GPU is needed. Collective."""
-    if num_processes > 1:
-        distributed.all_reduce(torch.zeros(1), group=_host_group(distributed.group.WORLD))
+def gather_on_all(value: T, num_processes: int) -> list[T]:
+    """Return every process's value, in the order of the ranks, on all of them; on host memory. Collective."""
+    if num_processes == 1:
+        return [value]
+    everyone: list[Any] = [None] * num_processes
+    distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
+    return everyone
+
+
+def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
+    """Return every process's numbers by rank, on each; all give equally many. Collective."""
+    group, own = _host_group(distributed.group.WORLD), torch.tensor([*map(int, numbers)])
+    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, own, group=group)
+    return [each.tolist() for each in everyone]
+
+
+def send_to(ranks: Sequence[int], sender: int, content: bytes) -> bytes:
+    """Return the sender's content, which it sends to some ranks, on itself and on these; on host memory.
+
+    Args:
+        ranks: The ranks that get it. Each of them calls this too.
+        sender: The rank that sends.
+        content: The content, on the sender.
+    """
+    group, parcel = _host_group(distributed.group.WORLD), [content]
+    if distributed.get_rank() == sender:
+        for rank in ranks:
+            distributed.send_object_list(parcel, dst=rank, group=group)
+    else:
+        distributed.recv_object_list(parcel, src=sender, group=group)
+    return parcel[0]
+
+
+def agreed(work: Callable[[], T], num_processes: int) -> T:
+    """Return what `work` returns on this process, or raise on all processes what it raises on one. Collective."""
+    if num_processes == 1:
+        return work()
+    result, raised = None, None
+    try:
+        result = work()
+    except Exception as error:
+        raised = error
+    everyone = gather_on_all(None if raised is None else _as_sent(raised), num_processes)
+    if (first := next(filter(None, everyone), None)) is not None:
+        raise first from raised
+    return result  # type: ignore[return-value]
+
+
+def _as_sent(error: Exception) -> Exception:
+    """Return an error that other processes can make again."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # a class with other arguments, or with content that stays here
+        return RuntimeError(one_line(error, limit=None))
+
+
+def from_main_process(value: T) -> T:
+    """Return the value of rank 0, sent through host memory. Collective."""
+    sent: list[Any] = [value]
+    distributed.broadcast_object_list(sent, src=0, group=_host_group(distributed.group.WORLD))
+    return sent[0]
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ from timm_accel.data.classes import class_names as names_of
 from timm_accel.data.transforms.data_config import check_mean_and_std
 from timm_accel.export.metadata import Metadata
 from timm_accel.messages import root_cause
+from timm_accel.models.lora import merge_lora
 from timm_accel.models.saving import PIXEL_RANGE
 
 
@@ -103,7 +104,7 @@ def prepare(
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
-    """Return a contiguous float32 copy in evaluation mode on the CPU, without wrappers and SyncBatchNorm.
+    """Return a contiguous float32 copy in evaluation mode on the CPU, without wrappers, SyncBatchNorm and adapters.
 
     Args:
         model: Any module.
@@ -121,6 +122,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     copy = deepcopy(model)
     if copy.__dict__.pop("_original_forward", None) is not None:
         del copy.forward  # accelerate 1.15 sets a forward with autocast on the instance
+    merge_lora(copy)
     if hasattr(copy, "set_grad_checkpointing"):
         copy.set_grad_checkpointing(False)
     for module in copy.modules():

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from timm_accel.atomic import atomic_write
 from timm_accel.data.labeled_images import LabeledImages
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.readers.manifest_reader import import_pyarrow
 from timm_accel.data.resources import check_loader_options
-from timm_accel.distributed.consensus import wait_for_all
-from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.shares import interleaved, share_of_process
 from timm_accel.features.modules import pooled_features
 from timm_accel.models.finite import check_finite
 from timm_accel.terminal import progress_bar
@@ -38,19 +36,15 @@ class Embeddings:
     labels: np.ndarray
 
 
-class _Share(Dataset):
-    """The images of one rank, each with its index."""
+class _Pairs(Dataset):
+    """The image and the label of each sample, which may have more."""
 
-    def __init__(self, data: Any, numbers: range) -> None:
-        self.data, self.numbers = data, numbers
+    def __init__(self, data: Any) -> None:
+        self.data = data
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> tuple[int, Any, Any]:
-        number = self.numbers[position]
-        image, label, *_ = self.data[number]
-        return number, image, label
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, label, *_ = self.data[index]
+        return image, label
 
 
 def extract_embeddings(
@@ -62,10 +56,10 @@ def extract_embeddings(
     num_workers: int = 0,
     progress: bool = False,
 ) -> Embeddings:
-    """Compute the pooled features of each image once, in the order of the dataset.
+    """Compute the pooled features of each image once, in the order of the dataset. Collective.
 
-    In distributed training each of n ranks computes every n-th image. All ranks return all embeddings, and rank 0
-    writes the file. The model does not change and stays on its device.
+    Each of the n processes of a launch computes every n-th batch. All return all embeddings, and rank 0 writes the
+    file. The model does not change and stays on its device.
 
     Args:
         model: A timm classifier, on the device to compute on.
@@ -86,17 +80,20 @@ def extract_embeddings(
     """
     _check(data, path)
     check_loader_options(batch_size, num_workers)
-    state = process_state()
-    share = _Share(_strict(data), range(state.process_index, len(data), state.num_processes))
-    loader = DataLoader(share, batch_size, num_workers=num_workers, collate_fn=default_collate)
-    shown = progress_bar(loader, unit="batch", shown=progress and state.is_main_process)
-    parts = gather_object(_compute(pooled_features(model), shown, f"the model, a {type(model).__name__}"))
-    numbers, features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = numbers.argsort()
-    made = Embeddings(features[order], labels[order])
-    if path is not None and state.is_main_process:
-        _write(made, Path(path))
-    wait_for_all(state.num_processes)
+    share = share_of_process(True)
+    batches: Any = share.batches(len(data), batch_size)
+
+    @loader_errors_explained()
+    def compute() -> list[tuple[np.ndarray, ...]]:
+        loader = DataLoader(_Pairs(_strict(data)), batch_sampler=batches, num_workers=num_workers)
+        read = progress_bar(loader, unit="batch", shown=progress and share.is_first)
+        return _computed(pooled_features(model), read, f"the model, a {type(model).__name__}")
+
+    parts = interleaved(share.gather(compute))
+    features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    made = Embeddings(features, labels)
+    if path is not None:
+        share.of_first(lambda: _write(made, Path(path)))
     return made
 
 
@@ -112,13 +109,12 @@ def _strict(data: Any) -> Any:
     return strict
 
 
-@loader_errors_explained()
 @torch.no_grad()
-def _compute(extractor: nn.Module, batches: Any, source: str) -> list[tuple[np.ndarray, ...]]:
+def _computed(extractor: nn.Module, batches: Any, source: str) -> list[tuple[np.ndarray, ...]]:
     device = next((tensor.device for tensor in extractor.parameters()), torch.device("cpu"))
     return [
-        (numbers.numpy(), _finite(extractor(images.to(device)).float().cpu(), source).numpy(), np.asarray(labels))
-        for numbers, images, labels in batches
+        (_finite(extractor(images.to(device)).float().cpu(), source).numpy(), np.asarray(labels))
+        for images, labels in batches
     ]
 
 

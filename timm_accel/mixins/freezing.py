@@ -65,7 +65,7 @@ class FreezingMixin(LoopTrainer):
                 reason = "is in no group of the optimizer" if parameter.requires_grad else "has requires_grad=False"
                 raise ValueError(
                     f"Expected what freeze_schedule thaws to be trainable, but got {name!r}, which {reason}. Leave "
-                    "freeze out of create_classifier(), and give the optimizer all parameters."
+                    "freeze and lora out of create_classifier(), and give the optimizer all parameters."
                 )
 
     def train_epoch_start(self) -> None:

@@ -12,7 +12,7 @@ from timm_accel.callbacks import PrintSetupCallback
 from timm_accel.data.seeding import mix_seed
 from timm_accel.messages import counted
 from timm_accel.models import EmaUpdate, choose_ema_decay
-from timm_accel.models.ema import MAX_EMA_DECAY
+from timm_accel.models.ema import MAX_EMA_DECAY, share_frozen, unshare_frozen
 from timm_accel.states.weights import EMA_MODEL, EMA_PROGRESS, metric_prefix
 from timm_accel.training import LoopTrainer
 from timm_accel.upstream import ModelEmaCallback, TrainerCallback
@@ -43,8 +43,8 @@ class ModelEmaMixin(LoopTrainer):
     have the prefix ``ema_model_``. Each `train` starts a new EMA model, and `evaluate` keeps it.
 
     The update is timm's, except that a tensor with several names moves once, and that values which are not finite are
-    copied. EMA weights that are not finite where the model's are end the run with an error at the next sync point, on a
-    GPU one sync point later.
+    copied. Frozen parameters take memory once, for model and EMA model. EMA weights that are not finite where the
+    model's are end the run with an error at the next sync point, on a GPU one sync point later.
 
     Args:
         ema_decay: The share of the EMA weights that an update keeps, from 0 to below 1. None chooses it by the length
@@ -107,7 +107,9 @@ class ModelEmaMixin(LoopTrainer):
     def training_run_start(self) -> None:
         super().training_run_start()
         assert self.ema_model is not None
-        self.ema_model.set(self.current_run().unwrapped_model)  # DDP has given every rank the weights of rank 0
+        model = self.current_run().unwrapped_model
+        self.ema_model.set(model)  # DDP has given every rank the weights of rank 0
+        share_frozen(self.ema_model, model, self.current_run().unwrapped_optimizer)
         if self.ema_decay is None:
             self.ema_model.decay = choose_ema_decay(self.run_config.max_num_train_steps, self._updates_between())
         else:
@@ -178,6 +180,8 @@ class ModelEmaMixin(LoopTrainer):
         self._stop_on_ema_fault(self.current_run().epoch, self.current_run().num_updates)
 
     def training_run_end(self) -> None:
+        assert self.ema_model is not None
+        unshare_frozen(self.ema_model, self.current_run().unwrapped_model)
         self._ema_update = None
         super().training_run_end()
 

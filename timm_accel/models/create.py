@@ -7,14 +7,15 @@ from typing import Any
 
 import timm
 from timm.data import resolve_input_data_config
+from timm.layers import use_reentrant_ckpt
 from torch import nn
 
 from timm_accel.data.transforms.create import height_and_width
-from timm_accel.models.building import build, check_model_name, try_out
+from timm_accel.models.building import build, check_model_name, check_pooling, try_out
 from timm_accel.models.freezing import freeze_stages
 from timm_accel.models.heads import Head, attach_head, check_head
 from timm_accel.models.loading import build_with_weights
-from timm_accel.models.pooling import check_pooling
+from timm_accel.models.lora import Lora, add_lora, check_lora
 
 
 def create_classifier(
@@ -32,6 +33,7 @@ def create_classifier(
     drop_path_rate: float | None = None,
     grad_checkpointing: bool = False,
     freeze: int | Sequence[str] = 0,
+    lora: Lora | None = None,
     scriptable: bool = False,
     exportable: bool = False,
     **model_args: Any,
@@ -62,6 +64,8 @@ def create_classifier(
         drop_path_rate: Stochastic depth; None for the model's default.
         grad_checkpointing: Whether to compute activations twice in training, which saves memory.
         freeze: How many stages, from the stem on (-1: all but the last), or which of `stage_names` to freeze.
+        lora: The rank of adapters that are trained beside frozen weights (LoRA, `timm_accel.models.lora`), or arguments
+            of ``peft.LoraConfig`` by name; the classifier is trained too. None trains the weights themselves.
         scriptable: Whether layers are chosen that TorchScript can compile.
         exportable: Whether layers are chosen that exporters can trace.
         **model_args: Further arguments of ``timm.create_model``.
@@ -72,6 +76,7 @@ def create_classifier(
 
     Raises:
         FileNotFoundError: The weights do not exist.
+        ModuleNotFoundError: `lora` is given, and peft is not installed.
         OSError: The weights could not be downloaded.
         TypeError: The model lacks an argument, or the head is of another kind.
         ValueError: The model is unknown, an argument is out of range or is missing in this family, the weights do not
@@ -88,6 +93,7 @@ def create_classifier(
         raise ValueError(
             f"Expected weights to be None with pretrained=True, but got {str(weights)!r}. Leave out one of the two."
         )
+    _check_lora(lora, freeze, grad_checkpointing)
     size = None if image_size is None else height_and_width(image_size)
     options = _options(
         num_classes=num_classes,
@@ -113,6 +119,8 @@ def create_classifier(
         _save_memory(model, name)
     if freeze:
         freeze_stages(model, freeze)
+    if lora is not None:
+        add_lora(model, lora, data_config["input_size"])
     return model, data_config
 
 
@@ -135,6 +143,22 @@ def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> N
         raise ValueError(
             f"Expected class_names to be a list of num_classes={num_classes} names, but got {shown}. Pass those of the "
             "training dataset."
+        )
+
+
+def _check_lora(lora: Lora | None, freeze: int | Sequence[str], grad_checkpointing: bool) -> None:
+    if lora is None:
+        return
+    check_lora(lora)
+    if freeze:
+        raise ValueError(
+            "Expected freeze to be 0 with lora, which freezes all but the adapters and the classifier, but got "
+            f"{freeze!r}. Leave one of them out."
+        )
+    if grad_checkpointing and use_reentrant_ckpt():
+        raise ValueError(
+            "Expected timm's checkpointing not to be reentrant with lora, since the first adapters would get no "
+            "gradient, but got TIMM_REENTRANT_CKPT or set_reentrant_ckpt(True). Leave it out."
         )
 
 

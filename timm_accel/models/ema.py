@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim import Optimizer
 
 Holders = list[tuple[dict[str, Any], str, Any]]
 """Dictionaries of modules, each with a key and the value that it had."""
@@ -141,6 +142,7 @@ class EmaUpdate:
         for name, tensor in ours.items():
             first_names.setdefault(memory_of(tensor), name)
         pairs = [_Pair(name, ours[name], theirs[name]) for name in first_names.values() if ours[name].numel()]
+        pairs = [pair for pair in pairs if memory_of(pair.ema) != memory_of(pair.model)]
         self._pairs = [pair for pair in pairs if pair.ema.is_floating_point()]
         self._averaged, self._followed = [pair.ema for pair in self._pairs], [pair.model for pair in self._pairs]
         others = [pair for pair in pairs if not pair.ema.is_floating_point()]
@@ -163,6 +165,32 @@ class _Pair(NamedTuple):
     name: str
     ema: torch.Tensor
     model: torch.Tensor
+
+
+def share_frozen(ema_model: ModelEmaV3, model: nn.Module, optimizer: Optimizer) -> None:
+    """Let an EMA model use the memory of the model's frozen parameters, which no update moves.
+
+    Args:
+        ema_model: The EMA model; parameters on another device than the model's keep their memory.
+        model: The model that it follows.
+        optimizer: What it optimizes does not count as frozen, since it may be thawed later.
+    """
+    optimized = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    for ours, theirs in zip(ema_model.module.parameters(), model.parameters(), strict=True):
+        if not theirs.requires_grad and id(theirs) not in optimized and ours.device == theirs.device:
+            ours.data = theirs.data
+
+
+def unshare_frozen(ema_model: ModelEmaV3, model: nn.Module) -> None:
+    """Give an EMA model memory for all of its parameters again, so that it stays what it is when the model changes.
+
+    Args:
+        ema_model: The EMA model.
+        model: The model that it followed.
+    """
+    for ours, theirs in zip(ema_model.module.parameters(), model.parameters(), strict=True):
+        if memory_of(ours) == memory_of(theirs):
+            ours.data = ours.data.clone()
 
 
 def memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -89,7 +89,17 @@ def freeze_stages(model: nn.Module, stages: int | Sequence[str]) -> None:
     frozen = parts_to_freeze(model, stages)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen.parameters)
-    _keep_in_evaluation(model, frozen.norms)
+    keep_frozen_norms(model)
+
+
+def keep_frozen_norms(model: nn.Module) -> None:
+    """Leave the batch norms whose parameters are frozen in evaluation mode, and no others.
+
+    Args:
+        model: Any module.
+    """
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    _keep_in_evaluation(model, _norms_of(model, frozen))
 
 
 class FrozenParts(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from timm_accel.atomic import atomic_write, remove_leftover
 from timm_accel.models.heads import MlpHead, classifier_names
 from timm_accel.models.integrity import CONFIG_FILE, WEIGHTS_FILE, signed_config
+from timm_accel.models.lora import has_lora, merge_lora
 from timm_accel.models.trial import create_on_meta
 
 PIXEL_RANGE = "pixel_range"  # in the config, and in the data config
@@ -31,10 +33,10 @@ def save_classifier(
     than timm's under ``head``: then timm gives the same features with ``num_classes=0``, and `open_classifier` rebuilds
     the complete model. A note in the config tells when timm cannot rebuild the model at all. Each file is written
     atomically. The config has the size and SHA-256 of the weights and a SHA-256 of its content under ``integrity``,
-    which are checked when the folder is opened.
+    which are checked when the folder is opened. Adapters (LoRA) are merged into the saved weights.
 
     Args:
-        model: The unwrapped model.
+        model: The unwrapped model; it does not change.
         folder: The folder to write to; it is created if it is missing.
         class_names: The names of the classes, stored as ``label_names``.
         data_config: The preprocessing of the evaluation, in place of the model's: ``input_size``, ``crop_pct``, ….
@@ -43,6 +45,7 @@ def save_classifier(
     Source: ``timm.models.save_for_hf``, which does not take shared tensors.
     """
     folder = Path(folder)
+    model = merge_lora(deepcopy(model)) if has_lora(model) else model
     named = about if class_names is None else {"label_names": class_names, **about}
     with atomic_write(folder / CONFIG_FILE) as config:
         _write_classifier(model, config.parent, named)

@@ -108,6 +108,12 @@ def _read_state(path: Path) -> FoundWeights:
     state = open_state(path)
     state.check()
     held = held_weights(state.load(COMMON))
+    if any(".base_layer." in name for name in held.tensors):
+        raise ValueError(
+            "Expected weights to be those of a model, but got those of the state "
+            f"{str(state.folder)!r}, whose layers have adapters (lora) beside them. Name best or best_ema of its run, "
+            "where they are merged."
+        )
     which = "its EMA weights" if held.name == EMA_MODEL else "its model"
     named = state.manifest.get("run", {}).get("classes")
     return FoundWeights(f"{state.folder} ({which})", held.tensors, class_names=named)

@@ -37,11 +37,15 @@ def output_shape(model: nn.Module, input_size: tuple[int, int, int], batch_size:
         Exception: The model cannot take such images.
     """
     with torch.no_grad():
-        return tuple(_without_data(model).eval()(torch.zeros(batch_size, *input_size, device="meta")).shape)
+        return tuple(without_data(model).eval()(torch.zeros(batch_size, *input_size, device="meta")).shape)
 
 
-def _without_data(model: nn.Module) -> nn.Module:
-    """Return a copy on the meta device; `deepcopy` finds stand-ins for all tensors there, so none is copied."""
+def without_data(model: nn.Module) -> nn.Module:
+    """Return a copy on the meta device; `deepcopy` finds stand-ins for all tensors there, so none is copied.
+
+    Args:
+        model: Any module.
+    """
     stand_ins: dict[int, torch.Tensor] = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
     for parameter in model.parameters():
         stand_ins[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from timm_accel.atomic import atomic_write
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.models import CONFIG_FILE, read_config, signed_config
 from timm_accel.predict.classifier import Classifier
-from timm_accel.predict.labeled import collect, open_labeled, open_reader
+from timm_accel.predict.labeled import collect, open_labeled, open_shared
 
 RANGE = (0.01, 100.0)
 
@@ -24,6 +25,7 @@ def fit_temperature(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool = False,
+    share: bool = False,
 ) -> float:
     """Find the temperature, the divisor of the logits, with the smallest negative log likelihood.
 
@@ -38,6 +40,9 @@ def fit_temperature(
         batch_size: Images at a time.
         num_workers: Loader processes.
         progress: Whether a bar is shown.
+        share: Whether the processes of a launch share the images. Collective then: each process must make this call
+            and gets the temperature, and rank 0 writes it. False computes everything here, so that one process may call
+            it alone.
 
     Raises:
         OSError: The temperature cannot be written into the folder.
@@ -46,14 +51,20 @@ def fit_temperature(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    dataset = open_labeled(classifier, open_reader(data, eval_split), classifier.transform)
-    logits, targets = collect(
-        classifier.logits, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress
-    )
+    part = share_of_process(share)
+    reader = open_shared(data, eval_split, part)
+    dataset = part.agreed(lambda: open_labeled(classifier, reader, classifier.transform))
+    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    logits, targets = collect(classifier.logits, dataset, **loading, share=part)
+    classifier.temperature = part.of_first(lambda: _fitted(classifier, logits, targets))
+    return classifier.temperature
+
+
+def _fitted(classifier: Classifier, logits: Tensor, targets: Tensor) -> float:
+    """Return the best temperature, and write it into the folder of the classifier."""
     temperature = best_temperature(logits, targets)
     if classifier.folder is not None:
         _store(classifier.folder / CONFIG_FILE, temperature)
-    classifier.temperature = temperature
     return temperature
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.resources import check_loader_options
 from timm_accel.data.transforms.prepare_image import PrepareImage
+from timm_accel.distributed.shares import interleaved, share_of_process
 from timm_accel.models.finite import check_finite
 from timm_accel.models.saving import PIXEL_RANGE
 from timm_accel.predict.augmentation import check_tta, config_of_views, views_of
@@ -103,7 +105,6 @@ class Classifier:
         logits = [self.logits(view) / self.temperature for view in views_of(images, tta, self.input_size[1:])]
         return torch.stack([each.sigmoid() if self.multi_label else each.softmax(dim=1) for each in logits]).mean(dim=0)
 
-    @loader_errors_explained()
     def predict(
         self,
         images: Any,
@@ -114,6 +115,7 @@ class Classifier:
         progress: bool = True,
         tta: Sequence[str] = (),
         threshold: float = 0.5,
+        share: bool = False,
     ) -> list[Prediction]:
         """Return the top-k predictions of each image, in order.
 
@@ -129,6 +131,9 @@ class Classifier:
             progress: Whether a bar is shown if there is more than one batch.
             tta: Test-time augmentation: some of ``hflip``, ``vflip`` and ``five_crop``.
             threshold: The minimum probability of a multi-label class; other models ignore it.
+            share: Whether the processes of a launch share the images, which are those of rank 0. Collective then: each
+                process must make this call, and gets the predictions of all images. False computes everything here, so
+                that one process may call it alone.
 
         Raises:
             FileNotFoundError: The path does not exist, or a folder holds no images.
@@ -138,22 +143,29 @@ class Classifier:
         tta = check_tta(tta)
         _check_at_least_1(top_k=top_k, batch_size=batch_size)
         check_loader_options(batch_size, num_workers)
-        inputs = ImageInputs(find_images(images), self.transform_of_views(tta), self.prepare)
-        loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=ImageInputs.collate_fn)
+        part, transform = share_of_process(share), self.transform_of_views(tta)
+        inputs = ImageInputs(part.of_first(lambda: _found(images)), transform, self.prepare)
+        batches: Any = part.batches(len(inputs), batch_size)
         min_score = threshold if self.multi_label else 0.0
-        paths: list[str | None] = inputs.paths
-        predictions: list[Prediction] = []
-        for readable, errors in progress_bar(loader, unit="batch", shown=progress and len(loader) > 1):
-            try:
-                rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
-            except ValueError as error:
-                first = len(predictions)
-                error.add_note(f"The batch begins with {paths[first] or f'image {first}'}.")
-                raise
-            for reason in errors:
-                found = next(rows) if reason is None else {"error": reason}
-                predictions.append(Prediction(paths[len(predictions)], **found))
-        return predictions
+
+        @loader_errors_explained()
+        def compute() -> list[list[Prediction]]:
+            loader: Any = DataLoader(
+                inputs, batch_sampler=batches, num_workers=num_workers, collate_fn=ImageInputs.collate_fn
+            )
+            shown = progress and part.is_first and len(batches) > 1
+            paths, made = inputs.paths, []
+            for batch, (readable, errors) in zip(batches, progress_bar(loader, unit="batch", shown=shown), strict=True):
+                try:
+                    rows = iter([] if readable is None else self._top_k(readable, tta, top_k, min_score))
+                except ValueError as error:
+                    error.add_note(f"The batch begins with {paths[batch.start] or f'image {batch.start}'}.")
+                    raise
+                found = [next(rows) if reason is None else {"error": reason} for reason in errors]
+                made.append([Prediction(paths[number], **each) for number, each in zip(batch, found, strict=True)])
+            return made
+
+        return list(chain.from_iterable(interleaved(part.gather(compute))))
 
     def _top_k(self, images: Tensor, tta: Sequence[str], top_k: int, min_score: float) -> list[dict[str, Any]]:
         scores, classes = self.probabilities(images, tta).topk(min(top_k, len(self.class_names)))
@@ -163,6 +175,11 @@ class Classifier:
             names = tuple(self.class_names[each] for each in row_classes[: len(kept)])
             rows.append({"labels": names, "scores": tuple(kept)})
         return rows
+
+
+@loader_errors_explained()
+def _found(images: Any) -> list[Any]:
+    return find_images(images)
 
 
 def _check_at_least_1(**options: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from timm_accel.data.classes import in_label_order, is_multi_label
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.predict.augmentation import check_tta
 from timm_accel.predict.classifier import Classifier
 from timm_accel.predict.evaluation import Evaluation
@@ -16,7 +17,7 @@ from timm_accel.predict.labeled import (
     collect,
     model_numbers,
     open_labeled,
-    open_reader,
+    open_shared,
     paths_of,
     unreadable_paths,
 )
@@ -41,6 +42,7 @@ def evaluate_classifier(
     num_workers: int = 0,
     device: str | torch.device | None = None,
     progress: bool = False,
+    share: bool = False,
 ) -> Evaluation:
     """Compare the predictions of a classifier with the labels of images, by exact metrics over all images.
 
@@ -60,6 +62,8 @@ def evaluate_classifier(
         num_workers: Loader processes.
         device: The device to compute on; None for the GPU if there is one, or for the device of a `Classifier`.
         progress: Whether a bar is shown.
+        share: Whether the processes of a launch share the images. Collective then: each process must make this call,
+            and gets the complete result. False computes everything here, so that one process may call it alone.
 
     Raises:
         FileNotFoundError: The classifier or the data does not exist.
@@ -76,6 +80,7 @@ def evaluate_classifier(
         num_workers=num_workers,
         device=device,
         progress=progress,
+        share=share,
     )
     return evaluation_of(scores)
 
@@ -112,23 +117,29 @@ def score_images(
     num_workers: int = 0,
     device: str | torch.device | None = None,
     progress: bool = False,
+    share: bool = False,
 ) -> Scores:
     """Return the probabilities of a classifier for labeled images, with the path and the label of each image.
 
     The arguments and errors are those of `evaluate_classifier`.
     """
-    tta = check_tta(tta)
-    classifier = as_classifier(path_or_model, device)
-    reader = open_reader(data, eval_split)
-    if isinstance(path_or_model, nn.Module):
-        classifier.multi_label = is_multi_label(reader)
-    dataset = open_labeled(classifier, reader, classifier.transform_of_views(tta))
+    part, tta = share_of_process(share), check_tta(tta)
+    classifier = part.agreed(lambda: as_classifier(path_or_model, device))
+    reader = open_shared(data, eval_split, part)
+
+    def opened() -> Any:
+        if isinstance(path_or_model, nn.Module):
+            classifier.multi_label = is_multi_label(reader)
+        return open_labeled(classifier, reader, classifier.transform_of_views(tta))
+
+    dataset = part.agreed(opened)
     probabilities, targets = collect(
         partial(classifier.probabilities, tta=tta),
         dataset,
         batch_size=batch_size,
         num_workers=num_workers,
         progress=progress,
+        share=part,
     )
     numbers, names = model_numbers(classifier, in_label_order(reader.class_to_idx)), classifier.class_names
     return Scores(
@@ -136,7 +147,7 @@ def score_images(
         targets=targets,
         probabilities=probabilities,
         class_names=names,
-        unreadable=unreadable_paths(dataset),
+        unreadable=unreadable_paths(dataset, part),
         missing_classes=[name for number, name in enumerate(names) if number not in numbers],
         temperature=classifier.temperature,
         tta=tta,

@@ -1,7 +1,9 @@
 """Labeled images from any source, with the preprocessing and the order of classes of a classifier."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from timm_accel.data.readers.reader_views import ReaderPart
 from timm_accel.data.resources import check_loader_options
 from timm_accel.data.sources import Source
 from timm_accel.data.splits.split_folders import split_folders
+from timm_accel.data.streams.shared_stream import SharedStream
 from timm_accel.data.streams.streamed_images import StreamedImages, create_image_dataset
+from timm_accel.distributed.shares import Share
 from timm_accel.predict.classifier import Classifier
 from timm_accel.terminal import progress_bar
 
@@ -121,6 +125,21 @@ def open_reader(data: Any, split: str | None) -> Any:
     return reader
 
 
+def open_shared(data: Any, split: str | None, share: Share) -> Any:
+    """Return the reader of `open_reader`; one process of each host opens what has a name. Collective.
+
+    Args:
+        data: As for `open_reader`.
+        split: The split.
+        share: The share of this process.
+    """
+    source = data.data if isinstance(data, Source) else data
+    parts = source.values() if isinstance(source, Mapping) else [source]
+    if all(isinstance(part, str | Path) for part in parts):
+        return share.on_each_host(lambda: open_reader(data, split))
+    return share.agreed(lambda: open_reader(data, split))
+
+
 def model_numbers(classifier: Classifier, names: list[str]) -> list[int]:
     """Return the model's class number for each class of the data, by name; the data may lack some.
 
@@ -149,7 +168,6 @@ def _some(names: list[str], max_names: int = 10) -> str:
     return f"{names[:max_names]}{more}" if names else "none"
 
 
-@loader_errors_explained()
 def collect(
     compute: Callable[[Tensor], Tensor],
     dataset: LabeledImages | StreamedImages,
@@ -157,8 +175,11 @@ def collect(
     batch_size: int,
     num_workers: int,
     progress: bool,
+    share: Share,
 ) -> tuple[Tensor, Tensor]:
     """Return the output for each image, ``(N, num_classes)``, and the targets, ``(N,)`` or ``(N, num_classes)``.
+
+    The processes that share are told of all unreadable images. Collective.
 
     Args:
         compute: A function of a batch of images.
@@ -166,22 +187,47 @@ def collect(
         batch_size: Images at a time.
         num_workers: Loader processes.
         progress: Whether a bar is shown.
+        share: Which of the batches this process computes.
 
     Raises:
         ValueError: No image could be read.
     """
     check_loader_options(batch_size, num_workers)
-    if isinstance(dataset, StreamedImages):
-        dataset.share(batch_size, num_workers)  # every rank reads all of it here
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)
-    batches = filter(None, progress_bar(loader, unit="batch", shown=progress))
-    parts = [(compute(images), targets) for images, targets in batches]
+    batches = _batches(dataset, batch_size, num_workers, share, progress and share.is_first)
+
+    @loader_errors_explained()
+    def compute_batches() -> tuple[list[Any], Any]:
+        made = [(key, (compute(batch[0]), batch[1])) for key, batch in batches if batch is not None]
+        return made, dataset.unreadable
+
+    made, unreadable = zip(*share.gather(compute_batches), strict=True)
+    dataset.note_unreadable(chain.from_iterable(unreadable))
+    parts = [part for _, part in sorted(chain.from_iterable(made), key=itemgetter(0))]
     if not parts:
-        bad: Any = dataset.unreadable
-        why = f" ({dataset.why_unreadable(bad[0])})" if bad else ""
+        why = f" ({_why(dataset, share)})" if dataset.unreadable else ""
         raise ValueError(f"Expected data to hold an image that can be read, but got none{why}. Repair or replace them.")
     outputs, targets = zip(*parts, strict=True)
     return torch.cat(outputs), torch.cat(targets)
+
+
+def _batches(
+    dataset: LabeledImages | StreamedImages, batch_size: int, num_workers: int, share: Share, shown: bool
+) -> Iterator[tuple[Any, Any]]:
+    """Return the batches of this process, each with what it is sorted by among those of all; maybe show a bar."""
+    if isinstance(dataset, StreamedImages):
+        dataset.share(batch_size, num_workers)  # as in one process: `SharedStream` chooses among its batches
+        loader = DataLoader(SharedStream(dataset, batch_size, share.owns), batch_size=None, num_workers=num_workers)
+        total = -(-dataset.num_samples // (batch_size * share.num_processes))
+        return iter(progress_bar(loader, unit="batch", shown=shown, total=total))
+    batches: Any = share.batches(len(dataset), batch_size)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=LabeledImages.collate_fn)
+    return zip(map(attrgetter("start"), batches), progress_bar(loader, unit="batch", shown=shown), strict=True)
+
+
+def _why(dataset: LabeledImages | StreamedImages, share: Share) -> str:
+    """Return why the first of the unreadable images is one; another process may be able to read it. Collective."""
+    bad: Any = dataset.unreadable
+    return next(filter(None, share.gather(lambda: dataset.why_unreadable(bad[0]))), "")
 
 
 def paths_of(dataset: LabeledImages | StreamedImages, count: int) -> list[str]:
@@ -197,8 +243,8 @@ def paths_of(dataset: LabeledImages | StreamedImages, count: int) -> list[str]:
     return [dataset.filename(number, absolute=True) for number in range(len(dataset)) if number not in bad]
 
 
-def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
-    """Return the files that were left out.
+def unreadable_paths(dataset: LabeledImages | StreamedImages, share: Share) -> list[str]:
+    """Return the files that were left out. Collective.
 
     Raises:
         ValueError: They are more than ``max_bad_fraction`` of the images, and more than 10.
@@ -208,6 +254,6 @@ def unreadable_paths(dataset: LabeledImages | StreamedImages) -> list[str]:
     if len(paths) > dataset.max_unreadable:
         raise ValueError(
             f"Expected data to hold at most {dataset.max_unreadable} unreadable images, but got {len(paths)}, such as "
-            f"{paths[0]!r} ({dataset.why_unreadable(bad[0])}). Repair or remove them."
+            f"{paths[0]!r} ({_why(dataset, share)}). Repair or remove them."
         )
     return paths

@@ -31,19 +31,23 @@ from timm_accel.data import (
 from timm_accel.data.classes import class_names, is_multi_label
 from timm_accel.data.image_files import counts_on_screen
 from timm_accel.distributed.consensus import on_main_process
-from timm_accel.distributed.processes import local_main_process_first, process_state
+from timm_accel.distributed.processes import on_each_host, process_state
 from timm_accel.losses import create_loss
 from timm_accel.models import create_classifier
+from timm_accel.models.lora import require_peft
 from timm_accel.models.trial import output_shape
 from timm_accel.optim import create_optimizer
 from timm_accel.recipes.data import create_data, source_of, train_arguments
 from timm_accel.recipes.fast import choose_fast
+from timm_accel.recipes.past_run import read_options
 from timm_accel.recipes.recipe import Recipe
 from timm_accel.recipes.run import Run, plain_options
 from timm_accel.states.folder import STATES, open_state, state_folders
 from timm_accel.states.run_dir import RUN_CONTENTS, UnstartedRun, check_run_dir
 from timm_accel.terminal import print_fitted
 from timm_accel.trainers import TimmMixupTrainer
+
+_OF_ONE_HOST = {"data_dir", "data_root", "run_dir", "num_workers", "cache", "download", "resume"}
 
 
 def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
@@ -66,10 +70,11 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
         )
     if recipe.trackers:
         require_packages(check_trackers(recipe.trackers))  # a missing package is reported before the data are read
+    if recipe.lora is not None:
+        require_peft()
     state = process_state()
-    with local_main_process_first(state):
-        unstarted = UnstartedRun(recipe.run_dir)
-        data = write_digits() if recipe.data_dir is None else recipe.data_dir
+    unstarted = UnstartedRun(recipe.run_dir)
+    data = on_each_host(state, write_digits) if recipe.data_dir is None else recipe.data_dir
     try:
         with counts_on_screen():  # of `PrintSetupCallback`
             return _build(recipe, data, unstarted, state, callbacks)
@@ -80,15 +85,25 @@ def build_run(recipe: Recipe, callbacks: Iterable[Any] = ()) -> Run:
 
 
 def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callbacks: Iterable[Any]) -> Run:
-    check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS)
+    on_main_process(state, lambda: check_run_dir(recipe.run_dir, () if recipe.resume else RUN_CONTENTS))
+    if not recipe.fast and on_main_process(state, lambda: _resumes_fast_run(recipe)):
+        recipe = replace(recipe, fast=True)
     follows_state = recipe.fast or recipe.batch_size == "auto"
     saved = on_main_process(state, lambda: _manifest_to_resume(recipe)) if follows_state else None
     if recipe.fast:
         recipe, chosen = choose_fast(recipe, state.device, saved)
         _say(state, chosen)
-    source = source_of(recipe, data)
+    source = on_each_host(state, lambda: _opened(source_of(recipe, data), recipe.eval_split))
     set_seed(recipe.seed)
-    model, data_config = _create_model(recipe, source)
+    try:
+        model, data_config = _create_model(recipe, source)
+    except TypeError as error:
+        if recipe.drop_path_rate != Recipe.drop_path_rate or "'drop_path_rate'" not in str(error.__cause__):
+            raise
+        _say(state, f"drop_path_rate is 0, since {recipe.model} has no stochastic depth.")
+        recipe = replace(recipe, drop_path_rate=0.0)
+        set_seed(recipe.seed)
+        model, data_config = _create_model(recipe, source)
     train_set, eval_set = create_data(recipe, source, data_config)
     if recipe.batch_size == "auto":
         recipe = replace(recipe, batch_size=_batch_size_of(recipe, state, model, train_set, saved))
@@ -96,7 +111,16 @@ def _build(recipe: Recipe, data: Any, unstarted: UnstartedRun, state: Any, callb
         model, _ = _create_model(recipe, source)  # the search has trained the other one
     further = [*_create_trackers(recipe), PrintSetupCallback, PrintResultsCallback(data), *callbacks]
     trainer = _create_trainer(recipe, state, model, train_set, further)
+    options = {name: value for name, value in asdict(recipe).items() if name not in _OF_ONE_HOST}
+    trainer.same_on_hosts = plain_options(options)
     return Run(recipe.resolved(), trainer, train_arguments(recipe, train_set, eval_set), unstarted)
+
+
+def _opened(source: Source, eval_split: str) -> Source:
+    """Open the splits of a source, which lists its images, draws a split and writes it down."""
+    for split in ("train", eval_split):
+        source.open(split)
+    return source
 
 
 def _batch_size_of(recipe: Recipe, state: Any, model: nn.Module, train_set: Any, saved: dict[str, Any] | None) -> int:
@@ -121,11 +145,18 @@ def _say(state: Any, text: str) -> None:
 
 def _manifest_to_resume(recipe: Recipe) -> dict[str, Any] | None:
     """Return the manifest of the state that the run resumes from; None for a new run."""
-    if recipe.resume is None:
-        return None
-    states = Path(recipe.run_dir) / STATES
-    newest = state_folders(states)[:1] if recipe.resume == "auto" else [Path(recipe.resume)]
-    return next((open_state(folder).manifest for folder in newest), None)
+    return next((open_state(folder).manifest for folder in _states_to_resume(recipe)), None)
+
+
+def _states_to_resume(recipe: Recipe) -> list[Path]:
+    if recipe.resume in (None, "auto"):
+        return [] if recipe.resume is None else state_folders(Path(recipe.run_dir) / STATES)[:1]
+    return [Path(recipe.resume)]
+
+
+def _resumes_fast_run(recipe: Recipe) -> bool:
+    """Whether the device decided on the options of the run that this one resumes."""
+    return any(read_options(folder.parents[1]).get("fast") for folder in _states_to_resume(recipe))
 
 
 def _create_trainer(
@@ -182,6 +213,7 @@ def _create_model(recipe: Recipe, source: Source) -> tuple[nn.Module, dict[str, 
         head=recipe.head,
         image_size=recipe.image_size,
         grad_checkpointing=recipe.grad_checkpointing,
+        lora=recipe.lora,
         drop_path_rate=recipe.drop_path_rate or None,  # None is left out: not every model takes it
         **(recipe.model_args or {}),
     )

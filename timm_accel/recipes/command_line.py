@@ -39,7 +39,10 @@ def _explain(message: str, kinds: Mapping[str, Any]) -> str:
     wrong = re.search(r'Parser key "(\w+)".*(?:Got|Given) value: (.+)', message, re.DOTALL)
     if wrong and wrong[1] in kinds:
         kind = in_words(kinds[wrong[1]])
-        return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. --help lists all options."
+        remedy = "--help lists all options."
+        if wrong[2] in ("True", "False"):  # no text on a command line is one
+            remedy = "Put yes, no, on and off in quotes: a bare one is a boolean in YAML."
+        return f"Expected {wrong[1]} to be {kind}, but got {wrong[2]!r}. {remedy}"
     return f"Expected arguments as --help lists them, but got {' '.join(message.split())!r}. Correct them."
 
 

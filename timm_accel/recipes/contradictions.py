@@ -75,6 +75,14 @@ def _freezing(recipe: "Recipe") -> Iterator[str]:
         )
 
 
+def _adapters(recipe: "Recipe") -> Iterator[str]:
+    if recipe.lora is not None and recipe.freeze_epochs > 0:
+        yield (
+            "Expected freeze_epochs to be 0 with lora, which freezes all but the adapters and the classifier, but got "
+            f"{recipe.freeze_epochs}. Leave one of them out."
+        )
+
+
 def _two_weights(recipe: "Recipe") -> Iterator[str]:
     if recipe.pretrained and recipe.weights is not None:
         yield f"Expected pretrained or weights, but got both, {recipe.weights!r} too. Leave one of them out."
@@ -148,6 +156,7 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Recipe"], Iterator[str]]] = {
     ("opt", "opt_args"): _optimizers,
     ("opt_args",): partial(_options_twice, argument="opt_args"),
     ("freeze_epochs", "num_epochs"): _freezing,
+    ("lora", "freeze_epochs"): _adapters,
     ("pretrained", "weights"): _two_weights,
     ("model_args",): _options_of_models,
     ("sampler", "num_repeats"): _two_orders,

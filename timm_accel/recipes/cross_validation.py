@@ -9,8 +9,8 @@ import torch
 
 from timm_accel.callbacks.recorded_metrics import one_number
 from timm_accel.data.readers.manifest_reader import import_pyarrow
-from timm_accel.distributed.consensus import wait_for_all
 from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.messages import counted
 from timm_accel.predict import Scores, evaluation_of, score_images
 from timm_accel.recipes.building import build_run
@@ -113,12 +113,11 @@ def _train_fold(recipe: Recipe) -> tuple[dict[str, float], dict[str, float], Sco
     history = trainer.run_history
     last = {name: one_number("metric", name, history.get_latest_metric(name)) for name in names}
     path = Path(recipe.run_dir) / _SCORES
-    state = process_state()
-    if state.is_main_process and not path.exists():
+    share = share_of_process(True)
+    if not share.of_first(path.exists):
         images = run.train_arguments["per_device_batch_size"]
-        scored = score_images(recipe.run_dir, evaluated, batch_size=images, device=trainer.device)
-        scored.to_parquet(path)
-    wait_for_all(state.num_processes)
+        scored = score_images(recipe.run_dir, evaluated, batch_size=images, device=trainer.device, share=True)
+        share.of_first(lambda: scored.to_parquet(path))
     scores = Scores.from_parquet(path)
     return evaluation_of(scores).metrics, last, scores
 

@@ -26,6 +26,7 @@ from timm_accel.mixins import (
 from timm_accel.mixins.gradient_clipping import CLIP_MODES
 from timm_accel.mixins.mixup import MODES as MIXUP_MODES
 from timm_accel.models import check_model_name, create_classifier
+from timm_accel.models.lora import check_lora
 from timm_accel.optim.names import LOOKAHEAD
 from timm_accel.recipes.faults import check_recipe
 from timm_accel.recipes.options import (
@@ -151,6 +152,12 @@ class Recipe:
     chooses."""
     grad_checkpointing: bool = False
     """Whether to compute activations again in the backward pass, which saves memory and costs time."""
+    lora: int | dict[str, Any] | None = field(
+        default=default_of(create_classifier, "lora"),
+        metadata=must_pass(check_lora, "a rank, or arguments of peft.LoraConfig"),
+    )
+    """The rank of adapters (LoRA) that are trained, with the classifier, beside frozen weights, or arguments of
+    peft.LoraConfig; None trains the weights."""
     freeze_epochs: int = field(default=0, metadata=INTEGER_FROM_0)
     """Epochs, from the start, in which only the last stage, the head, is trained."""
     sched: str = field(default=_ARTICLE["sched"], metadata=must_be_one_of(SCHEDULERS, "a name that timm knows"))

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from timm_accel.atomic import atomic_write
+from timm_accel.callbacks import Callback
 from timm_accel.callbacks.optional_files import OptionalFile
 from timm_accel.recipes.dry_run import train_for_estimate
 from timm_accel.recipes.recipe import Recipe
@@ -35,6 +36,7 @@ class Run:
     def train(self) -> TimmMixupTrainer:
         """Write the resolved recipe into the run folder, train, and return the trainer.
 
+        A run that resumes writes it anew: it may be longer, or have another precision.
         An error before the first update leaves the run folder as it was found.
         """
         if self._is_used:
@@ -43,9 +45,10 @@ class Run:
             )
         path = Path(self.recipe.run_dir) / RECIPE
         begun = path.exists() and (path.parent / STATES).is_dir()  # otherwise a failed start left it
-        if self.trainer.accelerator.is_main_process and not begun:
-            with OptionalFile().writing(self.trainer.print), atomic_write(path) as unfinished:
-                unfinished.write_text(yaml.safe_dump(plain_options(asdict(self.recipe)), sort_keys=False))
+        if begun:
+            self.trainer.callback_handler.add_callback(_WriteRecipeCallback(self.recipe))
+        elif self.trainer.accelerator.is_main_process:
+            _write_recipe(self.recipe, self.trainer)
         try:
             self.trainer.train(**self.train_arguments)
         except Exception:
@@ -68,6 +71,22 @@ class Run:
     def _undo(self) -> None:
         if self.trainer.accelerator.is_main_process:
             self.unstarted.undo()
+
+
+class _WriteRecipeCallback(Callback):
+    """Write the recipe of a run that resumes, once nothing refuses it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def on_resumed(self, trainer: Any, **kwargs: Any) -> None:
+        if trainer.accelerator.is_main_process:
+            _write_recipe(self.recipe, trainer)
+
+
+def _write_recipe(recipe: Recipe, trainer: TimmMixupTrainer) -> None:
+    with OptionalFile().writing(trainer.print), atomic_write(Path(recipe.run_dir) / RECIPE) as unfinished:
+        unfinished.write_text(yaml.safe_dump(plain_options(asdict(recipe)), sort_keys=False))
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:

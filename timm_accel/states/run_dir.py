@@ -2,6 +2,7 @@
 
 import os
 import platform
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ LOCK = "lock"
 SPLIT = "split.csv"
 RECIPE = "recipe.yaml"
 _OF_A_START = (RECIPE, SPLIT, STATES)
+_TOKEN = ".shared_"
 
 
 def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *, argument: str = "run_dir") -> Path:
@@ -39,7 +41,7 @@ def check_run_dir(run_dir: str | Path, contents: Iterable[str] = RUN_CONTENTS, *
             raise FileExistsError(
                 f"Expected {argument} to hold no run yet, since runs are never overwritten, but got {str(run_dir)!r}, "
                 f"which holds {name!r}. Name a new folder, move the old one away, or resume the run in it with "
-                "resume_from='auto'."
+                "resume_from='auto' (--resume auto on the command line)."
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,18 @@ def lock_run_dir(folder: Path) -> FileLock:
         with suppress(OSError), open(path, "w", opener=open_own) as file:  # a full disk, or Windows: it names nobody
             file.write("\n".join([*me, ""]))
     return lock
+
+
+def leave_token(folder: Path) -> str:
+    """Create an empty file of a random name, by which other hosts know the folder, and return the name.
+
+    Those that killed runs have left are removed. Only the holder of the lock may call it.
+    """
+    for left in folder.glob(f"{_TOKEN}*"):
+        left.unlink(missing_ok=True)
+    name = f"{_TOKEN}{secrets.token_hex(8)}"
+    (folder / name).touch(exist_ok=False)
+    return name
 
 
 def _lines(path: Path) -> list[str]:

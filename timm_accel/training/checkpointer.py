@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -11,21 +11,17 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm_accel.distributed.connections import lost_connection_explained
 from timm_accel.distributed.consensus import on_main_process
+from timm_accel.distributed.hosts import Hosts
 from timm_accel.messages import counted, one_line
 from timm_accel.states.background import BackgroundWork, HostMemory
-from timm_accel.states.folder import (
-    STATES,
-    newest_state,
-    open_state,
-    tidy_states,
-    write_state,
-)
+from timm_accel.states.claim import Claim
+from timm_accel.states.folder import STATES, write_state
 from timm_accel.states.growing import GrowingParts, load_common
-from timm_accel.states.run_dir import RUN_CONTENTS, check_kind, check_run_dir, lock_run_dir, unlock_run_dir
 from timm_accel.states.saved_state import SavedState
 from timm_accel.training import snapshot
-from timm_accel.training.data_of_run import LISTINGS, DataOfRun
+from timm_accel.training.data_of_run import DataOfRun, list_on_host
 from timm_accel.training.identity import (
     CONDITIONS,
     LENGTH,
@@ -33,6 +29,7 @@ from timm_accel.training.identity import (
     changes,
     describe_inexact_resume,
     describe_run,
+    describe_start,
     differences,
     geometry,
     versions,
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Checkpointer:
-    """Lock the run folder while a run lasts, and know the state that it resumes from and the last one.
+    """Claim the run folder while a run lasts, and know the state that it resumes from and the last one.
 
     Args:
         trainer: The trainer of the run.
@@ -75,7 +72,6 @@ class Checkpointer:
         self._writing, self._copies = BackgroundWork[SavedState](), HostMemory()  # on the main process
         self.identity: Mapping[str, Any] = {}
         self.data: DataOfRun | None = None
-        self._lock: Any = None
 
     @property
     def keeps_states(self) -> bool:
@@ -89,56 +85,38 @@ class Checkpointer:
         return self.resume_from is not None and self.run_dir is not None and self.run_dir in path.parents
 
     @contextmanager
-    def claimed(self, train_dataset: Any, num_epochs: int, eval_dataset: Any) -> Iterator[None]:
-        """Lock the run folder, and find the state to resume from, before any work."""
-        accelerator = self.trainer._accelerator
+    def claimed(self, train_dataset: Any, eval_dataset: Any, counts: Mapping[str, Any]) -> Iterator[None]:
+        """Compare the hosts, lock the run folder, and find the state to resume from, before any work."""
+        trainer, hosts = self.trainer, Hosts(self.trainer._accelerator)
+        claim = Claim(self.run_dir, self.resume_from, trainer.print)
         try:
-            if self.resume_from not in (None, "auto"):
-                self.resumed = on_main_process(accelerator, self._open_state)
-            if self.run_dir is not None:
-                on_main_process(accelerator, self._claim)
-            if self.resume_from == "auto":
-                self.resumed = on_main_process(accelerator, self._newest_state)
-            model, optimizer = self.trainer.get_unwrapped_model(), self.trainer.current_run().unwrapped_optimizer
-            self.identity = describe_run(model, optimizer, train_dataset, self.trainer.seed, self.trainer.recipe)
-            if self.resumed is not None:
-                self._check_resumed(self.resumed, num_epochs)
-                for group in optimizer.param_groups:  # an earlier run of this trainer has changed them
-                    group["lr"] = group.get("initial_lr", group["lr"])
-            if self.keeps_states or self.resumed is not None:
-                datasets, check = {"training": train_dataset, "evaluation": eval_dataset}, self.trainer.data_identity
-                self.data = on_main_process(accelerator, lambda: DataOfRun(datasets, check, self.resumed))
-            yield
+            with lost_connection_explained():
+                model, optimizer = trainer.get_unwrapped_model(), trainer.current_run().unwrapped_optimizer
+                self.identity = describe_run(model, optimizer, train_dataset, trainer.seed, trainer.recipe)
+                hosts.compare(describe_start(trainer, self.identity, counts, self.resume_from))
+                self.resumed = claim.find(trainer._accelerator, on_hosts=hosts.count > 1)
+                if self.resumed is not None:
+                    self._check_resumed(self.resumed, counts["num_epochs"])
+                    for group in optimizer.param_groups:  # an earlier run of this trainer has changed them
+                        group["lr"] = group.get("initial_lr", group["lr"])
+                self._look_at_data(hosts, {"training": train_dataset, "evaluation": eval_dataset}, claim.shared_paths())
+                claim.remove_token()
+                yield
         except BaseException as error:
             self._end_writing()
             if self.last_state is not None and isinstance(error, Exception):
                 error.add_note(f"The last state is {str(self.last_state)!r}. Resume from it with resume_from='auto'.")
             raise
         finally:
-            if self._lock is not None:
-                unlock_run_dir(self._lock)
+            claim.release()
 
-    def _claim(self) -> None:
-        assert self.run_dir is not None
-        states = self.run_dir / STATES
-        for folder in (states, states / LISTINGS):
-            check_kind(folder, "folder")
-        within = self.resume_from == "auto" or states.resolve() in Path(self.resume_from or "").resolve().parents
-        contents = () if self.resume_from is not None and within and states.is_dir() else RUN_CONTENTS
-        self._lock = lock_run_dir(check_run_dir(self.run_dir, contents))
-
-    def _newest_state(self) -> SavedState | None:
-        assert self.run_dir is not None
-        state = newest_state(self.run_dir / STATES, self.trainer.print)
-        if state is not None:
-            tidy_states(self.run_dir / STATES, state)
-        return state
-
-    def _open_state(self) -> SavedState:
-        assert self.resume_from is not None
-        state = open_state(self.resume_from)
-        state.check()
-        return state
+    def _look_at_data(self, hosts: Hosts, datasets: Mapping[str, Any], paths: Sequence[Path]) -> None:
+        on_hosts, check, accelerator = hosts.count > 1, self.trainer.data_identity, self.trainer._accelerator
+        if not (self.keeps_states or self.resumed is not None or on_hosts):
+            return
+        own = list_on_host(datasets, check) if on_hosts and hosts.place.is_first_of_other_host else {}
+        data = self.data = on_main_process(accelerator, lambda: DataOfRun(datasets, check, self.resumed, on_hosts))
+        hosts.check(paths, data.differs_from(own), lambda: data.difference(own), self.trainer.print)
 
     def _check_resumed(self, state: SavedState, num_epochs: int) -> None:
         saved, current = dict(state.manifest["run"]), dict(self.identity)

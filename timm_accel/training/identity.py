@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from platform import python_version_tuple
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -13,13 +14,15 @@ from torch.optim import Optimizer
 
 from timm_accel.data.classes import class_names
 from timm_accel.messages import shortened
+from timm_accel.training.loaders import stream_of
 
 if TYPE_CHECKING:
+    from timm_accel.training.trainer import LoopTrainer
     from timm_accel.training.training_run import TrainingRun
 
 PACKAGES = ("timm_accel", "torch", "torchvision", "timm", "accelerate", "pytorch-accelerated")
 LENGTH = ("num_epochs", "updates_per_epoch", "max_num_train_steps")
-CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "mixed_precision")
+CONDITIONS = ("num_processes", "batch_size", "accumulation", "images", "stream_workers", "mixed_precision")
 FOLLOWS_RUN = "follows the run"
 """The key of a value in a recipe that was left at its default, and may be another one in a longer run."""
 
@@ -33,15 +36,41 @@ def versions() -> dict[str, str]:
 def geometry(run: TrainingRun) -> dict[str, Any]:
     """Return the counts on which positions and schedules depend."""
     dataset, config = run.trainer.train_dataset, run.trainer.run_config
+    stream = stream_of(run.train_dataloader)
     return {
         "num_processes": run.accelerator.num_processes,
         "batch_size": config.train_per_device_batch_size,
         "accumulation": config.gradient_accumulation_steps,
         "images": len(dataset) if hasattr(dataset, "__len__") else None,
+        "stream_workers": None if stream is None else max(1, stream.num_workers),
         "num_epochs": config.num_epochs,
         "updates_per_epoch": run.updates_per_epoch,
         "max_num_train_steps": config.max_num_train_steps,
         "mixed_precision": config.mixed_precision,
+    }
+
+
+def describe_start(
+    trainer: LoopTrainer, run: Mapping[str, Any], counts: Mapping[str, Any], resume_from: Any
+) -> dict[str, Any]:
+    """Return plain values that must be the same on all hosts when a run begins.
+
+    Args:
+        trainer: The trainer of the run.
+        run: What `describe_run` returned.
+        counts: The counts among the arguments of ``train``.
+        resume_from: As for ``train``: a path may be another one on each host.
+    """
+    names = ("evaluate_every_n_epochs", "sync_every_n_updates", "keep_states")
+    return {
+        "python": ".".join(python_version_tuple()[:2]),
+        **versions(),
+        **counts,
+        "resume_from": resume_from if resume_from in (None, "auto") else "a path",
+        "mixed_precision": trainer._accelerator.mixed_precision,
+        **{name: getattr(trainer, name) for name in names},
+        **{name: value for name, value in run.items() if name != "recipe"},
+        **(trainer.same_on_hosts or {"recipe": run["recipe"]}),
     }
 
 
@@ -115,6 +144,10 @@ def describe_inexact_resume(changed: str, saved: Mapping[str, Any], current: Map
     else:
         kept = f"An update has {batches[1]} images instead of {batches[0]}, at the same place in epoch and schedule"
     order = "" if saved["images"] == current["images"] else ", and so does the order of the images"
+    if current["stream_workers"] is not None and any(
+        saved.get(name) != current[name] for name in ("num_processes", "batch_size", "accumulation", "stream_workers")
+    ):
+        order += ". The stream has another order: of the current epoch some images may come twice and others not at all"
     return (
         f"The run resumes under other conditions ({changed}). {kept}; dropout, Mixup and BatchNorm's statistics differ "
         f"from those of an uninterrupted run{order}."

@@ -16,7 +16,12 @@ from timm_accel.upstream import DataLoaderSlice
 
 
 def remaining(loader: Any, start: int) -> Iterable[Any]:
-    """Return the loader's batches from number `start` on; a map-style dataset loads none of the skipped images."""
+    """Return the loader's batches from number `start` on.
+
+    A map-style dataset loads none of the skipped images, and a stream at most a batch of each worker.
+    """
+    if is_stream(loader):
+        return _Part(loader, loader.dataset.start_at(start), None)
     if start == 0:
         return loader
     if isinstance(loader, DataLoaderSlice):
@@ -96,6 +101,12 @@ def set_epoch(loader: Any, epoch: int) -> None:
 def is_stream(loader: Any) -> bool:
     """Whether a loader, or None, is over `StreamedImages`."""
     return isinstance(getattr(loader, "dataset", None), StreamedImages)
+
+
+def stream_of(loader: Any) -> StreamedImages | None:
+    """Return the `StreamedImages` of a prepared loader; None where there is none."""
+    loader = getattr(loader, "dl", loader)  # pytorch-accelerated's DataLoaderSlice
+    return loader.dataset if is_stream(loader) else None
 
 
 def share_stream(loader: Any, accelerator: Accelerator, seed: int) -> None:

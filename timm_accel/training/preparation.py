@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from timm_accel.callbacks.defaults import MoveModulesToDeviceCallback
 from timm_accel.data.resources import available_cpus
 from timm_accel.data.seeding import key_samples
-from timm_accel.distributed.launching import refuse_sharding
-from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.processes import check_accelerator, process_state
 from timm_accel.messages import counted, one_line
 from timm_accel.training.loaders import batch_sizes, deal_out_rest, is_stream, share_stream
 from timm_accel.training.precision import accelerator_options, refuse_half_on_cpu, warn_of_emulation
@@ -83,8 +82,8 @@ def check_counts(**counts: Any) -> None:
 
 def check_train_arguments(
     train_dataset: Any, num_epochs: int, positional: Sequence[Any], named: Mapping[str, Any]
-) -> None:
-    """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work."""
+) -> dict[str, Any]:
+    """Raise for arguments of `LoopTrainer.train` that cannot be right, before any work, and return the counts."""
     options = {**dict(zip(_FURTHER_OPTIONS, positional, strict=False)), **named}
     counts = {"num_epochs": num_epochs} | {
         name: options.get(name, 1) for name in ("per_device_batch_size", "gradient_accumulation_steps")
@@ -100,10 +99,14 @@ def check_train_arguments(
         )
     if _count_images(train_dataset) == 0:
         raise _too_few_images("train", 0, options.get("per_device_batch_size", 8))
+    return counts
 
 
 def create_accelerator(
-    ddp_kwargs: Mapping[str, Any], mixed_precision: str | None = None, torch_compile: bool | str | None = None
+    ddp_kwargs: Mapping[str, Any],
+    model: nn.Module,
+    mixed_precision: str | None = None,
+    torch_compile: bool | str | None = None,
 ) -> Accelerator:
     """Return accelerate's `Accelerator`, with options of torch's ``DistributedDataParallel`` and of the trainer.
 
@@ -121,7 +124,7 @@ def create_accelerator(
         dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(**ddp_kwargs)],
     )
-    refuse_sharding(accelerator.distributed_type)
+    check_accelerator(accelerator, model)
     warn_of_emulation(accelerator.mixed_precision, accelerator.device)
     return accelerator
 

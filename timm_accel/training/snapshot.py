@@ -18,6 +18,7 @@ from timm_accel.states.growing import Growing, GrowingParts, Key
 from timm_accel.states.plain import plain
 from timm_accel.states.running_mean import RunningMean
 from timm_accel.states.saved_state import COMMON, SavedState, rank_file
+from timm_accel.training.loaders import stream_of
 
 if TYPE_CHECKING:
     from timm_accel.training.trainer import LoopTrainer
@@ -170,6 +171,8 @@ def take_rank(run: TrainingRun) -> dict[str, Any]:
     part: dict[str, Any] = {"running_loss": loss.state_dict(), "finite": run.running_loss.finite(), "buffers": {}}
     means = run.training_means if run.progress.batch else {}
     part["training_means"] = {name: mean.state_dict() for name, mean in means.items()}
+    if run.progress.batch and (stream := stream_of(run.train_dataloader)) is not None:
+        part["stream"] = stream.epoch_state()
     if trainer._accelerator.num_processes > 1:
         for name, module in modules_of(trainer).items():
             kept = module.state_dict().keys()
@@ -192,6 +195,8 @@ def restore_rank(run: TrainingRun, state: SavedState) -> RunningMean:
             run.training_means[name].merge(part["training_means"][name])
         for name, buffers in part["buffers"].items() if same else ():
             modules[name].load_state_dict(buffers, strict=False)
+        if same and "stream" in part and (stream := stream_of(run.train_dataloader)) is not None:
+            stream.restore_epoch(part["stream"])
     return loss
 
 

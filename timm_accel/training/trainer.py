@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 from timm_accel.callbacks.handler import EventHandler, admit
 from timm_accel.callbacks.recorded_metrics import one_number, refuse_unless_recorded
 from timm_accel.distributed.consensus import Stop
-from timm_accel.distributed.processes import process_state
+from timm_accel.distributed.processes import check_accelerator
 from timm_accel.losses.softmax import refuse_integer_labels
 from timm_accel.messages import printable
 from timm_accel.states.weights import metric_prefix
@@ -84,6 +85,7 @@ class LoopTrainer(Trainer):
     scheduler: Any
     keep_states: int | None = None
     data_identity: str | None = None
+    same_on_hosts: Mapping[str, Any] = MappingProxyType({})  # further options, compared at the start of a run
     default_drop_last: ClassVar[bool] = False
     """Whether the training loader drops its last, shorter batch unless told otherwise."""
     _accelerator: Any
@@ -374,12 +376,12 @@ class LoopTrainer(Trainer):
             resume_from: ``"auto"`` for the newest state in ``run_dir``, if there is one; a state's path; None for none.
             **kwargs: Upstream's further arguments, also by position. ``max_num_train_steps`` counts optimizer updates.
         """
-        preparation.check_train_arguments(train_dataset, num_epochs, args, kwargs)
+        counts = preparation.check_train_arguments(train_dataset, num_epochs, args, kwargs)
         current = self.current_run()
         preparation.check_optimizes(current.unwrapped_model, current.unwrapped_optimizer, self.loss_func)
         checkpointer = Checkpointer(self, resume_from)
         run = TrainingRun(self, checkpointer)
-        with checkpointer.claimed(train_dataset, num_epochs, eval_dataset), self._running(run):
+        with checkpointer.claimed(train_dataset, eval_dataset, counts), self._running(run):
             self.scheduler = self._eval_dataloader = None  # upstream keeps those of the previous run (0.1.61)
             super().train(train_dataset, num_epochs, eval_dataset, *args, **kwargs)
 
@@ -495,12 +497,12 @@ class LoopTrainer(Trainer):
         return EventHandler(list(super()._create_callback_handler()))
 
     def _create_accelerator(self) -> Accelerator:
-        return preparation.create_accelerator(self.ddp_kwargs(), self.mixed_precision, self.torch_compile)
+        return preparation.create_accelerator(self.ddp_kwargs(), self.model, self.mixed_precision, self.torch_compile)
 
     def _prepare_model_optimizer_and_dataloaders(self) -> None:
         self._accelerator.free_memory()
         self._accelerator = self._create_accelerator()
-        process_state()  # checks the launch again, also where a subclass creates the accelerator
+        check_accelerator(self._accelerator, self.model)  # again, since a subclass may have created it
         processes = self._accelerator.num_processes
         preparation.check_loaders({"train": self._train_dataloader, "eval": self._eval_dataloader}, processes)
         self.model = preparation.strip_model(self.model, self.get_unwrapped_model())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import DynamoBackend
 
 from timm_accel.callbacks.save_best import SaveBestCallback
 from timm_accel.callbacks.setup.sizes import bytes_of_state, bytes_of_weights
@@ -48,13 +49,15 @@ def _image_size(trainer: Any, about: Mapping[str, Any]) -> str:
 
 
 def about_device(trainer: "LoopTrainer") -> Facts:
-    """Yield the device, the number of processes and the precision."""
+    """Yield the device, the number of processes and the precision, and what a run that compiles waits for."""
     accelerator = trainer.current_run().accelerator
     device, count = accelerator.device, accelerator.num_processes
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     shown = device.type if device.type == "cpu" else device  # accelerate numbers them by rank
     yield "device", f"{shown}{name}, {count} process{'es' if count > 1 else ''}, {precision}"
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        yield "", "the model is compiled at the first batch, which may take minutes"
 
 
 def about_batches(trainer: "LoopTrainer") -> Facts:

@@ -75,8 +75,8 @@ class TrackerCallback(Callback):
 
     def on_training_run_start(self, trainer: "LoopTrainer", **kwargs: Any) -> None:
         assert trainer.run_dir is not None
-        own = trainer.belongs_to_run(trainer.run_dir / JOURNAL)
-        check_run_dir(trainer.run_dir, [] if own else [JOURNAL])
+        folder, own = trainer.run_dir, trainer.belongs_to_run(trainer.run_dir / JOURNAL)
+        on_main_process(trainer.current_run().accelerator, lambda: check_run_dir(folder, [] if own else [JOURNAL]))
         self._services, self._opened, self._loss = [], False, (0.0, 0.0)
         self._metrics = FreshMetrics(trainer.run_history)
 

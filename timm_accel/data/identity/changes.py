@@ -24,7 +24,9 @@ class Changes(NamedTuple):
     same_images: bool = False
 
 
-def describe_changes(kind: str, saved: dict[str, Any], before: Listing | None, now: Listing) -> Changes | None:
+def describe_changes(
+    kind: str, saved: dict[str, Any], before: Listing | None, now: Listing, others: str = "the state's"
+) -> Changes | None:
     """Return what changed; None if nothing did.
 
     Times count only where the data lie in the same folder, and not where every file has another one: a copy does.
@@ -34,10 +36,11 @@ def describe_changes(kind: str, saved: dict[str, Any], before: Listing | None, n
         saved: The values of the state, from `Listing.about`.
         before: The list that belongs to them; None if it is lost.
         now: The list of the dataset of this run.
+        others: The words for the data that these are compared with.
     """
     if saved["digest"] == now.digest():
         return None
-    begins = f"The {kind} data differ from the state's: "
+    begins = f"The {kind} data differ from {others}: "
     if before is None:
         lost = "the list of the earlier ones is lost"
         return Changes(f"{begins}{saved['images']} images before, {now.count} now; {lost}.")

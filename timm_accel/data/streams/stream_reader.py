@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ class StreamReader:
     """Whether each worker reads separate shards."""
     skips = False
     """Whether unreadable samples are skipped."""
+    first = 0
+    """The samples that the next iteration, and no other, passes over; they are read only where a stream has to."""
+    _passed = 0
 
     def share(self, batch_size: int, num_workers: int, rank: int, num_processes: int, seed: int) -> None:
         """Choose which part of the stream this rank reads.
@@ -133,7 +137,8 @@ class StreamReader:
 
     def __iter__(self) -> Any:
         self.ds = self.worker_info = None
-        return super().__iter__()  # type: ignore[misc]
+        self._passed, self.first = self.first, 0
+        return islice(super().__iter__(), self._passed, None)  # type: ignore[misc]
 
     @property
     def samples_per_worker(self) -> int:

@@ -39,8 +39,9 @@ class StreamedImages(IterableDataset):
     """Decode, transform and seed the images of a stream as `LabeledImages` does.
 
     In training each rank and loader worker reads separate shards, shuffled within a buffer. All return the same number
-    of images: a worker with fewer images repeats some, a worker with more leaves some out. In evaluation rank 0 reads
-    everything once, and the other ranks read nothing.
+    of images: a worker with fewer images repeats some, a worker with more leaves some out. Webdataset's samples are
+    shared evenly, so that none is left out. In evaluation rank 0 reads everything once, and the other ranks read
+    nothing.
 
     Args:
         reader: A `StreamReader`; its samples are (``{"bytes": …, "path": …}``, label).
@@ -89,7 +90,11 @@ class StreamedImages(IterableDataset):
         self._target_transform = target_transform
         self._seed_image: Callable[..., None] | None = None
         self._epoch, self._rank, self._num_workers = SharedCount(), 0, 0
-        self._log = UnreadableLog()
+        self._log, self._shares = UnreadableLog(), 0
+        self._start, self._known = (
+            (0, 0),
+            dict[int, list[int]](),
+        )  # of a resumed epoch
         self._names = self.class_names
 
     @property
@@ -101,6 +106,11 @@ class StreamedImages(IterableDataset):
     def num_samples(self) -> int:
         """The number of images in the split, over all ranks."""
         return self.reader.num_samples
+
+    @property
+    def num_workers(self) -> int:
+        """The loader workers of this rank, as `share` was told."""
+        return self._num_workers
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
@@ -172,51 +182,121 @@ class StreamedImages(IterableDataset):
             ValueError: A worker would have nothing to read.
         """
         self._rank, self._num_workers, self._seed_image = rank, num_workers, seed_image
+        self._start, self._known, self._shares = (0, 0), {}, self._shares + 1
         part = (rank, num_processes) if self.is_training else (0, 1)
         self.reader.share(batch_size, num_workers, *part, seed)
+
+    def start_at(self, batch: int) -> int:
+        """Let the next iteration begin near a batch of the current epoch, without reading what comes before.
+
+        Args:
+            batch: The number of the batch among those of this rank.
+
+        Returns:
+            The number of batches that the loader gives before that one: fewer than it has workers, since the first
+            worker gives the first batch.
+        """
+        rounds, rest = divmod(batch, max(1, self._num_workers))
+        self._start = self._epoch.value, rounds * self.reader.batch_size
+        return rest
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what a position in the epoch depends on: the workers, and the unreadable images so far.
+
+        It is no ``state_dict``: torchdata's loader would take that for the position itself.
+        """
+        epoch = self._epoch.value
+        met = [list(each) for each in self._log.met(self._shares, epoch)]
+        return {"epoch": epoch, "workers": self._num_workers, "unreadable": met}
+
+    def restore_epoch(self, state: dict[str, Any]) -> None:
+        """Load what `epoch_state` returned, before `start_at`; with another number of workers, the names alone."""
+        same = max(1, state["workers"]) == max(1, self._num_workers)
+        for path, error, worker, number in state["unreadable"]:
+            self._log.add(path, error, *((self._shares, state["epoch"], worker, number) if same else ()))
+            if same:
+                self._known.setdefault(worker, []).append(number)
+
+    def load(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> Any:
+        """Return a sample of the reader as (image, target); None if it cannot be read and is left out.
+
+        Args:
+            file: The file, as the reader gives it.
+            label: Its label.
+            bad: How many images of this worker before it could not be read.
+            worker: The loader worker that reads it.
+            number: Its number among the samples of the worker.
+        """
+        read = self._read(file, label, bad, worker, number)
+        return None if read is None else self._transformed(*read)
+
+    def _read(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> tuple[Any, Any] | None:
+        try:
+            image = self._decode(file)
+        except OSError as error:
+            self._note(file["path"], error, bad + 1, worker, number)
+            return None
+        return image, check_label(label, self._names, file["path"])
+
+    def _transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+        for transform in self._transforms:
+            image = transform(image)
+        return image, (label if self._target_transform is None else self._target_transform(label))
 
     def __iter__(self) -> Iterator[Any]:
         if len(self) == 0:  # evaluation on another rank
             return
         worker = 0 if (info := get_worker_info()) is None else info.id
-        for position, (image, label) in enumerate(self._images()):
+        for position, image, label in self._images(worker):
             if self._seed_image is not None:
                 self._seed_image(self._epoch.value, self._rank, worker, position)
-            for transform in self._transforms:
-                image = transform(image)
-            yield image, (label if self._target_transform is None else self._target_transform(label))
+            yield self._transformed(image, label)
 
-    def _images(self) -> Iterator[tuple[Any, Any]]:
-        """Yield the readable images; in training always the same number, by repeating images where some are missing."""
-        yielded, bad = 0, 0
-        while True:
-            before = yielded
+    def _images(self, worker: int) -> Iterator[tuple[int, Any, Any]]:
+        """Yield the readable images with their positions; in training always up to the same number.
+
+        Where images are missing, the worker reads its part again from the start.
+        """
+        position, number = self._first(worker)
+        bad, length = number - position, self.reader.samples_per_worker
+        while not self.is_training or position < length:
+            self.reader.first = begin = number % length if self.is_training else 0
+            before = position
             for file, label in self.reader:
-                try:
-                    image = self._decode(file)
-                except OSError as error:
+                read = self._read(file, label, bad, worker, number)
+                number += 1
+                if read is None:
                     bad += 1
-                    self._note(file["path"], error, bad)
                     continue
-                yield image, check_label(label, self._names, file["path"])
-                yielded += 1
-                if self.is_training and yielded == self.reader.samples_per_worker:
+                yield position, *read
+                position += 1
+                if self.is_training and position == length:
                     return
             if not self.is_training:
                 return
-            if yielded == before:
+            if position == before and begin == 0:
                 raise OSError(
                     "Expected a readable image, but got none in this worker's shards. Repair or replace them."
                 )
 
-    def _note(self, path: str, error: OSError, bad: int) -> None:
+    def _first(self, worker: int) -> tuple[int, int]:
+        """Return how many images and how many samples, unreadable ones too, a worker passes over."""
+        epoch, position = self._start
+        if not self.is_training or epoch != self._epoch.value:
+            return 0, 0
+        number = position
+        for unreadable in sorted(self._known.get(worker, ())):
+            number += unreadable < number
+        return position, number
+
+    def _note(self, path: str, error: OSError, bad: int, worker: int, number: int) -> None:
         if is_of_the_machine(error):
             raise error
         if self.on_error == "raise":
             raise OSError(
                 f"Expected every file to be a readable image, but got {path!r} ({error}). Repair or remove it."
             ) from error
-        self._log.add(path, str(error))
+        self._log.add(path, str(error), self._shares, self._epoch.value, worker, number)
         if bad == 1:
             _logger.warning(
                 "%r cannot be read (%s) and is skipped; further ones are only counted.", path, one_line(error, None)

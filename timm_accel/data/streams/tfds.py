@@ -70,7 +70,8 @@ class TfdsStream(StreamReader, ReaderTfds):
         return {self.input_key: tfds.decode.SkipDecoding()}
 
     def __iter__(self) -> object:
-        for number, (content, label) in enumerate(super().__iter__()):
+        samples = super().__iter__()
+        for number, (content, label) in enumerate(samples, self._passed):
             yield {"bytes": content, "path": f"{self.builder.name}, {self.split}, number {number}"}, int(label)
 
 

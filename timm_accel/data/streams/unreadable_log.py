@@ -3,6 +3,7 @@
 import json
 import os
 from tempfile import mkstemp
+from typing import Any
 from weakref import finalize
 
 
@@ -14,9 +15,9 @@ class UnreadableLog:
         os.close(handle)
         finalize(self, _remove, self._path, os.getpid())
 
-    def add(self, path: str, error: str) -> None:
-        """Add an image; one write, so that workers do not mix their lines."""
-        line = f"{json.dumps([path, error])}\n".encode()
+    def add(self, path: str, error: str, *place: int) -> None:
+        """Add an image and where it was met; one write, so that workers do not mix their lines."""
+        line = f"{json.dumps([path, error, place])}\n".encode()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(handle, line)
@@ -25,8 +26,16 @@ class UnreadableLog:
 
     def read(self) -> list[tuple[str, str]]:
         """Return the images so far, each path once, sorted."""
+        return sorted({path: error for path, error, _ in self._lines()}.items())
+
+    def met(self, *place: int) -> list[tuple[str, str, int, int]]:
+        """Return (path, error, worker, number) of the images that were met at (*place, worker, number)."""
+        found = ((path, error, *met[-2:]) for path, error, met in self._lines() if tuple(met[:-2]) == place and met)
+        return sorted(set(found), key=lambda each: each[2:])
+
+    def _lines(self) -> list[list[Any]]:
         with open(self._path, encoding="ascii") as file:
-            return sorted(dict(json.loads(line) for line in file).items())
+            return [json.loads(line) for line in file]
 
 
 def _remove(path: str, process: int) -> None:

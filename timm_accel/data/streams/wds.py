@@ -6,18 +6,22 @@ import os
 import random
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from timm.data.readers.reader_wds import ReaderWds, _load_info, detshuffle2, log_and_continue
+from timm.data.readers.reader_wds import ReaderWds, SplitInfo, _load_info, detshuffle2, log_and_continue
+from webdataset.handlers import reraise_exception
+from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
 
 from timm_accel.data.classes import numbered_names
 from timm_accel.data.image_files import image_endings, is_leftover
 from timm_accel.data.readers.regular_files import check_regular
 from timm_accel.data.splits.splitting import SPLITS, split_name
+from timm_accel.data.streams.shard_members import ranges, read_sample, unread_members
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
-from timm_accel.messages import one_line
+from timm_accel.messages import counted, one_line
 
 _INFO = ("_info.json", "info.json")  # timm's names
 _SPLIT_KEYS = ("name", "num_samples", "filenames", "shard_lengths")  # that timm's reader needs of each split
@@ -30,8 +34,16 @@ class WdsStream(StreamReader, ReaderWds):
     Source: ``timm.data.readers.reader_wds.ReaderWds``.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    _left_to_pass = 0
+
+    def __init__(self, root: str, split: str, lengths: Mapping[str, int] | None = None) -> None:
+        """Open the split of an ``_info.json``, or shards without one, given the number of samples in each."""
+        if lengths is None:
+            super().__init__(root=root, split=split)
+        else:
+            count = sum(lengths.values())
+            super().__init__(root=root, split=".tar", num_samples=count)  # timm would expand braces in names
+            self.split_info = SplitInfo(count, tuple(lengths), tuple(lengths.values()))
         self.num_shards = len(self.split_info.filenames)
 
     def _lazy_init(self) -> None:
@@ -39,17 +51,40 @@ class WdsStream(StreamReader, ReaderWds):
         import webdataset as wds
 
         urls = [os.path.join(self.root, name) for name in self.split_info.filenames]
-        options: dict[str, Any] = {"handler": log_and_continue} if self.skips else {}
-        options["select_files"] = _is_data
-        stages = [wds.SimpleShardList(urls), self._split_by_node_and_worker, wds.tarfile_to_samples(**options)]
+        stages = [wds.SimpleShardList(urls), self._split_by_node_and_worker, self._samples]
         if self.is_training:
-            stages.insert(1, detshuffle2(self.shard_shuffle_size, seed=self.common_seed, epoch=self.epoch_count))
+            shuffled = detshuffle2(self.shard_shuffle_size, seed=self.common_seed, epoch=self.epoch_count)
             draws = random.Random(self.worker_seed)
+            stages[1:2] = [shuffled, self._split_evenly]
             stages.append(wds.shuffle(self.sample_shuffle_size, initial=self.sample_initial_size, rng=draws))
+        self._left_to_pass = self._passed
         self._endings = [*_FIRST_ENDINGS, *sorted(ending[1:] for ending in image_endings())]
         self.ds = wds.DataPipeline(*stages, wds.map(self._to_image))
 
+    def _split_evenly(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the shards of this worker of this rank, the first and the last maybe in part."""
+        names, chosen = self.split_info.filenames, list(shards)
+        known = {os.path.join(self.root, name): n for name, n in zip(names, self.split_info.shard_lengths, strict=True)}
+        lengths = [known[shard["url"]] for shard in chosen]
+        for number, begin, end in ranges(lengths, self.global_worker_id, self.global_num_workers):
+            yield chosen[number] | {"part": (begin, end)}
+
+    def _samples(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the samples of shards; the contents of those that may be passed over are not read yet."""
+        handler = log_and_continue if self.skips else reraise_exception
+        for shard in shards:
+            begin, end = shard.pop("part", (0, None))
+            members: Any = unread_members(shard["url"], _is_data) if begin or self._left_to_pass else None
+            if members is None:
+                members = tar_file_expander(url_opener([shard], handler), handler, _is_data)
+            for sample in islice(group_by_keys(members, handler=handler), begin, end):
+                yield sample if self._left_to_pass else read_sample(sample)
+
     def _to_image(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if self._left_to_pass:
+            self._left_to_pass -= 1
+            return {"image": None, "target": None}
+        sample = read_sample(sample)
         path, key = f"{sample['__url__']}/{sample['__key__']}", self.split_info.alt_label
         content = next((sample[end] for end in self._endings if end in sample), b"")
         if ("json" if key else "cls") not in sample:
@@ -84,9 +119,10 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
     if described:
         reader = _of_description(root, named[split])
     else:
-        shards = splits[split]["filenames"]
-        count = sum(len(_labels_of(Path(root, shard))) for shard in shards)
-        if count == 0 and (unlabeled := next((shard for shard in shards if _holds_data(Path(root, shard))), None)):
+        lengths = {shard: len(_labels_of(Path(root, shard))) for shard in splits[split]["filenames"]}
+        if not any(lengths.values()) and (
+            unlabeled := next((shard for shard in lengths if _holds_data(Path(root, shard))), None)
+        ):
             raise ValueError(
                 f"Expected samples of an image and a number, KEY.jpg and KEY.cls, but got no KEY.cls in {unlabeled!r} "
                 f"of {root!r}. Write the shards so, or write an _info.json that names the label in KEY.json."
@@ -94,7 +130,7 @@ def open_wds(root: str, split: str, class_map: ClassMap | None = None) -> WdsStr
         timms = logging.getLogger(ReaderWds.__module__)  # it warns that there is no _info.json
         timms.disabled = True
         try:
-            reader = WdsStream(root=root, split="::".join(shards), num_samples=count)
+            reader = WdsStream(root, split, lengths)
         finally:
             timms.disabled = False
     reader.class_to_idx = _numbered(reader, splits) if class_map is None else read_class_map(class_map)
@@ -132,13 +168,16 @@ def _bad_description(root: str, found: str) -> ValueError:
 
 def _of_description(root: str, split: str) -> WdsStream:
     try:
-        reader = WdsStream(root=root, split=split)
+        reader = WdsStream(root, split)
         shards = list(reader.split_info.filenames)
         count = reader.num_samples
     except (LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
         raise _bad_description(root, f"a split {split!r} that cannot be read ({one_line(error)})") from error
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise _bad_description(root, f"num_samples {count!r} of {split!r}")
+    if len(reader.split_info.shard_lengths) != len(shards):
+        numbers = counted(len(reader.split_info.shard_lengths), "number")
+        raise _bad_description(root, f"shard_lengths of {numbers} for {counted(len(shards), 'shard')} of {split!r}")
     for shard in shards:
         if not isinstance(shard, str) or os.path.isabs(shard) or ":" in shard or ".." in Path(shard).parts:
             raise _bad_description(root, f"the shard {shard!r} of {split!r}")

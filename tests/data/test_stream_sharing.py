@@ -1,0 +1,182 @@
+"""Streams at scale: how ranks and loader workers share the shards of a stream, by a table of their numbers."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusal import refused
+from stream_sources import write_shard
+from torch.utils.data import _utils
+from torch.utils.data._utils.worker import WorkerInfo
+
+from timm_accel import create_datasets
+from timm_accel.data import Source
+from timm_accel.data.streams.shard_members import ranges
+
+HALF, BATCH = (0.5,) * 3, 4
+READERS = [(ranks, workers) for ranks in (1, 2, 3) for workers in (0, 1, 2, 3)]
+LENGTHS = {"one": [13], "two": [9, 4], "odd": [5, 7, 3], "even": [4] * 6, "many": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]}
+
+
+def open_stream(source: Any) -> Any:
+    return create_datasets(8, HALF, HALF, data=source)
+
+
+def wds(root: Path, lengths: list[int]) -> Any:
+    for split in ("train", "val"):
+        for shard, count in enumerate(lengths):
+            write_shard(root / f"{split}-{shard:02d}.tar", [(b"%d" % n, n % 2) for n in range(count)])
+    return f"wds/{root}"
+
+
+def parquet(root: Path, lengths: list[int]) -> Any:
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    root.mkdir(parents=True)
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    for split in ("train", "validation"):
+        for shard, count in enumerate(lengths):
+            images = [{"bytes": b"?", "path": f"{shard}-{n}.png"} for n in range(count)]
+            rows = {"image": images, "label": [n % 2 for n in range(count)]}
+            file = f"{split}-{shard:05d}-of-{len(lengths):05d}.parquet"
+            Dataset.from_dict(rows, features=features).to_parquet(root / file)
+    return f"hfids/{root}"
+
+
+def arrow(root: Path, lengths: list[int]) -> Any:
+    return Source(parquet(root, lengths), download=True, root=root.with_suffix(".kept"))
+
+
+@contextmanager
+def as_worker(stream: Any, number: int, workers: int) -> Iterator[None]:
+    """Be a loader worker, without its process."""
+    stream.reader.worker_id = 0  # a process is one worker alone otherwise
+    if workers:
+        _utils.worker._worker_info = WorkerInfo(id=number, num_workers=workers, seed=0, dataset=None)
+    try:
+        yield
+    finally:
+        _utils.worker._worker_info = None
+
+
+def read(stream: Any, ranks: int, workers: int, epoch: int = 0) -> list[list[str]]:
+    """Return what each worker of each rank reads in an epoch."""
+    found = []
+    for rank in range(ranks):
+        stream.share(BATCH, workers, rank, ranks)
+        stream.set_epoch(epoch)
+        for worker in range(max(1, workers)):
+            with as_worker(stream, worker, workers):
+                found.append([file["path"] for file, _ in stream.reader] if len(stream) else [])
+    return found
+
+
+def allows(stream: Any, ranks: int, workers: int) -> bool:
+    return stream.max_workers(ranks) >= max(1, workers)
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Any]]:
+    root = tmp_path_factory.mktemp("sharing")
+    made = {
+        (write.__name__, name): open_stream(write(root / write.__name__ / name, LENGTHS[name]))
+        for write, names in ((wds, LENGTHS), (parquet, LENGTHS), (arrow, ("one", "many")))
+        for name in names
+    }
+    for train_set, _ in made.values():
+        train_set.reader.sample_shuffle_size, train_set.reader.sample_initial_size = 5, 3
+        train_set.reader.shuffle_size = 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # after each pass
+        yield made
+
+
+@pytest.mark.parametrize(("kind", "name"), [*[("wds", name) for name in LENGTHS], ("arrow", "one"), ("arrow", "many")])
+def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
+    streams: Any, kind: str, name: str
+) -> None:
+    train_set, total, tried = streams[kind, name][0], sum(LENGTHS[name]), 0
+    for ranks, workers in READERS:
+        readers = ranks * max(1, workers)
+        if not allows(train_set, ranks, workers):
+            continue
+        tried += 1
+        full = math.ceil(math.ceil(total / readers) / BATCH) * BATCH
+        epochs = [read(train_set, ranks, workers, epoch) for epoch in (0, 1)]
+        for parts in epochs:
+            assert [len(part) for part in parts] == [full] * readers
+            parts_of = Counter(path for part in parts for path in set(part))
+            assert len(parts_of) == total
+            assert set(parts_of.values()) == {1}
+            for part in parts:  # nothing again before all has come once
+                assert len(set(part[: len(set(part))])) == len(set(part)) in (total // readers, -(-total // readers))
+        assert epochs[0] != epochs[1]
+    divided_by_images = kind == "arrow"
+    assert tried == (12 if divided_by_images else {"one": 2, "two": 5, "odd": 8, "even": 11, "many": 12}[name])
+
+
+def test_an_info_with_wrong_lengths_lets_no_two_readers_read_the_same(tmp_path: Path) -> None:
+    source = wds(tmp_path, [6, 6, 6])
+    splits = {}
+    for split, lengths in (("train", [9, 3, 6]), ("val", [6, 6, 6])):
+        shards = [f"{split}-{shard:02d}.tar" for shard in range(3)]
+        splits[split] = {"name": split, "filenames": shards, "shard_lengths": lengths, "num_samples": 18}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    train_set, _ = open_stream(source)
+    for workers in (2, 3):
+        counts = Counter(path for part in read(train_set, 1, workers) for path in set(part))
+        assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_shards_of_parquet_go_to_one_reader_each_and_are_whole_where_they_divide(streams: Any, name: str) -> None:
+    train_set, total = streams["parquet", name][0], sum(LENGTHS[name])
+    for ranks, workers in READERS:
+        readers = ranks * max(1, workers)
+        if not allows(train_set, ranks, workers):
+            continue
+        parts = read(train_set, ranks, workers)
+        full = math.ceil(math.ceil(total / readers) / BATCH) * BATCH
+        assert [len(part) for part in parts] == [full] * readers
+        counts = Counter(path for part in parts for path in set(part))
+        assert set(counts.values()) == {1}
+        if name == "even" and len(LENGTHS[name]) % readers == 0:
+            assert len(counts) == total
+
+
+def test_an_evaluation_has_each_image_once_with_any_workers(streams: Any) -> None:
+    for (_, name), (_, val_set) in streams.items():
+        for ranks, workers in ((1, 0), (2, 0), (3, 1), (2, 2), (3, 3)):
+            parts = read(val_set, ranks, workers)
+            seen = [path for part in parts for path in part]
+            assert len(seen) == len(set(seen)) == sum(LENGTHS[name])
+            assert not any(parts[max(1, workers) :])  # rank 0 alone
+
+
+@pytest.mark.parametrize("kind", ["wds", "parquet"])
+def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, kind: str) -> None:
+    for name, lengths in LENGTHS.items():
+        train_set = streams[kind, name][0]
+        for ranks, workers in READERS:
+            if not allows(train_set, ranks, workers):
+                with refused(ValueError, f"got {len(lengths)} for", "or write the data in more shards"):
+                    train_set.share(BATCH, workers, 0, ranks)
+
+
+def test_readers_share_shards_as_webdataset_does_where_they_divide_and_cut_some_where_not() -> None:
+    assert [list(ranges([4] * 4, reader, 2)) for reader in range(2)] == [
+        [(0, 0, None), (2, 0, None)],
+        [(1, 0, None), (3, 0, None)],
+    ]
+    # 0, 2 and 1 in a row are 15 samples, of which each reads 5
+    assert [list(ranges([5, 7, 3], reader, 3)) for reader in range(3)] == [
+        [(0, 0, None)],
+        [(1, 0, 5)],
+        [(1, 5, None), (2, 0, None)],
+    ]
+    assert [list(ranges([0, 3], reader, 4)) for reader in range(4)] == [[], [(1, 0, 1)], [(1, 1, 2)], [(1, 2, None)]]

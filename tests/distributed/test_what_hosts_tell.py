@@ -1,0 +1,115 @@
+"""What is told of hosts that differ, of lost connections and of time-outs, without a network."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from refusal import refused
+from torch import distributed
+
+from timm_accel.distributed import hosts
+from timm_accel.distributed.connections import TIMEOUT, lost_connection_explained, timeout
+from timm_accel.distributed.hosts import Place
+from timm_accel.states.run_dir import leave_token
+
+
+def places(*names: str, ranks: int = 2) -> list[Place]:
+    """Ranks of hosts, two on each."""
+    return [Place(name, ranks * host + rank, rank == 0) for host, name in enumerate(names) for rank in range(ranks)]
+
+
+def test_hosts_of_one_name_are_told_apart_by_their_ranks() -> None:
+    told = [({"lr": "0.1"}, place) for place in places("box", "box")[:2]]
+    told += [({"lr": "0.2"}, place) for place in places("box", "box")[2:]]
+    sentence = hosts._others([(place, leaves) for leaves, place in told])
+    assert "packages of box (rank 0), but got others on box (rank 2): lr (0.2 instead of 0.1). " in sentence
+
+
+def test_one_rank_of_a_host_can_differ_alone() -> None:
+    everyone = [(place, {"seed": "3" if place.rank == 3 else "0"}) for place in places("a", "b")]
+    assert "others on b (rank 3): seed (3 instead of 0)." in hosts._others(everyone)
+
+
+def test_a_long_list_of_hosts_and_of_values_is_cut() -> None:
+    others = {f"option {number}": "1" for number in range(7)}
+    everyone = [(place, others if place.rank > 1 else {}) for place in places(*"abcdef")]
+    sentence = hosts._others(everyone)
+    assert "others on b (rank 2), c (rank 4), d (rank 6) and 2 more: option 0 (1 instead of None);" in sentence
+    assert "option 3 (1 instead of None); 3 more." in sentence
+
+
+def test_two_hosts_that_differ_in_their_own_ways_are_both_told() -> None:
+    everyone = [(place, {"torch": str(place.rank)}) for place in places("a", "b", "c", ranks=1)]
+    assert "b (rank 1): torch (1 instead of 0) / c (rank 2): torch (2 instead of 0)." in hosts._others(everyone)
+
+
+def test_values_are_told_by_the_names_that_lead_to_them_and_long_ones_in_short() -> None:
+    leaves = hosts._leaves({"recipe": {"lr": 0.1, "none": {}}, "shapes": list(range(200)), "lists": [1, 2]})
+    assert leaves.keys() == {"recipe.lr", "shapes", "lists"}
+    assert (leaves["recipe.lr"], leaves["lists"]) == ("0.1", "[1, 2]")
+    assert len(leaves["shapes"]) < 80
+    assert leaves["shapes"] != hosts._leaves({"shapes": [*range(199), 7]})["shapes"]
+    assert hosts._digest({"a": "1", "b": "2"}) == hosts._digest({"b": "2", "a": "1"})
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(7200.0, "7,200 seconds ahead of"), (-60.0, "60 seconds behind")])
+def test_the_clock_that_is_furthest_off_is_told(seconds: float, word: str) -> None:
+    sentence = hosts._other_clocks({Place("a", 0, True): 0.0, Place("b", 1, True): 4.0, Place("c", 2, True): seconds})
+    assert f"The clock of c (rank 2) is {word} that of a (rank 0)" in sentence
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "nan", ""])
+def test_a_time_out_that_is_no_time_is_refused(value: str) -> None:
+    with refused(ValueError, TIMEOUT, "seconds", repr(value)):
+        timeout({TIMEOUT: value})
+
+
+def test_a_time_out_is_in_seconds_and_torchs_without_the_variable() -> None:
+    assert timeout({TIMEOUT: "1.5"}) == timedelta(seconds=1.5)
+    assert timeout({}) is None
+
+
+@pytest.fixture
+def group() -> object:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] "
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Connection closed by peer [10.0.0.2]:17", r"lost one \(Connection closed by peer \[10.0.0.2\]:17\)"),
+        ("Read error [10.0.0.2]:17: Connection reset by peer. This is typically …", r"Connection reset by peer\)"),
+        ("Timed out waiting 5000ms for recv operation to complete", r"\(Timed out waiting 5000ms for recv operation"),
+        ("Read error [fd00::2]:17: Network is unreachable", r"fd00::2.*unreachable\)"),
+    ],
+)
+def test_a_lost_connection_is_one_sentence(group: object, text: str, told: str) -> None:
+    expected = f"rank 0 of 1 on .*{told}.*start the same command again"
+    with pytest.raises(ConnectionError, match=expected), lost_connection_explained():
+        raise RuntimeError(GLOO + text)
+
+
+@pytest.mark.parametrize(
+    "text", [GLOO + "op.preamble.length <= op.nbytes. 8 vs 4", "Connection closed by peer", "size"]
+)
+def test_other_errors_stay_as_they_are(group: object, text: str) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(text)), lost_connection_explained():
+        raise RuntimeError(text)
+
+
+def test_outside_a_process_group_no_error_is_changed() -> None:
+    with pytest.raises(RuntimeError, match="gloo"), lost_connection_explained():
+        raise RuntimeError(f"{GLOO}Connection closed by peer")
+
+
+def test_a_token_replaces_those_of_killed_runs(tmp_path: Path) -> None:
+    first = leave_token(tmp_path)
+    second = leave_token(tmp_path)
+    assert first != second
+    assert [path.name for path in tmp_path.iterdir()] == [second]
