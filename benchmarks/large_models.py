@@ -1,7 +1,7 @@
 """Count what a large ViT takes in memory and in its states, plain, with checkpointing, with LoRA and with both.
 
-Weights, gradients, optimizer and EMA weights are counted from their tensors. Activations are the rest of the peak of
-the resident memory in an update, each way in a new process.
+Weights, gradients, optimizer and EMA weights are counted from their tensors. The rest of the peak of the resident
+memory in an update is activations as far as they are there beside the gradients. Each way runs in a new process.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def main(arguments: argparse.Namespace) -> list[Table]:
         found = {way: processes.submit(measure, options, vars(arguments)).result() for way, options in WAYS.items()}
     plain, memory, states = found["plain"], [], []
     for way, each in found.items():
-        parts = [each[part] for part in ("weights", "gradients", "optimizer", "ema", "activations")]
+        parts = [each[part] for part in ("weights", "gradients", "optimizer", "ema", "rest")]
         on_host = sum(parts) - each["ema"]
         ratio = each["seconds"] / plain["seconds"]
         memory.append([way, f"{each['trained']:,}", *(f"{part:,.0f}" for part in (*parts, sum(parts), on_host))])
         memory[-1].append(f"{ratio:.2f}")
         waits, whole = (spread(each[kind], 3) for kind in ("waits", "saves"))
         states.append([way, f"{each['state']:,.0f}", f"{each['best']:,.0f}", waits, whole])
-    kinds = ["weights", "gradients", "AdamW", "EMA", "activations", "all", 'all, with `ema_device="cpu"`']
+    kinds = ["weights", "gradients", "AdamW", "EMA", "rest of the peak", "all", 'all, with `ema_device="cpu"`']
     return [
         Table("memory, MiB", ["", "trained parameters", *kinds, "processor time over plain"], memory),
         Table(
@@ -116,7 +116,7 @@ class Measuring(Callback):
             "gradients": gradients,
             "optimizer": mebibytes(moments),
             "ema": mebibytes([*model.state_dict().values(), *trainer.ema_model.state_dict().values()]) - weights,
-            "activations": peak - gradients,
+            "rest": peak - gradients,
             "seconds": processor,
         }
         waits, saves = [], []

@@ -62,7 +62,7 @@ def measure(model: str) -> dict[str, float]:
         env = os.environ | variables | {"PYTHONPATH": str(ROOT)}
         agents = [network.start(host, words, env=env, stdout=log, stderr=log) for host in range(2)]
         wait_for(lambda: len(times(folder, UPDATES, 0)) >= 8, agents, folder)
-        (victim,) = [each for each in psutil.Process(agents[1].pid).children(True) if model in each.cmdline()[2:3]]
+        (victim,) = [each for each in psutil.Process(agents[1].pid).children() if str(folder) in each.cmdline()[-1:]]
         killed = time.time()
         victim.kill()
         wait_for(lambda: bool(times(folder, UPDATES, 1)), agents, folder)
@@ -98,10 +98,11 @@ def work(model_name: str, folder: Path) -> None:
 
     note(BEGAN)
     import torch
+    from timm.optim import create_optimizer_v2
     from torch import nn
     from torch.utils.data import TensorDataset
 
-    from timm_accel import TimmTrainer, create_classifier, create_optimizer
+    from timm_accel import TimmTrainer, create_classifier
     from timm_accel.callbacks import Callback, SaveStateCallback
 
     class Noting(Callback):
@@ -116,7 +117,7 @@ def work(model_name: str, folder: Path) -> None:
     model, _ = create_classifier(model_name, 10, image_size=SIZE)
     trainer = TimmTrainer(
         model=model,
-        optimizer=create_optimizer(model, "adamw", lr=1e-3),
+        optimizer=create_optimizer_v2(model, "adamw", lr=1e-3),
         loss_func=nn.CrossEntropyLoss(),
         num_classes=10,
         callbacks=[SaveStateCallback(every_n_updates=5), Noting],

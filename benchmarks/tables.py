@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / name for name in ("benchmarks/RESULTS.md", "docs/families.md", "docs/families_export.md", "docs/scale.md")
-]
+PAGES = [ROOT / name for name in ("benchmarks/RESULTS.md", "docs/families.md", "docs/families_export.md")]
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"<!-- (\w+: [^\n]+) -->\n.*?<!-- end -->", re.DOTALL)
 

@@ -46,6 +46,7 @@ def main(
     ranks: int = 1,
     use_gpu: bool = False,
     minutes: int = 1440,
+    cluster: str | None = None,
 ) -> submitit.Job:
     """Submit the job, and return it.
 
@@ -58,8 +59,9 @@ def main(
         ranks: Tasks on each host, one for each GPU.
         use_gpu: Whether each task has a GPU.
         minutes: The time limit of the job; the run is warned 2 minutes before.
+        cluster: slurm, or local for this machine; None for slurm where it is installed.
     """
-    executor = submitit.AutoExecutor(f"{run_dir}/submitit", slurm_max_num_timeout=100)
+    executor = submitit.AutoExecutor(f"{run_dir}/submitit", cluster=cluster, slurm_max_num_timeout=100)
     executor.update_parameters(
         nodes=hosts,
         tasks_per_node=ranks,

@@ -104,6 +104,7 @@ def check_options(folder: Path) -> None:
     last = is_last()
     RESULTS["options"] = begin(folder / "options", num_epochs=2 if last else 1, seed=7 if last else 8)
     RESULTS["resume"] = begin(folder / "resume", resume_from="auto" if last else None)
+    RESULTS["evaluates"] = begin(folder / "evaluates", eval_dataset=Augmented(12) if last else None)
     RESULTS["workers"] = begin(folder / "workers", train_dataloader_kwargs={"num_workers": int(last)})
 
 

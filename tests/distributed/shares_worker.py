@@ -1,5 +1,6 @@
 """What each rank finds out for `test_shared_images.py`: results and errors of shared images, and what it read."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -190,4 +191,7 @@ def main() -> None:
     torch.save(RESULTS, FOLDER / f"{share.num_processes}_{rank}.pt")
     with redirect_stdout(StringIO()) as printed:
         code = command(["evaluate", str(MODEL), DATA, "--out", str(FOLDER / f"evaluation{last + 1}.json")])
+    with redirect_stdout(StringIO()) as audited:
+        listed = listings(lambda: command(["audit", UNSPLIT, "--num_workers", "0"]))
+    (FOLDER / f"audit_{last + 1}_{rank}.json").write_text(json.dumps([listed, audited.getvalue()]))
     (FOLDER / f"printed_{last + 1}_{rank}.txt").write_text(f"{code}\n{printed.getvalue()}")

@@ -125,8 +125,8 @@ def test_a_state_adds_a_listed_number(ranks: list[Found]) -> None:
     runs = [(rank[name], 2, "plain") for rank in ranks for name in ["states"]]
     runs += [(rank["grown states"], 3, "grown") for rank in ranks if "grown states" in rank]
     for run, epochs, name in runs:
-        assert names(run, "start")[:4] == [*OBJECT, *OBJECT]  # the claim of the folder, and the identity of the data
-        assert names(run, "start")[-2:] == OBJECT
+        assert names(run, "start")[1:5] == [*OBJECT, *OBJECT]  # the claim of the folder, and the identity of the data
+        assert names(run, "start")[-4:] == [*OBJECT, *OBJECT]  # the beginning of the states, and what hosts compare
         everything = Counter(part for part, _, _ in run)
         syncs = UPDATES[name] * epochs // SYNC_EVERY
         rest = 5 * epochs + 7 * epochs + epochs + syncs
@@ -135,10 +135,11 @@ def test_a_state_adds_a_listed_number(ranks: list[Found]) -> None:
         assert max(num_bytes for _, num_bytes in of(run, "epoch")) < 4000  # of each rank, its random numbers
 
 
-def test_the_start_issues_those_of_ddp_and_one_object(found: Found) -> None:
+def test_the_start_issues_those_of_ddp_and_three_small_ones(found: Found) -> None:
     bare = of(found["bare"], "start")[:3]
-    assert of(found["plain"], "start")[2:] == bare  # the shapes, and all weights of rank 0
-    assert names(found["plain"], "start")[:2] == OBJECT
+    assert of(found["plain"], "start")[3:] == bare  # the shapes, and all weights of rank 0
+    assert of(found["plain"], "start")[0] == ("all_gather", 16)  # the comparison of what the ranks were given
+    assert names(found["plain"], "start")[1:3] == OBJECT
     assert of(found["evaluate"], "start") == bare
 
 

@@ -90,6 +90,7 @@ def test_other_options_are_named_with_the_host(three: Any) -> None:
     )
     assert "got others on host2 (rank 2): num_epochs (2 instead of 1); seed (7 instead of 8). Start" in sentence
     assert "host2 (rank 2): resume_from ('auto' instead of None)." in refusals(three, "resume")
+    assert "host2 (rank 2): evaluates (True instead of False)." in refusals(three, "evaluates")
     assert refusals(three, "workers") == ""
 
 

@@ -139,6 +139,15 @@ def test_one_process_of_a_host_lists_the_images(ranks: Any, work: str) -> None:
     assert others == [0] * len(others)
 
 
+def test_rank_0_audits_alone(ranks: Any, folder: Path) -> None:
+    (listed, printed), *others = [
+        json.loads((folder / f"audit_{len(ranks)}_{rank}.json").read_text()) for rank in range(len(ranks))
+    ]
+    assert listed > 0
+    assert printed == json.loads((folder / "audit_1_0.json").read_text())[1] != ""
+    assert others == [[0, ""]] * len(others)
+
+
 def test_what_cannot_be_copied_is_made_by_each_process(ranks: Any) -> None:
     assert [rank["unpicklable"] for rank in ranks] == [*range(len(ranks))]
 

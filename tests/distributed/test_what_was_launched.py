@@ -149,7 +149,7 @@ def test_a_parallelism_config_that_an_accelerator_was_given_is_refused(share: st
         accelerator.state.parallelism_config = ParallelismConfig(dp_replicate_size=2)
         assert applied_sharding(accelerator, tiny_model()) == DistributedType.NO
         accelerator.state.parallelism_config = ParallelismConfig(**{share: 2})
-        with refused(ValueError, "complete weights", f"got {share}=2 in the ParallelismConfig"):
+        with refused(ValueError, "complete weights", f"got {share}=2 of the accelerator"):
             check_accelerator(accelerator, tiny_model())
     finally:
         accelerator.state.parallelism_config = None

@@ -81,7 +81,7 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
 def answer(command: list[str], environment: dict[str, str]) -> str:
     """Return what a program of SLURM prints."""
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=200, check=False
     ).stdout.strip()
 
 

@@ -68,6 +68,7 @@ def test_two_workers_of_ray_report_metrics_and_a_state(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "400",
+        "RAY_raylet_start_wait_time_s": "300",
     }
     result = subprocess.run(
         [sys.executable, CLUSTER / "ray_train.py", *options],

@@ -25,7 +25,8 @@ def test_a_job_of_two_tasks_queues_again_and_ends_in_the_same_bits(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     main = load_example(EXAMPLE).main
-    options = {"data_dir": "photos", "model": "test_resnet", "num_epochs": 6, "ranks": 2, "minutes": 30}
+    options = {"data_dir": "photos", "model": "test_resnet", "num_epochs": 6, "ranks": 2, "minutes": 30,
+               "cluster": "local"}  # fmt: skip
     main(run_dir="runs/whole", **options).results()
     job, history = main(run_dir="runs/cut", **options), tmp_path / "runs/cut/history.csv"
     wait_until(lambda: history.exists() and history.read_text().count("\n") >= 3, SECONDS)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from refusal import refused
 from timm.layers import set_reentrant_ckpt
+from timm.utils import ModelEmaV3
 from tiny_runs import fit, make_trainer, same_weights
 from torch import nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from timm_accel import create_classifier
 from timm_accel.mixins import FreezingMixin
 from timm_accel.models import lora as module_of_lora
 from timm_accel.models import merge_lora, open_classifier, save_classifier
+from timm_accel.models.ema import share_frozen
 from timm_accel.models.lora import require_peft
 from timm_accel.optim import create_optimizer
 
@@ -224,3 +226,15 @@ def test_adapters_train_a_second_time_over_merged_ones() -> None:
     module_of_lora.add_lora(model, 2, (3, SIZE, SIZE))
     assert {layer.lora_A["default"].out_features for layer in adapted(model).values()} == {2}
     assert functional.mse_loss(model(images()), moved(image_size=SIZE)(images())) < 1e-10
+
+
+@torch.no_grad()
+def test_merging_leaves_an_ema_model_that_shares_frozen_weights() -> None:
+    model = moved(image_size=SIZE)
+    ema_model = ModelEmaV3(model)
+    share_frozen(ema_model, model, create_optimizer(model, "sgd", lr=0.1))
+    frozen = "blocks.0.attn.qkv.base_layer.weight"
+    assert ema_model.module.get_parameter(frozen).data_ptr() == model.get_parameter(frozen).data_ptr()
+    before = ema_model.module(images())
+    merge_lora(model)
+    assert torch.equal(ema_model.module(images()), before)

@@ -187,6 +187,7 @@ ELSEWHERE = {  # in separate tests, below and in test_recipes.py
     *("data_root", "download", "val_fraction", "group", "class_map", "eval_split", "sampler"),
     *("exclude", "folds", "fold"),
     "fast",  # in test_fast.py
+    "lora",  # in test_lora_runs.py
 }
 
 

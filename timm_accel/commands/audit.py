@@ -6,6 +6,7 @@ from timm_accel.audit import audit as audit_of
 from timm_accel.audit import write_suspects
 from timm_accel.commands.output.columns import print_text
 from timm_accel.commands.output.files import check_out
+from timm_accel.distributed.shares import share_of_process
 from timm_accel.messages import printable
 from timm_accel.models import check_model_name
 from timm_accel.terminal import screen_width
@@ -23,7 +24,8 @@ def audit(
 ) -> int:
     """Read every file of a dataset once, and report its faults.
 
-    These are unreadable files, duplicates and leaks between splits, faults of classes, sizes and colors.
+    These are unreadable files, duplicates and leaks between splits, faults of classes, sizes and colors. In a launch
+    rank 0 does all of it.
 
     Args:
         data: A folder, a tar or a manifest, with splits or without.
@@ -40,6 +42,10 @@ def audit(
     Returns:
         1 if a file could not be read, otherwise 0.
     """
+    share = share_of_process(True)
+    share.leave()
+    if not share.is_first:
+        return 0
     check_out(out, (".json",))
     check_out(suspects, (".csv",))
     if suspects is not None and predictions is None:

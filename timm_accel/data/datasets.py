@@ -15,7 +15,8 @@ from timm_accel.data.readers.reader_views import alike
 from timm_accel.data.sources import Source
 from timm_accel.data.splits.split_folders import open_class_folder
 from timm_accel.data.splits.splitting import split_name
-from timm_accel.data.streams.streamed_images import create_image_dataset, refuse_streams
+from timm_accel.data.streams.stream_reader import refuse_streams
+from timm_accel.data.streams.streamed_images import create_image_dataset
 from timm_accel.data.transforms.create import create_training_transform, height_and_width
 from timm_accel.data.transforms.data_config import INTERPOLATIONS, check_crop, check_mean_and_std
 from timm_accel.data.transforms.device_transform import DeviceTransform

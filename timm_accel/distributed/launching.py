@@ -116,7 +116,7 @@ def applied_sharding(accelerator: Accelerator, model: nn.Module) -> DistributedT
     config = getattr(accelerator, "parallelism_config", None)
     for name in (f"{share.lower()}_size" for share in _SHARES):
         if getattr(config, name, 1) != 1:
-            return f"{name}={getattr(config, name)} in the ParallelismConfig"
+            return f"{name}={getattr(config, name)} of the accelerator"
     for path, module in model.named_modules():
         if isinstance(module, FullyShardedDataParallel | FSDPModule):
             return f"{type(module).__name__} for {path or 'the model'}"

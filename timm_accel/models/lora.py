@@ -27,7 +27,7 @@ _NOT_TAKEN = ("exclude_modules", "modules_to_save", "target_parameters", "layer_
 
 def check_lora(lora: Any) -> None:
     """Raise a `ValueError` for what is neither a rank nor arguments of ``peft.LoraConfig``."""
-    options = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    options: dict[str, Any] = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
     rank = options.get("r", 8)
     if isinstance(rank, bool) or not isinstance(rank, int | Integral) or rank < 1:
         raise ValueError(
@@ -72,7 +72,7 @@ def add_lora(model: nn.Module, lora: Lora, input_size: tuple[int, int, int]) -> 
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    options = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    options: dict[str, Any] = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
     if unknown := options.keys() - (known := signature(LoraConfig).parameters.keys()):
         name = min(unknown)
         raise ValueError(f"Expected arguments of peft.LoraConfig in lora, but got {name!r}. {nearest(name, known)}")

@@ -36,7 +36,7 @@ class Run:
     def train(self) -> TimmMixupTrainer:
         """Write the resolved recipe into the run folder, train, and return the trainer.
 
-        A run that resumes writes it anew: it may be longer, or have another precision.
+        A run that resumes writes its own: it may be longer, or have another precision.
         An error before the first update leaves the run folder as it was found.
         """
         if self._is_used:
@@ -79,7 +79,7 @@ class _WriteRecipeCallback(Callback):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
-    def on_resumed(self, trainer: Any, **kwargs: Any) -> None:
+    def on_resumed(self, trainer: Any, state: Path, **kwargs: Any) -> None:
         if trainer.accelerator.is_main_process:
             _write_recipe(self.recipe, trainer)
 

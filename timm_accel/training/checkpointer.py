@@ -88,12 +88,12 @@ class Checkpointer:
     def claimed(self, train_dataset: Any, eval_dataset: Any, counts: Mapping[str, Any]) -> Iterator[None]:
         """Compare the hosts, lock the run folder, and find the state to resume from, before any work."""
         trainer, hosts = self.trainer, Hosts(self.trainer._accelerator)
-        claim = Claim(self.run_dir, self.resume_from, trainer.print)
+        claim, given = Claim(self.run_dir, self.resume_from, trainer.print), {"evaluates": eval_dataset is not None}
         try:
             with lost_connection_explained():
                 model, optimizer = trainer.get_unwrapped_model(), trainer.current_run().unwrapped_optimizer
                 self.identity = describe_run(model, optimizer, train_dataset, trainer.seed, trainer.recipe)
-                hosts.compare(describe_start(trainer, self.identity, counts, self.resume_from))
+                hosts.compare(describe_start(trainer, self.identity, {**counts, **given}, self.resume_from))
                 self.resumed = claim.find(trainer._accelerator, on_hosts=hosts.count > 1)
                 if self.resumed is not None:
                     self._check_resumed(self.resumed, counts["num_epochs"])

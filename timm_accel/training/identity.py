@@ -58,7 +58,7 @@ def describe_start(
     Args:
         trainer: The trainer of the run.
         run: What `describe_run` returned.
-        counts: The counts among the arguments of ``train``.
+        counts: The counts among the arguments of ``train``, and whether there are evaluation data.
         resume_from: As for ``train``: a path may be another one on each host.
     """
     names = ("evaluate_every_n_epochs", "sync_every_n_updates", "keep_states")

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from timm_accel.callbacks.recorded_metrics import RepeatedMetrics
 from timm_accel.data.loader_errors import loader_errors_explained
 from timm_accel.data.seeding import seed_prefetch
+from timm_accel.distributed.connections import lost_connection_explained
 from timm_accel.distributed.consensus import Consensus, Requests, Stop
 from timm_accel.losses import Divisors
 from timm_accel.states.late_reads import LateReads
@@ -298,7 +299,7 @@ class Run:
         """Let processes request to stop and to save; at the end, all exit as they agreed."""
         self._consensus = Consensus(self.accelerator.num_processes)
         try:
-            with loader_errors_explained():
+            with lost_connection_explained(), loader_errors_explained():
                 yield
         finally:
             self._consensus = self.epoch = self.batch_index = None

@@ -25,7 +25,7 @@ class Changes(NamedTuple):
 
 
 def describe_changes(
-    kind: str, saved: dict[str, Any], before: Listing | None, now: Listing, others: str = "the state's"
+    kind: str, saved: dict[str, Any], before: Listing | None, now: Listing, compared: str = "the state's"
 ) -> Changes | None:
     """Return what changed; None if nothing did.
 
@@ -36,11 +36,11 @@ def describe_changes(
         saved: The values of the state, from `Listing.about`.
         before: The list that belongs to them; None if it is lost.
         now: The list of the dataset of this run.
-        others: The words for the data that these are compared with.
+        compared: The words for the data that these are compared with.
     """
     if saved["digest"] == now.digest():
         return None
-    begins = f"The {kind} data differ from {others}: "
+    begins = f"The {kind} data differ from {compared}: "
     if before is None:
         lost = "the list of the earlier ones is lost"
         return Changes(f"{begins}{saved['images']} images before, {now.count} now; {lost}.")
@@ -52,8 +52,8 @@ def describe_changes(
     counts = [f"{len(names)} {_WORDS[how]}" for how, names in found.items() if names]
     if counts:
         shown = [name for names in found.values() for name in names[:1]]
-        others = [name for names in found.values() for name in names[1:3]]
-        return Changes(f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *others][:3]))}.")
+        further = [name for names in found.values() for name in names[1:3]]
+        return Changes(f"{begins}{', '.join(counts)}, such as {', '.join(map(repr, [*shown, *further][:3]))}.")
     if not (np.array_equal(before.names, now.names) and np.array_equal(before.labels, now.labels)):
         return Changes(f"{begins}the same {now.count} images in another order.", same_images=True)
     return None

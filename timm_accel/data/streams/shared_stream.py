@@ -32,7 +32,8 @@ class SharedStream(IterableDataset):
             if self.owns(number):
                 loaded = []
                 for place, (file, label) in enumerate(files, number * self.batch_size):
-                    loaded.append(self.dataset.load(file, label, bad, worker, place))
-                    bad += loaded[-1] is None
+                    read = self.dataset.read(file, label, bad, worker, place)
+                    bad += read is None
+                    loaded.append(None if read is None else self.dataset.transformed(*read))
                 yield (number, worker), LabeledImages.collate_fn(loaded)
             number += 1

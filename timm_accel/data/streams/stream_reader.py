@@ -152,3 +152,11 @@ def missing_split(split: str, known: Iterable[str], where: str) -> ValueError:
         f"Expected a split {split!r} in {where}, but got {sorted(known)} alone. Evaluate on one of those by "
         "eval_split, or name a dataset with that split."
     )
+
+
+def refuse_streams(readers: Iterable[Any]) -> None:
+    """Raise a `ValueError` when a reader to be cached is a stream."""
+    if any(isinstance(reader, StreamReader) for reader in readers):
+        raise ValueError(
+            "Expected no cache for a stream, since its images have no indices, but got one. Leave cache out."
+        )

@@ -27,14 +27,6 @@ def create_image_dataset(reader: Any, *transforms: Any, **options: Any) -> Any:
     return (StreamedImages if isinstance(reader, StreamReader) else LabeledImages)(reader, *transforms, **options)
 
 
-def refuse_streams(readers: Iterable[Any]) -> None:
-    """Raise a `ValueError` when a reader to be cached is a stream."""
-    if any(isinstance(reader, StreamReader) for reader in readers):
-        raise ValueError(
-            "Expected no cache for a stream, since its images have no indices, but got one. Leave cache out."
-        )
-
-
 class StreamedImages(IterableDataset):
     """Decode, transform and seed the images of a stream as `LabeledImages` does.
 
@@ -91,10 +83,7 @@ class StreamedImages(IterableDataset):
         self._seed_image: Callable[..., None] | None = None
         self._epoch, self._rank, self._num_workers = SharedCount(), 0, 0
         self._log, self._shares = UnreadableLog(), 0
-        self._start, self._known = (
-            (0, 0),
-            dict[int, list[int]](),
-        )  # of a resumed epoch
+        self._start, self._known = (0, 0), dict[int, list[int]]()  # of a resumed epoch
         self._names = self.class_names
 
     @property
@@ -217,8 +206,8 @@ class StreamedImages(IterableDataset):
             if same:
                 self._known.setdefault(worker, []).append(number)
 
-    def load(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> Any:
-        """Return a sample of the reader as (image, target); None if it cannot be read and is left out.
+    def read(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> tuple[Any, Any] | None:
+        """Return a sample of the reader as (decoded image, label); None if it cannot be read and is left out.
 
         Args:
             file: The file, as the reader gives it.
@@ -227,10 +216,6 @@ class StreamedImages(IterableDataset):
             worker: The loader worker that reads it.
             number: Its number among the samples of the worker.
         """
-        read = self._read(file, label, bad, worker, number)
-        return None if read is None else self._transformed(*read)
-
-    def _read(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> tuple[Any, Any] | None:
         try:
             image = self._decode(file)
         except OSError as error:
@@ -238,7 +223,8 @@ class StreamedImages(IterableDataset):
             return None
         return image, check_label(label, self._names, file["path"])
 
-    def _transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+    def transformed(self, image: Any, label: Any) -> tuple[Any, Any]:
+        """Return what `read` returned as (image, target) for the model."""
         for transform in self._transforms:
             image = transform(image)
         return image, (label if self._target_transform is None else self._target_transform(label))
@@ -250,7 +236,7 @@ class StreamedImages(IterableDataset):
         for position, image, label in self._images(worker):
             if self._seed_image is not None:
                 self._seed_image(self._epoch.value, self._rank, worker, position)
-            yield self._transformed(image, label)
+            yield self.transformed(image, label)
 
     def _images(self, worker: int) -> Iterator[tuple[int, Any, Any]]:
         """Yield the readable images with their positions; in training always up to the same number.
@@ -263,7 +249,7 @@ class StreamedImages(IterableDataset):
             self.reader.first = begin = number % length if self.is_training else 0
             before = position
             for file, label in self.reader:
-                read = self._read(file, label, bad, worker, number)
+                read = self.read(file, label, bad, worker, number)
                 number += 1
                 if read is None:
                     bad += 1
