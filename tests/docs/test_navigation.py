@@ -138,7 +138,11 @@ def test_every_example_is_in_the_list_of_examples() -> None:
     folder = ROOT / "examples"
     listed = re.findall(r"^\| \[`(.+?)`\]\((.+?)\) \| .+ \|$", (folder / "README.md").read_text(), re.MULTILINE)
     assert all(shown == target for shown, target in listed)
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.suffix in (".py", ".yaml")}
+    files = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.*")
+        if path.suffix in (".py", ".yaml", ".sbatch")
+    }
     assert sorted(target for _, target in listed) == sorted(files)
     assert len(files) >= 15
 
