@@ -61,15 +61,16 @@ def measure(model: str) -> dict[str, float]:
         words = [*torchrun, "--max_restarts", "1", *meeting, __file__, model, folder]
         env = os.environ | variables | {"PYTHONPATH": str(ROOT)}
         agents = [network.start(host, words, env=env, stdout=log, stderr=log) for host in range(2)]
-        wait_for(lambda: len(times(folder, UPDATES, 0)) >= 8, agents, folder)
+        wait_for(lambda: len(times(folder, UPDATES)) >= 8, agents, folder)
         (victim,) = [each for each in psutil.Process(agents[1].pid).children() if str(folder) in each.cmdline()[-1:]]
         killed = time.time()
         victim.kill()
-        wait_for(lambda: bool(times(folder, UPDATES, 1)), agents, folder)
+        wait_for(lambda: first_update(folder) is not None, agents, folder)
         state = max((folder / "run" / "state").glob("0*"))
         size = sum(path.stat().st_size for path in state.iterdir()) / 1e6
-        found = {event: max(times(folder, event, 1)) for event in (BEGAN, "imported", RESUMED)}
-        found[UPDATES] = min(times(folder, UPDATES, 1))
+        updated = first_update(folder) or 0.0
+        found = {event: max(filter(updated.__gt__, times(folder, event))) for event in (BEGAN, "imported", RESUMED)}
+        found[UPDATES] = updated
         return {event: moment - killed for event, moment in found.items()} | {"size": size}
 
 
@@ -82,18 +83,25 @@ def wait_for(condition: Callable[[], bool], agents: list[subprocess.Popen[str]],
         time.sleep(0.05)
 
 
-def times(folder: Path, event: str, restart: int) -> list[float]:
-    """Return when something happened after a number of restarts: on each host, or each update on host 0."""
-    lines = [line for path in folder.glob(f"{event}_{restart}_*") for line in path.read_text().splitlines()]
+def first_update(folder: Path) -> float | None:
+    """Return when the first update after both hosts have loaded the state was done; None before."""
+    resumed = times(folder, RESUMED)
+    later = [moment for moment in times(folder, UPDATES) if moment > max(resumed, default=0.0)]
+    return min(later) if len(resumed) >= 2 and later else None
+
+
+def times(folder: Path, event: str) -> list[float]:
+    """Return when something happened: on each host, or each update on rank 0."""
+    lines = [line for path in folder.glob(f"{event}_*") for line in path.read_text().splitlines()]
     return [float(line) for line in lines if line]
 
 
 def work(model_name: str, folder: Path) -> None:
     """Train, or resume, and note the time of each event."""
-    restart, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+    rank = os.environ["RANK"]
 
     def note(event: str) -> None:
-        with open(folder / f"{event}_{restart}_{rank}", "a") as file:
+        with open(folder / f"{event}_{rank}", "a") as file:
             file.write(f"{time.time()}\n")
 
     note(BEGAN)
