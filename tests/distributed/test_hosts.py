@@ -125,14 +125,36 @@ def test_another_clock_is_reported_but_a_late_host_is_not(three: Any, root: Path
     assert "The clock of host2 (rank 2) is 3,600 seconds ahead of that of host0 (rank 0)" in " ".join(after.split())
 
 
+TORCHRUN = """
+import sys
+from benchmarks.namespaces import enter
+enter(sys.argv[1])
+from torch.distributed.run import main
+sys.argv = ["torchrun", *sys.argv[2:]]
+main()
+"""
+
+
+def torchrun(network: Network, host: int, folder: Path, *options: str) -> Program:
+    """Start torchrun on one of two hosts, which prints into a file of the folder."""
+    env = os.environ | ON_CPU | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": INTERFACE}
+    env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else ranks may read addresses of before (torch 2.14)
+    options = ("--nnodes", "2", "--nproc_per_node", "1", "--monitor_interval", "0.1", *options)
+    words = ["-c", TORCHRUN, network.names[host], *options, WORKER, folder, "cut"]
+    with open(folder / f"log_{host}.txt", "w") as log:
+        return Program(words, env=env, stdout=log, stderr=log)
+
+
 @pytest.fixture(scope="module")
 def whole(root: Path) -> list[dict[str, Any]]:
-    """Two hosts in a run that nothing cuts."""
+    """Two hosts in a run that nothing cuts, by torchrun with numbered hosts."""
     folder = root / "whole"
     folder.mkdir()
     with Network(2) as network:
-        assert end_of([start(network, host, "cut", folder) for host in range(2)]) == [0, 0], log_of(folder, 0)
-    return results(folder, "host", 2)
+        address = ["--master_addr", network.addresses[0], "--master_port", "29500"]
+        programs = [torchrun(network, host, folder, "--node_rank", str(host), *address) for host in range(2)]
+        assert end_of(programs) == [0, 0], log_of(folder, 0) + log_of(folder, 1)
+    return results(folder, "rank", 2)
 
 
 def wait_for_updates(folder: Path, count: int, programs: list[Program]) -> None:
@@ -161,29 +183,12 @@ def test_a_cut_link_ends_both_hosts_in_one_sentence_and_a_resume_ends_in_the_sam
         assert equal(before["cut"], after["cut"])
 
 
-TORCHRUN = """
-import sys
-from benchmarks.namespaces import enter
-enter(sys.argv[1])
-from torch.distributed.run import main
-sys.argv = ["torchrun", *sys.argv[2:]]
-main()
-"""
-
-
 def test_torchrun_restarts_both_hosts_after_a_kill_and_the_run_ends_in_the_same_bits(
     whole: Any, tmp_path: Path
 ) -> None:
-    env = os.environ | ON_CPU | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": INTERFACE}
-    env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else ranks may read addresses of before (torch 2.14)
     with Network(2) as network:
         meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"{network.addresses[0]}:29400", "--rdzv_id", "1"]
-        options = ["--nnodes", "2", "--nproc_per_node", "1", "--max_restarts", "1", "--monitor_interval", "0.1"]
-        programs = []
-        for host, name in enumerate(network.names):
-            words = ["-c", TORCHRUN, name, *options, *meeting, WORKER, tmp_path, "cut"]
-            with open(tmp_path / f"log_{host}.txt", "w") as log:
-                programs.append(Program(words, env=env, stdout=log, stderr=log))
+        programs = [torchrun(network, host, tmp_path, "--max_restarts", "1", *meeting) for host in range(2)]
         wait_for_updates(tmp_path, 5, programs)
         (worker,) = psutil.Process(programs[1].pid).children()
         worker.kill()
