@@ -1,16 +1,21 @@
 """What is told of hosts that differ, of lost connections and of time-outs, without a network."""
 
 import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier, local
+from typing import Any
 
 import pytest
 from refusal import refused
+from tiny_runs import make_trainer
 from torch import distributed
 
 from timm_accel.distributed import hosts
 from timm_accel.distributed.connections import TIMEOUT, lost_connection_explained, timeout
-from timm_accel.distributed.hosts import Place
+from timm_accel.distributed.hosts import MAX_CLOCK_SECONDS, Hosts, Place
 from timm_accel.states.run_dir import leave_token
 
 
@@ -57,6 +62,99 @@ def test_values_are_told_by_the_names_that_lead_to_them_and_long_ones_in_short()
 def test_the_clock_that_is_furthest_off_is_told(seconds: float, word: str) -> None:
     sentence = hosts._other_clocks({Place("a", 0, True): 0.0, Place("b", 1, True): 4.0, Place("c", 2, True): seconds})
     assert f"The clock of c (rank 2) is {word} that of a (rank 0)" in sentence
+
+
+@pytest.fixture
+def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Do a work for each place at the same time, in threads that exchange what processes would."""
+
+    def run(everyone: Sequence[Place], work: Callable[[Hosts], Any]) -> list[Any]:
+        current, barrier, told = local(), Barrier(len(everyone), timeout=20), [None] * len(everyone)
+
+        def exchanged(value: Any, *_: int) -> list[Any]:
+            barrier.wait()
+            told[current.rank] = value
+            barrier.wait()
+            return [*told]
+
+        def work_as(place: Place) -> Any:
+            current.rank, of_rank = place.rank, Hosts(accelerator)
+            of_rank.num_processes, of_rank.place = len(everyone), place
+            try:
+                return work(of_rank)
+            except (ValueError, OSError) as error:
+                return f"{type(error).__name__}: {error}"
+            finally:
+                barrier.wait()  # none waits for one that has raised
+
+        monkeypatch.setattr(hosts, "gather_numbers", exchanged)
+        monkeypatch.setattr(hosts, "gather_on_all", exchanged)
+        with ThreadPoolExecutor(len(everyone)) as pool:
+            return list(pool.map(work_as, everyone))
+
+    accelerator = make_trainer()._accelerator
+    return run
+
+
+def test_hosts_that_agree_are_counted(on_ranks: Any) -> None:
+    def count(of_rank: Hosts) -> int:
+        of_rank.compare({"seed": 0})
+        return of_rank.count
+
+    assert on_ranks(places("a", "b", "c"), count) == [3] * 6
+    assert on_ranks(places("a"), count) == [1] * 2
+
+
+def test_one_process_alone_exchanges_nothing() -> None:
+    alone = Hosts(make_trainer()._accelerator)
+    alone.compare({"seed": 0})  # there is no process group
+    alone.check([Path("/nowhere")], True, lambda: "other", print)
+    assert (alone.num_processes, alone.count) == (1, 1)
+    assert alone.place[1:] == (0, True)
+
+
+def test_hosts_that_differ_raise_the_same_on_all(on_ranks: Any) -> None:
+    sentence, *others = on_ranks(places("a", "b"), lambda each: each.compare({"seed": each.place.rank // 2}))
+    assert others == [sentence] * 3
+    assert sentence.startswith("ValueError: Expected all hosts to have the options")
+    assert "of a (rank 0), but got others on b (rank 2): seed (1 instead of 0). Start" in sentence
+
+
+def checked(found: Path, missing: Path, reports: list[str], **other: Any) -> Callable[[Hosts], None]:
+    """Let the rank named `lost` look for a missing file, the ranks of `data` have others, and clocks be ahead."""
+
+    def check(each: Hosts) -> None:
+        each.compare({})
+        each._clock = 1e9 + other.get("clocks", {}).get(each.place.rank, 0)
+        differs = each.place.rank in other.get("data", ())
+        paths = [found, missing if each.place.rank == other.get("lost") else found]
+        each.check(paths, differs, lambda: "They differ." if differs else "", reports.append)
+
+    return check
+
+
+def test_what_hosts_share_is_checked_on_all(on_ranks: Any, tmp_path: Path) -> None:
+    two, reports = places("a", "b"), []
+    missing = tmp_path / "folder" / "token"
+    assert on_ranks(two, checked(tmp_path, missing, reports)) == [None] * 4
+    for rank, host in ((0, "a"), (2, "b"), (3, "b")):
+        sentence, *others = on_ranks(two, checked(tmp_path, missing, reports, lost=rank, data=[2]))
+        assert others == [sentence] * 3
+        assert f"but {host} (rank {rank}) does not find in {str(missing.parent)!r} what a (rank 0) wrote" in sentence
+    sentence, *others = on_ranks(two, checked(tmp_path, missing, reports, data=[2]))
+    assert others == [sentence] * 3
+    assert "got others on b (rank 2). They differ. Copy the data of a (rank 0) to every host." in sentence
+    assert reports == []
+
+
+def test_a_clock_is_told_from_the_limit_on(on_ranks: Any, tmp_path: Path) -> None:
+    for seconds, count in ((MAX_CLOCK_SECONDS, 0), (MAX_CLOCK_SECONDS + 1, 4), (-MAX_CLOCK_SECONDS - 1, 4)):
+        reports: list[str] = []
+        clocks = {2: seconds, 3: seconds}
+        assert on_ranks(places("a", "b"), checked(tmp_path, tmp_path, reports, clocks=clocks)) == [None] * 4
+        assert len(reports) == count
+        word = "ahead of" if seconds > 0 else "behind"
+        assert all(f"The clock of b (rank 2) is 6 seconds {word} that of a (rank 0)" in each for each in reports)
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "nan", ""])
