@@ -1,6 +1,7 @@
 """What is told of hosts that differ, of lost connections and of time-outs, without a network."""
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,7 +10,7 @@ from threading import Barrier, local
 from typing import Any
 
 import pytest
-from refusal import refused
+from refusal import refused, sentence
 from tiny_runs import make_trainer
 from torch import distributed
 
@@ -66,9 +67,9 @@ def test_the_clock_that_is_furthest_off_is_told(seconds: float, word: str) -> No
 
 @pytest.fixture
 def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Do a work for each place at the same time, in threads that exchange what processes would."""
+    """Return what a work is refused with for each place, in threads that exchange what processes would."""
 
-    def run(everyone: Sequence[Place], work: Callable[[Hosts], Any]) -> list[Any]:
+    def run(everyone: Sequence[Place], work: Callable[[Hosts], Any], clocks: Sequence[float] = (0,)) -> list[str]:
         current, barrier, told = local(), Barrier(len(everyone), timeout=20), [None] * len(everyone)
 
         def exchanged(value: Any, *_: int) -> list[Any]:
@@ -77,16 +78,12 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
             barrier.wait()
             return [*told]
 
-        def work_as(place: Place) -> Any:
+        def work_as(place: Place) -> str:
             current.rank, of_rank = place.rank, Hosts(accelerator)
             of_rank.num_processes, of_rank.place = len(everyone), place
-            try:
-                return work(of_rank)
-            except (ValueError, OSError) as error:
-                return f"{type(error).__name__}: {error}"
-            finally:
-                barrier.wait()  # none waits for one that has raised
+            return sentence(lambda: work(of_rank))
 
+        monkeypatch.setattr(time, "time", lambda: 1e9 + clocks[current.rank % len(clocks)])
         monkeypatch.setattr(hosts, "gather_numbers", exchanged)
         monkeypatch.setattr(hosts, "gather_on_all", exchanged)
         with ThreadPoolExecutor(len(everyone)) as pool:
@@ -97,12 +94,19 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_hosts_that_agree_are_counted(on_ranks: Any) -> None:
-    def count(of_rank: Hosts) -> int:
-        of_rank.compare({"seed": 0})
-        return of_rank.count
+    def count(each: Hosts) -> None:
+        each.compare({"seed": 0})
+        counts.append(each.count)
 
-    assert on_ranks(places("a", "b", "c"), count) == [3] * 6
-    assert on_ranks(places("a"), count) == [1] * 2
+    counts: list[int] = []
+    assert on_ranks(places("a", "b", "c"), count) == [""] * 6
+    assert on_ranks(places("a"), count) == [""] * 2
+    assert counts == [3] * 6 + [1] * 2
+
+
+def test_one_process_of_each_other_host_looks_at_its_data() -> None:
+    assert [place.rank for place in places("a", "b", "c") if place.is_first_of_other_host] == [2, 4]
+    assert Place("b", 1, True).is_first_of_other_host
 
 
 def test_one_process_alone_exchanges_nothing() -> None:
@@ -121,11 +125,10 @@ def test_hosts_that_differ_raise_the_same_on_all(on_ranks: Any) -> None:
 
 
 def checked(found: Path, missing: Path, reports: list[str], **other: Any) -> Callable[[Hosts], None]:
-    """Let the rank named `lost` look for a missing file, the ranks of `data` have others, and clocks be ahead."""
+    """Let the rank `lost` look for a missing file, and those of `data` have others."""
 
     def check(each: Hosts) -> None:
         each.compare({})
-        each._clock = 1e9 + other.get("clocks", {}).get(each.place.rank, 0)
         differs = each.place.rank in other.get("data", ())
         paths = [found, missing if each.place.rank == other.get("lost") else found]
         each.check(paths, differs, lambda: "They differ." if differs else "", reports.append)
@@ -136,7 +139,7 @@ def checked(found: Path, missing: Path, reports: list[str], **other: Any) -> Cal
 def test_what_hosts_share_is_checked_on_all(on_ranks: Any, tmp_path: Path) -> None:
     two, reports = places("a", "b"), []
     missing = tmp_path / "folder" / "token"
-    assert on_ranks(two, checked(tmp_path, missing, reports)) == [None] * 4
+    assert on_ranks(two, checked(tmp_path, missing, reports)) == [""] * 4
     for rank, host in ((0, "a"), (2, "b"), (3, "b")):
         sentence, *others = on_ranks(two, checked(tmp_path, missing, reports, lost=rank, data=[2]))
         assert others == [sentence] * 3
@@ -150,8 +153,8 @@ def test_what_hosts_share_is_checked_on_all(on_ranks: Any, tmp_path: Path) -> No
 def test_a_clock_is_told_from_the_limit_on(on_ranks: Any, tmp_path: Path) -> None:
     for seconds, count in ((MAX_CLOCK_SECONDS, 0), (MAX_CLOCK_SECONDS + 1, 4), (-MAX_CLOCK_SECONDS - 1, 4)):
         reports: list[str] = []
-        clocks = {2: seconds, 3: seconds}
-        assert on_ranks(places("a", "b"), checked(tmp_path, tmp_path, reports, clocks=clocks)) == [None] * 4
+        check = checked(tmp_path, tmp_path, reports)
+        assert on_ranks(places("a", "b"), check, [0, 0, seconds, seconds]) == [""] * 4
         assert len(reports) == count
         word = "ahead of" if seconds > 0 else "behind"
         assert all(f"The clock of b (rank 2) is 6 seconds {word} that of a (rank 0)" in each for each in reports)
