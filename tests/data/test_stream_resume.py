@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from refusal import refused
 from resumed_runs import cut, every_update, make_run, same_outcome, states, train
-from stream_sources import hfids_images, hfids_parquet, write_shard
-from test_streams import AUGMENTED, BAD, GOOD, STILL, encoded
+from stream_sources import hfids_images, hfids_parquet, tfds, write_shard
+from test_streams import AUGMENTED, BAD, GOOD, STILL, encoded, needs_tensorflow
 from torch.utils.data import DataLoader
 
 from timm_accel import create_datasets
@@ -97,6 +97,12 @@ def test_hugging_face_streams_resume_within_an_epoch(
 ) -> None:
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     assert check_resume(partial(read, write(tmp_path)), workers, 1, at=[1, 3, 4]) == 4
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streams_of_tensorflow_datasets_resume_within_an_epoch(workers: int, tmp_path: Path) -> None:
+    assert check_resume(partial(read, tfds(tmp_path)), workers, 1, at=[1, 3]) >= 4
 
 
 def test_images_of_hugging_face_that_were_seen_are_not_decoded(tmp_path: Path) -> None:
