@@ -69,8 +69,9 @@ def multiclass_metrics(outcomes: Outcomes, num_classes: int, classes: Sequence[i
     metrics = {"accuracy": right.sum().float() / count}
     if num_classes >= MIN_TOP_5_CLASSES:
         metrics["accuracy_top5"] = outcomes.in_top5.sum().float() / count
-    counts, in_all = _counts(outcomes, num_classes), classes is None or len(classes) == num_classes
-    metrics["f1_macro"] = counts.compute() if in_all else counts.scores()[[*classes]].mean()
+    counts = _counts(outcomes, num_classes)
+    in_some = classes is not None and len(classes) < num_classes
+    metrics["f1_macro"] = counts.scores()[torch.tensor(classes)].mean() if in_some else counts.compute()
     # the error of single-label images is that of "the prediction is right" as one label
     metrics["calibration_error"] = binary_calibration_error(outcomes.confidences.float(), right.long(), n_bins=15)
     smallest = torch.finfo(outcomes.likelihoods.dtype).tiny
