@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data._utils.worker import WorkerInfo
 
 from timm_accel import create_datasets
 from timm_accel.data import Source
+from timm_accel.data.streams.hfids import _shard_lengths
 from timm_accel.data.streams.shard_members import ranges
 
 HALF, BATCH = (0.5,) * 3, 4
@@ -134,6 +136,22 @@ def test_an_info_with_wrong_lengths_lets_no_two_readers_read_the_same(tmp_path: 
     for workers in (2, 3):
         counts = Counter(path for part in read(train_set, 1, workers) for path in set(part))
         assert set(counts.values()) == {1}
+
+
+def test_the_shards_of_parquet_come_in_another_order_in_each_epoch(streams: Any, monkeypatch: Any) -> None:
+    train_set = streams["parquet", "many"][0]
+    monkeypatch.setattr(train_set.reader, "shuffle_size", 1)
+    orders = [list(dict.fromkeys(path.split("-")[0] for path in read(train_set, 1, 0, n)[0])) for n in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_shards_of_the_hub_have_unknown_lengths_but_one_shard_has_all_images() -> None:
+    builder: Any = SimpleNamespace(config=SimpleNamespace(data_files=None))
+    lengths = [_shard_lengths(builder, SimpleNamespace(n_shards=n), "of/hub", "train", "label", 7) for n in (1, 2)]
+    assert lengths == [[7], None]
+    with refused(ValueError, "hfids/of/hub to tell its number of images", "download=True"):
+        _shard_lengths(builder, SimpleNamespace(n_shards=1), "of/hub", "train", "label", None)
 
 
 @pytest.fixture
