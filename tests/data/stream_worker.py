@@ -25,13 +25,13 @@ def datasets(kind: str, **options: Any) -> Any:
     """Images of (3, 8, 8); without options each comes out the same each time."""
     data = Source("tfds/tiny", root=ROOT / "tfds")
     if kind != "tfds":
-        data = f"{'wds' if kind == 'gaps' else kind.split('_')[0]}/{ROOT / FOLDERS[kind]}"
+        data = f"{'wds' if kind in ('gaps', 'one') else kind.split('_')[0]}/{ROOT / FOLDERS[kind]}"
     still = {"auto_augment": None, "color_jitter": None, "hflip": 0.0, "scale": (1, 1), "ratio": (1, 1)}
     return create_datasets(8, HALF, HALF, data=data, interpolation="bilinear", **(still | options))
 
 
-WORKERS = {"wds": (0, 2), "hfids_images": (), "hfids_parquet": (1,), "tfds": (1,)}
-FOLDERS = {"wds": "wds", "gaps": "gaps", "hfids_images": "images", "hfids_parquet": "parquet"}
+WORKERS = {"wds": (0, 2), "hfids_images": (2,), "hfids_parquet": (0, 2), "tfds": (1,)}
+FOLDERS = {"wds": "wds", "gaps": "gaps", "one": "one/wds", "hfids_images": "images", "hfids_parquet": "parquet"}
 
 
 def check_sharing(kind: str, workers: int) -> None:
@@ -68,8 +68,8 @@ def check_resume(kind: str, after: int) -> None:
 
 def check_refusals() -> None:
     """What would starve a worker, or give each process the same."""
-    for kind, workers in (("hfids_images", 2), ("tfds", 0)):
-        if kind in KINDS:
+    for kind, workers in (("one", 2), ("tfds", 0)):
+        if kind != "tfds" or kind in KINDS:
             try:
                 check_sharing(kind, workers)
             except ValueError as error:
@@ -86,6 +86,7 @@ def main() -> None:
         for name in KINDS:
             getattr(stream_sources, name)(ROOT)
         stream_sources.wds_with_gaps(ROOT)
+        stream_sources.wds(ROOT / "one", shards=1)
     distributed.barrier()
     for name in KINDS:
         for count in WORKERS[name]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data._utils.worker import WorkerInfo
 
 from timm_accel import create_datasets
 from timm_accel.data import Source
+from timm_accel.data.streams.hfids import _shard_lengths
 from timm_accel.data.streams.shard_members import ranges
 
 HALF, BATCH = (0.5,) * 3, 4
@@ -96,7 +98,10 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
         yield made
 
 
-@pytest.mark.parametrize(("kind", "name"), [*[("wds", name) for name in LENGTHS], ("arrow", "one"), ("arrow", "many")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("wds", "parquet") for name in LENGTHS] + [("arrow", "one"), ("arrow", "many")],
+)
 def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
     streams: Any, kind: str, name: str
 ) -> None:
@@ -116,7 +121,7 @@ def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
             for part in parts:  # nothing again before all has come once
                 assert len(set(part[: len(set(part))])) == len(set(part)) in (total // readers, -(-total // readers))
         assert epochs[0] != epochs[1]
-    divided_by_images = kind == "arrow"
+    divided_by_images = kind != "wds"
     assert tried == (12 if divided_by_images else {"one": 2, "two": 5, "odd": 8, "even": 11, "many": 12}[name])
 
 
@@ -133,9 +138,38 @@ def test_an_info_with_wrong_lengths_lets_no_two_readers_read_the_same(tmp_path: 
         assert set(counts.values()) == {1}
 
 
+def test_the_shards_of_parquet_come_in_another_order_in_each_epoch(streams: Any, monkeypatch: Any) -> None:
+    train_set = streams["parquet", "many"][0]
+    monkeypatch.setattr(train_set.reader, "shuffle_size", 1)
+    orders = [list(dict.fromkeys(path.split("-")[0] for path in read(train_set, 1, 0, n)[0])) for n in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_shards_of_the_hub_have_unknown_lengths_but_one_shard_has_all_images() -> None:
+    builder: Any = SimpleNamespace(config=SimpleNamespace(data_files=None))
+    lengths = [_shard_lengths(builder, SimpleNamespace(n_shards=n), "of/hub", "train", "label", 7) for n in (1, 2)]
+    assert lengths == [[7], None]
+    with refused(ValueError, "hfids/of/hub to tell its number of images", "download=True"):
+        _shard_lengths(builder, SimpleNamespace(n_shards=1), "of/hub", "train", "label", None)
+
+
+@pytest.fixture
+def of_unknown_lengths(streams: Any) -> Iterator[dict[str, Any]]:
+    """Streams whose shards have unknown lengths, as those of the hub."""
+    readers = {name: streams["parquet", name][0] for name in LENGTHS}
+    with pytest.MonkeyPatch.context() as patch:
+        for train_set in readers.values():
+            patch.setattr(train_set.reader, "shard_lengths", None)
+            patch.setattr(train_set.reader, "needs_shards", True)
+        yield readers
+
+
 @pytest.mark.parametrize("name", LENGTHS)
-def test_shards_of_parquet_go_to_one_reader_each_and_are_whole_where_they_divide(streams: Any, name: str) -> None:
-    train_set, total = streams["parquet", name][0], sum(LENGTHS[name])
+def test_shards_of_unknown_lengths_go_to_one_reader_each_and_are_whole_where_they_divide(
+    of_unknown_lengths: Any, name: str
+) -> None:
+    train_set, total = of_unknown_lengths[name], sum(LENGTHS[name])
     for ranks, workers in READERS:
         readers = ranks * max(1, workers)
         if not allows(train_set, ranks, workers):
@@ -158,14 +192,13 @@ def test_an_evaluation_has_each_image_once_with_any_workers(streams: Any) -> Non
             assert not any(parts[max(1, workers) :])  # rank 0 alone
 
 
-@pytest.mark.parametrize("kind", ["wds", "parquet"])
-def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, kind: str) -> None:
+def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, of_unknown_lengths: Any) -> None:
     for name, lengths in LENGTHS.items():
-        train_set = streams[kind, name][0]
-        for ranks, workers in READERS:
-            if not allows(train_set, ranks, workers):
-                with refused(ValueError, f"got {len(lengths)} for", "or write the data in more shards"):
-                    train_set.share(BATCH, workers, 0, ranks)
+        for train_set in (streams["wds", name][0], of_unknown_lengths[name]):
+            for ranks, workers in READERS:
+                if not allows(train_set, ranks, workers):
+                    with refused(ValueError, f"got {len(lengths)} for", "or write the data in more shards"):
+                        train_set.share(BATCH, workers, 0, ranks)
 
 
 def test_readers_share_shards_as_webdataset_does_where_they_divide_and_cut_some_where_not() -> None:

@@ -31,9 +31,9 @@ class StreamedImages(IterableDataset):
     """Decode, transform and seed the images of a stream as `LabeledImages` does.
 
     In training each rank and loader worker reads separate shards, shuffled within a buffer. All return the same number
-    of images: a worker with fewer images repeats some, a worker with more leaves some out. Webdataset's samples are
-    shared evenly, so that none is left out. In evaluation rank 0 reads everything once, and the other ranks read
-    nothing.
+    of images: a worker with fewer images repeats some, a worker with more leaves some out. Where the numbers of images
+    in the shards are known, they are shared evenly, so that none is left out. In evaluation rank 0 reads everything
+    once, and the other ranks read nothing.
 
     Args:
         reader: A `StreamReader`; its samples are (``{"bytes": …, "path": …}``, label).
