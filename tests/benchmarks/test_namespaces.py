@@ -54,9 +54,11 @@ def ask(network: Network, host: int, seconds: float = 20, num_bytes: int = 0) ->
     return answer, float(time)
 
 
-def sent_by(network: Network, host: int) -> int:
-    words = network.command(host, [sys.executable, "-c", "from benchmarks.namespaces import *; print(sent_bytes())"])
-    return int(subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout)
+def traffic(network: Network, host: int) -> list[int]:
+    """Return the bytes that a host has sent and received."""
+    code = "from benchmarks.namespaces import *; counters = psutil.net_io_counters(pernic=True)[INTERFACE]"
+    words = network.command(host, [sys.executable, "-c", f"{code}; print(sent_bytes(), counters.bytes_recv)"])
+    return [*map(int, subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout.split())]
 
 
 def left_by(process: int) -> list[str]:
@@ -101,8 +103,10 @@ def test_a_host_sends_at_the_rate_that_was_set_last_and_counts_the_bytes(delay: 
         listening(network)
         _, time = ask(network, 1, num_bytes=num_bytes)
         assert 4 * delay + (num_bytes - 65_536) / 1.25e6 < time < 2  # all but the burst, which is sent at once
-        assert num_bytes < sent_by(network, 1) < 1.1 * num_bytes  # with the headers
-        assert sent_by(network, 0) < 0.1 * num_bytes
+        sent, received = traffic(network, 1)
+        assert num_bytes < sent < 1.1 * num_bytes  # with the headers
+        assert received < 0.1 * num_bytes
+        assert traffic(network, 0)[0] < 0.1 * num_bytes
     assert sent_bytes() == 0  # the link is between the hosts alone
 
 

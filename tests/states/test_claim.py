@@ -47,6 +47,7 @@ def test_only_rank_0_removes_what_it_left(tmp_path: Path, accelerator: Any) -> N
     claim.find(accelerator, on_hosts=True)
     other._token = claim._token  # rank 0 has told it
     assert other.shared_paths() == claim.shared_paths()
+    other.remove_token()
     other.release()
     assert contents(tmp_path).keys() == {claim._token, "lock"}
     claim.release()
