@@ -133,6 +133,28 @@ def test_hosts_that_cannot_be_made_leave_nothing(name: str, value: Any, monkeypa
     assert left_by(os.getpid()) == []
 
 
+MOUNTS = """
+import subprocess
+from pathlib import Path
+from benchmarks.namespaces import Network
+before = Path("/proc/self/mountinfo").read_text().count(" /etc/hosts ")
+with Network() as network:
+    subprocess.run(network.command(1, ["true"]), check=True)
+    print(Path("/proc/self/mountinfo").read_text().count(" /etc/hosts ") - before)
+"""
+
+
+def test_the_mounts_of_a_host_are_its_own_where_mounts_are_shared() -> None:
+    words = ["unshare", "--mount", "--propagation", "shared", sys.executable, "-c", MOUNTS]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout == b"0\n"
+
+
+def test_a_program_that_has_not_entered_its_host_yet_is_killed() -> None:
+    with Network() as network:
+        program = network.start(1, ["sleep", "60"])
+    assert program.returncode == -signal.SIGKILL
+
+
 def test_a_process_that_has_entered_a_host_is_killed_with_it() -> None:
     code = "import sys; from benchmarks.namespaces import enter; enter(sys.argv[1]); print('in', flush=True); input()"
     with Network() as network:

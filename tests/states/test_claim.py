@@ -76,6 +76,14 @@ def test_other_hosts_look_for_the_state(run: Path, tmp_path: Path, accelerator: 
         claim.release()
 
 
+def test_a_run_from_scratch_within_the_states_of_another_is_refused(
+    run: Path, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(states(run)[-1])
+    with refused(FileExistsError, "hold no run yet", str(run)):
+        Claim(run, None, print).find(accelerator, on_hosts=False)
+
+
 def test_a_state_of_another_folder_is_no_reason_to_write_over_a_run(
     run: Path, tmp_path: Path, accelerator: Any
 ) -> None:
