@@ -33,7 +33,7 @@ _OWN = "timm-accel-"
 _NUMBERS = count()
 _NEW_NET, _NEW_UTS, _NEW_MOUNTS = 0x40000000, 0x04000000, 0x00020000  # of sched.h
 _BIND, _PRIVATE = 0x1000, 0x44000  # of mount.h
-_PACKET, _IGNORE_OUTGOING, _WITH_OFFLOADS, _ALL_PROTOCOLS = 263, 23, 15, 3  # of if_packet.h and if_ether.h
+_PACKET, _WITH_OFFLOADS, _ALL_PROTOCOLS = 263, 15, 3  # of if_packet.h and if_ether.h
 
 
 @cache
@@ -197,7 +197,6 @@ def relay(switch: str, num_hosts: int, delay: float) -> None:
 
 def _open_port(name: str) -> socket.socket:
     port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    port.setsockopt(_PACKET, _IGNORE_OUTGOING, 1)
     port.setsockopt(_PACKET, _WITH_OFFLOADS, 1)  # packets larger than the link's, as the kernel passes them on
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         port.setsockopt(socket.SOL_SOCKET, option, 1 << 26)
