@@ -227,9 +227,8 @@ def _remove(name: str) -> None:
     with suppress(OSError):  # it was not made
         listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout
         for process in map(int, listed.split()):
-            if process != os.getpid():
-                with suppress(ProcessLookupError):
-                    os.kill(process, 9)
+            with suppress(ProcessLookupError):
+                os.kill(process, 9)
         _ip("netns", "delete", name)
         _names_of(name).unlink(missing_ok=True)
 

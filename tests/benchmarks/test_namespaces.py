@@ -73,8 +73,15 @@ def left_by(process: int) -> list[str]:
 @pytest.mark.parametrize("delay", [0, 0.001])
 def test_three_hosts_have_addresses_and_names(delay: float) -> None:
     with Network(3, delay=delay) as network:
-        listening(network, 2)
-        assert [ask(network, host)[0] for host in (1, 2)] == [f"host0 to {each}" for each in network.addresses[1:]]
+        listening(network, 3)
+        assert [ask(network, host)[0] for host in range(3)] == [f"host0 to {each}" for each in network.addresses]
+
+
+def test_two_networks_at_a_time_are_apart() -> None:
+    with Network() as first, Network() as second:
+        listening(first)
+        assert ask(second, 1, 0.3)[0] == "ConnectionRefusedError"
+        assert ask(first, 1)[0] == "host0 to 10.87.0.2"
 
 
 def test_a_link_that_is_cut_and_restored() -> None:
@@ -86,7 +93,9 @@ def test_a_link_that_is_cut_and_restored() -> None:
         assert ask(network, 1)[0] == "host0 to 10.87.0.2"
 
 
-def test_each_way_has_the_latency() -> None:
+def test_each_way_has_the_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
     with Network(delay=0.05) as network:
         listening(network)
         answer, time = ask(network, 1)

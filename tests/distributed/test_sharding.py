@@ -126,7 +126,7 @@ def test_weights_that_code_has_sharded_are_refused(name: str, mesh: DeviceMesh) 
 
 def test_a_layer_in_torchs_older_wrapper_is_refused() -> None:
     wrapped = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
-    nn.Module.__init__(wrapped)  # all of its own `__init__` needs a GPU
+    nn.Module.__init__(wrapped)  # its `__init__` needs a GPU
     with refused(ValueError, "complete weights", "got FullyShardedDataParallel for 1. Choose"):
         make_trainer(model=nn.Sequential(tiny_model(), wrapped))
 
