@@ -183,13 +183,56 @@ def test_shards_of_unknown_lengths_go_to_one_reader_each_and_are_whole_where_the
             assert len(counts) == total
 
 
-def test_an_evaluation_has_each_image_once_with_any_workers(streams: Any) -> None:
+def decoded(stream: Any, ranks: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return what each rank decodes in an evaluation, and check that it knows how many these are."""
+    monkeypatch.setattr(stream, "read", lambda file, *_: (file["path"], 0))
+    monkeypatch.setattr(stream, "transformed", lambda *sample: sample)
+    found: list[list[str]] = []
+    for rank in range(ranks):
+        stream.share(BATCH, workers, rank, ranks)
+        paths: list[str] = []
+        for worker in range(max(1, workers)):
+            with as_worker(stream, worker, workers):
+                paths += [path for path, _ in stream]
+        assert len(stream) - max(0, workers - 1) <= len(paths) <= len(stream)
+        found.append(paths)
+    return found
+
+
+def test_an_evaluation_has_each_image_on_one_rank_with_any_workers(streams: Any, monkeypatch: Any) -> None:
     for (_, name), (_, val_set) in streams.items():
-        for ranks, workers in ((1, 0), (2, 0), (3, 1), (2, 2), (3, 3)):
-            parts = read(val_set, ranks, workers)
-            seen = [path for part in parts for path in part]
-            assert len(seen) == len(set(seen)) == sum(LENGTHS[name])
-            assert not any(parts[max(1, workers) :])  # rank 0 alone
+        total = sum(LENGTHS[name])
+        for ranks, workers in ((1, 0), (2, 0), (3, 1), (2, 2), (3, 3), (20, 0)):
+            parts = decoded(val_set, ranks, workers, monkeypatch)
+            counts = Counter(path for part in parts for path in part)
+            assert set(counts.values()) == {1}
+            assert len(counts) == total
+            if workers <= 1:
+                assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_seeds_of_an_evaluation_are_those_of_one_rank(streams: Any, monkeypatch: Any) -> None:
+    stream = streams["wds", "odd"][1]
+    monkeypatch.setattr(stream, "read", lambda file, *_: (file["path"], 0))
+    monkeypatch.setattr(stream, "transformed", lambda *sample: sample)
+
+    def seeds(ranks: int) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for rank in range(ranks):
+            stream.share(BATCH, 0, rank, ranks, seed_image=lambda *place: found.append(place))
+            list(stream)
+        return sorted(found)
+
+    assert seeds(1) == seeds(2) == seeds(3) == [(0, 0, 0, number) for number in range(sum(LENGTHS["odd"]))]
+
+
+def test_ranks_share_the_search_for_unreadable_images_of_an_evaluation(streams: Any) -> None:
+    stream, found = streams["wds", "odd"][1], []
+    for rank in range(3):
+        stream.share(BATCH, 0, rank, 3)
+        found.append([path for path, _ in stream.find_unreadable()])  # none is an image
+    assert [len(paths) for paths in found] == [5, 5, 5]
+    assert len({*found[0], *found[1], *found[2]}) == 15
 
 
 def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, of_unknown_lengths: Any) -> None:

@@ -217,11 +217,14 @@ def test_two_processes_share_a_stream_without_loss_or_doubling(two: list[dict[st
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_one_process_evaluates_and_both_know_the_metrics(two: Any, name: str, tmp_path: Path) -> None:
+def test_two_processes_share_an_evaluation_and_both_know_its_metrics(two: Any, name: str, tmp_path: Path) -> None:
     trainer = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
     trainer.evaluate(read(image_folders(tmp_path))[1], per_device_batch_size=2, dataloader_kwargs=NO_WORKERS)
     alone = {key: trainer.run_history.get_latest_metric(key) for key in ("evaluation_loss", "accuracy")}
     assert two[0][name]["metrics"] == two[1][name]["metrics"] == pytest.approx(alone, rel=1e-6)
+    counts = [rank[name]["evaluated"] for rank in two]
+    assert sum(counts) == 7
+    assert min(counts) >= 2
 
 
 def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]]) -> None:
