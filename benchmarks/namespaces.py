@@ -1,12 +1,13 @@
 """Several hosts on one Linux machine: network namespaces with own addresses and host names, joined by veth pairs.
 
 Each host has an interface ``net0``, whose other end is a port of a switch in a further namespace, so that nothing is
-left in the machine's network. The kernel limits what a host sends. The delay comes from a process that stands in place
-of the switch's bridge, since ``tc netem`` is missing in many kernels.
+left in the machine's network. The kernel limits what a host sends. Delay and loss come from a process that stands in
+place of the switch's bridge, since ``tc netem`` is missing in many kernels.
 """
 
 import ctypes
 import os
+import random
 import select
 import shutil
 import socket
@@ -54,9 +55,10 @@ class Network:
     Args:
         num_hosts: The hosts.
         delay: The seconds that a packet takes from host to host.
+        loss: The share of the packets that are lost, from 0 to 1; only beside a delay.
     """
 
-    def __init__(self, num_hosts: int = 2, *, delay: float = 0) -> None:
+    def __init__(self, num_hosts: int = 2, *, delay: float = 0, loss: float = 0) -> None:
         _remove_those_of_ended_processes()
         prefix = f"{_OWN}{os.getpid()}-{next(_NUMBERS)}-"
         self.addresses = [f"10.87.0.{host + 1}" for host in range(num_hosts)]
@@ -67,7 +69,7 @@ class Network:
             _names_of(self._switch).write_text("".join(["127.0.0.1 localhost\n", *lines]))
             self._make(is_relayed=delay > 0)
             if delay > 0:
-                self._start_relay(delay)
+                self._start_relay(delay, loss)
         except BaseException:
             self.close()
             raise
@@ -91,8 +93,9 @@ class Network:
     def _in_switch(self, *words: str) -> None:
         _ip("-n", self._switch, "link", *words)
 
-    def _start_relay(self, delay: float) -> None:
-        code = f"from benchmarks.namespaces import relay; relay({self._switch!r}, {len(self.names)}, {delay})"
+    def _start_relay(self, delay: float, loss: float) -> None:
+        arguments = (self._switch, len(self.names), delay, loss)
+        code = f"from benchmarks.namespaces import relay; relay(*{arguments!r})"
         program = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, stdout=subprocess.PIPE, text=True)
         self._programs.append(program)
         assert program.stdout is not None
@@ -174,19 +177,22 @@ def _call(function: str, *arguments: Any) -> None:
         raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")
 
 
-def relay(switch: str, num_hosts: int, delay: float) -> None:
-    """Send what arrives at each port of a switch to all other ports, later."""
+def relay(switch: str, num_hosts: int, delay: float, loss: float) -> None:
+    """Send what arrives at each port of a switch to all other ports, later or not at all."""
     enter(switch)
     with suppress(PermissionError):  # it sleeps nearly always, and must be in time
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     ports = [_open_port(_port(host)) for host in range(num_hosts)]
     waiting: deque[tuple[float, socket.socket, bytes]] = deque()
+    draws = random.Random(0)
     print("ready", flush=True)
     while True:
         patience = max(waiting[0][0] - time.monotonic(), 0) if waiting else None
         for port in select.select(ports, [], [], patience)[0]:
             with suppress(OSError):  # the link is cut
-                waiting.append((time.monotonic() + delay, port, port.recv(1 << 17)))
+                packet = port.recv(1 << 17)
+                if draws.random() >= loss:
+                    waiting.append((time.monotonic() + delay, port, packet))
         while waiting and waiting[0][0] <= time.monotonic():
             _, source, packet = waiting.popleft()
             for port in ports:

@@ -103,6 +103,15 @@ def test_each_way_has_the_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert time > 4 * 0.05  # there and back for the connection, and for the answer
 
 
+def test_lost_packets_are_sent_again_unless_all_are_lost() -> None:
+    with Network(delay=0.001, loss=0.3) as network:
+        listening(network)
+        assert ask(network, 1, 30)[0] == "host0 to 10.87.0.2"
+    with Network(delay=0.001, loss=1) as network:
+        listening(network)
+        assert ask(network, 1, 0.3)[0] in ("TimeoutError", "OSError")
+
+
 @pytest.mark.parametrize("delay", [0, 0.01])
 def test_a_host_sends_at_the_rate_that_was_set_last_and_counts_the_bytes(delay: float) -> None:
     num_bytes = 500_000

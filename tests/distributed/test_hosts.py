@@ -56,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def three(root: Path) -> list[dict[str, Any]]:
-    with Network(3) as network:
+    with Network(3, delay=0.0005, loss=0.002) as network:
         codes = end_of([start(network, host, f"bits,{REFUSED}", root) for host in range(3)])
     assert codes == [0, 0, 0], [log_of(root, host)[-2000:] for host in range(3)]
     return results(root, "host", 3)
