@@ -53,6 +53,27 @@ def check_requests() -> dict[str, Any]:
     }
 
 
+class Late:
+    """A receipt that is announced 0.3 s late."""
+
+    def __init__(self, announce: Callable[[], Any]) -> None:
+        self.announce = announce
+
+    def wait(self) -> None:
+        time.sleep(0.3)
+        self.announce().wait()
+
+
+def check_late() -> Any:
+    """Rank 1 announces late what it receives; of 6 ranks rank 0, which sends to it, has learned all before."""
+    receive = distributed.irecv
+    if distributed.get_rank() == 1:
+        distributed.irecv = lambda *args, **kwargs: Late(lambda: receive(*args, **kwargs))
+    result = found({0: save(False)})
+    distributed.irecv = receive
+    return result
+
+
 def check_messages() -> list[Any]:
     """What an exchange without a request sends and receives."""
     consensus = Consensus(distributed.get_world_size())
@@ -77,7 +98,7 @@ def lose(folder: Path, how: str) -> str:
 def main() -> None:
     folder, how = Path(sys.argv[1]), sys.argv[2]
     count = process_state().num_processes
-    results: dict[str, Any] = {"requests": check_requests(), "messages": check_messages()}
+    results: dict[str, Any] = {"requests": check_requests(), "messages": check_messages(), "late": check_late()}
     distributed.barrier()
     began = time.monotonic()
     results |= {"lost": lose(folder, how), "seconds": time.monotonic() - began}

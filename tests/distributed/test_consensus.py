@@ -61,6 +61,11 @@ def test_a_sync_point_is_a_message_for_each_doubling_of_the_ranks(ranks: Any) ->
         assert len(names) == len(rank["messages"])
 
 
+def test_a_message_reaches_a_rank_that_is_late_whatever_its_sender_has_learned(ranks: Any) -> None:
+    for rank in ranks:
+        assert rank["late"] == [None, "", True, False, False, False]
+
+
 def test_a_rank_that_is_gone_ends_the_others_at_once_in_one_sentence(ranks: Any) -> None:
     for number, rank in enumerate(ranks):
         assert rank["lost"].startswith(
