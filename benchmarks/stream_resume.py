@@ -30,7 +30,7 @@ from timm_accel import create_datasets
 from timm_accel.data.seeding import seed_streamed_image
 from timm_accel.training.loaders import remaining
 
-SHARDS, BATCH_SIZE = 8, 20
+SHARDS, BATCH_SIZE = 40, 20
 
 
 def jpegs(count: int) -> list[bytes]:

@@ -66,17 +66,22 @@ def hfids_images(root: Path) -> Any:
     return f"hfids/{image_folders(root)}"
 
 
-def hfids_parquet(root: Path) -> Any:
+def write_parquet(folder: Path, split: str, shards: list[list[tuple[bytes, int]]]) -> None:
     from datasets import ClassLabel, Dataset, Features, Image
 
-    images, features = image_folders(root), Features({"image": Image(), "label": ClassLabel(names=NAMES)})
-    (root / "parquet").mkdir()
+    folder.mkdir(exist_ok=True)
+    features = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
+    for number, samples in enumerate(shards):
+        rows = {"image": [{"bytes": each, "path": None} for each, _ in samples], "label": [n for _, n in samples]}
+        path = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+        Dataset.from_dict(rows, features=features).to_parquet(path)
+
+
+def hfids_parquet(root: Path) -> Any:
+    images = image_folders(root)
     for split, count in (("train", 4), ("validation", 2)):
-        for number in range(count):
-            samples = samples_of(images / split[:5].replace("valid", "val"))[number::count]
-            rows = {"image": [{"bytes": each, "path": None} for each, _ in samples], "label": [n for _, n in samples]}
-            path = root / "parquet" / f"{split}-{number:05d}-of-{count:05d}.parquet"
-            Dataset.from_dict(rows, features=features).to_parquet(path)
+        samples = samples_of(images / split[:5].replace("valid", "val"))
+        write_parquet(root / "parquet", split, [samples[number::count] for number in range(count)])
     return f"hfids/{root / 'parquet'}"
 
 

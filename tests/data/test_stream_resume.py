@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from refusal import refused
 from resumed_runs import cut, every_update, make_run, same_outcome, states, train
-from stream_sources import hfids_images, hfids_parquet, write_shard
-from test_streams import AUGMENTED, BAD, GOOD, STILL, encoded
+from stream_sources import hfids_images, hfids_parquet, tfds, write_parquet, write_shard
+from test_streams import AUGMENTED, BAD, GOOD, STILL, encoded, needs_tensorflow
 from torch.utils.data import DataLoader
 
 from timm_accel import create_datasets
@@ -99,6 +99,12 @@ def test_hugging_face_streams_resume_within_an_epoch(
     assert check_resume(partial(read, write(tmp_path)), workers, 1, at=[1, 3, 4]) == 4
 
 
+@needs_tensorflow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streams_of_tensorflow_datasets_resume_within_an_epoch(workers: int, tmp_path: Path) -> None:
+    assert check_resume(partial(read, tfds(tmp_path)), workers, 1, at=[1, 3]) >= 4
+
+
 def test_images_of_hugging_face_that_were_seen_are_not_decoded(tmp_path: Path) -> None:
     stream = read(hfids_images(tmp_path))
     decoded: list[Any] = []
@@ -130,6 +136,24 @@ def test_the_images_that_were_seen_are_not_read_from_shards(start: int, tmp_path
 
     assert bytes_read(0) >= total
     assert bytes_read(start) < total * (1 - start / 16) * 1.2 + 64 * 2 * 513 + 20_000  # and the headers
+
+
+def test_shards_of_parquet_that_were_seen_are_not_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (72, 80, 80, 3), dtype="uint8")
+    images = [encoded(Image.fromarray(each)) for each in noise]
+    write_parquet(tmp_path, "train", [[(each, 0) for each in images[start : start + 3]] for start in range(0, 72, 3)])
+    write_parquet(tmp_path, "validation", [[(GOOD, 0)]])
+    stream = read(f"hfids/{tmp_path}")
+    stream.reader.shuffle_size = 2
+    total = sum(path.stat().st_size for path in tmp_path.glob("train-*"))
+
+    def bytes_read(start: int) -> int:
+        loader, before = prepared(stream, 0, 0), psutil.Process().io_counters().read_chars
+        list(remaining(loader, start))
+        return psutil.Process().io_counters().read_chars - before
+
+    assert bytes_read(0) >= total
+    assert bytes_read(15) < 0.6 * total  # of 18 batches; ten shards take turns
 
 
 # Unreadable samples

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data._utils.worker import WorkerInfo
 
 from timm_accel import create_datasets
 from timm_accel.data import Source
+from timm_accel.data.streams.hfids import _shard_lengths
 from timm_accel.data.streams.shard_members import ranges
 
 HALF, BATCH = (0.5,) * 3, 4
@@ -96,7 +98,10 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
         yield made
 
 
-@pytest.mark.parametrize(("kind", "name"), [*[("wds", name) for name in LENGTHS], ("arrow", "one"), ("arrow", "many")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("wds", "parquet") for name in LENGTHS] + [("arrow", "one"), ("arrow", "many")],
+)
 def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
     streams: Any, kind: str, name: str
 ) -> None:
@@ -116,7 +121,7 @@ def test_an_epoch_has_each_image_at_one_reader_and_repeats_only_to_fill_batches(
             for part in parts:  # nothing again before all has come once
                 assert len(set(part[: len(set(part))])) == len(set(part)) in (total // readers, -(-total // readers))
         assert epochs[0] != epochs[1]
-    divided_by_images = kind == "arrow"
+    divided_by_images = kind != "wds"
     assert tried == (12 if divided_by_images else {"one": 2, "two": 5, "odd": 8, "even": 11, "many": 12}[name])
 
 
@@ -133,9 +138,38 @@ def test_an_info_with_wrong_lengths_lets_no_two_readers_read_the_same(tmp_path: 
         assert set(counts.values()) == {1}
 
 
+def test_the_shards_of_parquet_come_in_another_order_in_each_epoch(streams: Any, monkeypatch: Any) -> None:
+    train_set = streams["parquet", "many"][0]
+    monkeypatch.setattr(train_set.reader, "shuffle_size", 1)
+    orders = [list(dict.fromkeys(path.split("-")[0] for path in read(train_set, 1, 0, n)[0])) for n in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_shards_of_the_hub_have_unknown_lengths_but_one_shard_has_all_images() -> None:
+    builder: Any = SimpleNamespace(config=SimpleNamespace(data_files=None))
+    lengths = [_shard_lengths(builder, SimpleNamespace(n_shards=n), "of/hub", "train", "label", 7) for n in (1, 2)]
+    assert lengths == [[7], None]
+    with refused(ValueError, "hfids/of/hub to tell its number of images", "download=True"):
+        _shard_lengths(builder, SimpleNamespace(n_shards=1), "of/hub", "train", "label", None)
+
+
+@pytest.fixture
+def of_unknown_lengths(streams: Any) -> Iterator[dict[str, Any]]:
+    """Streams whose shards have unknown lengths, as those of the hub."""
+    readers = {name: streams["parquet", name][0] for name in LENGTHS}
+    with pytest.MonkeyPatch.context() as patch:
+        for train_set in readers.values():
+            patch.setattr(train_set.reader, "shard_lengths", None)
+            patch.setattr(train_set.reader, "needs_shards", True)
+        yield readers
+
+
 @pytest.mark.parametrize("name", LENGTHS)
-def test_shards_of_parquet_go_to_one_reader_each_and_are_whole_where_they_divide(streams: Any, name: str) -> None:
-    train_set, total = streams["parquet", name][0], sum(LENGTHS[name])
+def test_shards_of_unknown_lengths_go_to_one_reader_each_and_are_whole_where_they_divide(
+    of_unknown_lengths: Any, name: str
+) -> None:
+    train_set, total = of_unknown_lengths[name], sum(LENGTHS[name])
     for ranks, workers in READERS:
         readers = ranks * max(1, workers)
         if not allows(train_set, ranks, workers):
@@ -149,23 +183,65 @@ def test_shards_of_parquet_go_to_one_reader_each_and_are_whole_where_they_divide
             assert len(counts) == total
 
 
-def test_an_evaluation_has_each_image_once_with_any_workers(streams: Any) -> None:
+def decoded(stream: Any, ranks: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return what each rank decodes in an evaluation, and check that it knows how many these are."""
+    monkeypatch.setattr(stream, "read", lambda file, *_: (file["path"], 0))
+    monkeypatch.setattr(stream, "transformed", lambda *sample: sample)
+    found: list[list[str]] = []
+    for rank in range(ranks):
+        stream.share(BATCH, workers, rank, ranks)
+        paths: list[str] = []
+        for worker in range(max(1, workers)):
+            with as_worker(stream, worker, workers):
+                paths += [path for path, _ in stream]
+        assert len(stream) - max(0, workers - 1) <= len(paths) <= len(stream)
+        found.append(paths)
+    return found
+
+
+def test_an_evaluation_has_each_image_on_one_rank_with_any_workers(streams: Any, monkeypatch: Any) -> None:
     for (_, name), (_, val_set) in streams.items():
-        for ranks, workers in ((1, 0), (2, 0), (3, 1), (2, 2), (3, 3)):
-            parts = read(val_set, ranks, workers)
-            seen = [path for part in parts for path in part]
-            assert len(seen) == len(set(seen)) == sum(LENGTHS[name])
-            assert not any(parts[max(1, workers) :])  # rank 0 alone
+        total = sum(LENGTHS[name])
+        for ranks, workers in ((1, 0), (2, 0), (3, 1), (2, 2), (3, 3), (20, 0)):
+            parts = decoded(val_set, ranks, workers, monkeypatch)
+            counts = Counter(path for part in parts for path in part)
+            assert set(counts.values()) == {1}
+            assert len(counts) == total
+            if workers <= 1:
+                assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("kind", ["wds", "parquet"])
-def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, kind: str) -> None:
+def test_the_seeds_of_an_evaluation_are_those_of_one_rank(streams: Any, monkeypatch: Any) -> None:
+    stream = streams["wds", "odd"][1]
+    monkeypatch.setattr(stream, "read", lambda file, *_: (file["path"], 0))
+    monkeypatch.setattr(stream, "transformed", lambda *sample: sample)
+
+    def seeds(ranks: int) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for rank in range(ranks):
+            stream.share(BATCH, 0, rank, ranks, seed_image=lambda *place: found.append(place))
+            list(stream)
+        return sorted(found)
+
+    assert seeds(1) == seeds(2) == seeds(3) == [(0, 0, 0, number) for number in range(sum(LENGTHS["odd"]))]
+
+
+def test_ranks_share_the_search_for_unreadable_images_of_an_evaluation(streams: Any) -> None:
+    stream, found = streams["wds", "odd"][1], []
+    for rank in range(3):
+        stream.share(BATCH, 0, rank, 3)
+        found.append([path for path, _ in stream.find_unreadable()])  # none is an image
+    assert [len(paths) for paths in found] == [5, 5, 5]
+    assert len({*found[0], *found[1], *found[2]}) == 15
+
+
+def test_more_readers_than_shards_are_refused_for_each_number_of_them(streams: Any, of_unknown_lengths: Any) -> None:
     for name, lengths in LENGTHS.items():
-        train_set = streams[kind, name][0]
-        for ranks, workers in READERS:
-            if not allows(train_set, ranks, workers):
-                with refused(ValueError, f"got {len(lengths)} for", "or write the data in more shards"):
-                    train_set.share(BATCH, workers, 0, ranks)
+        for train_set in (streams["wds", name][0], of_unknown_lengths[name]):
+            for ranks, workers in READERS:
+                if not allows(train_set, ranks, workers):
+                    with refused(ValueError, f"got {len(lengths)} for", "or write the data in more shards"):
+                        train_set.share(BATCH, workers, 0, ranks)
 
 
 def test_readers_share_shards_as_webdataset_does_where_they_divide_and_cut_some_where_not() -> None:

@@ -200,7 +200,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(root / f"results_{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-SHARED = ["wds/0", "wds/2", "hfids_parquet/1", pytest.param("tfds/1", marks=needs_tensorflow)]
+SHARED: list[Any] = ["wds/0", "wds/2", "hfids_images/2", "hfids_parquet/0", "hfids_parquet/2"]
+SHARED.append(pytest.param("tfds/1", marks=needs_tensorflow))
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -216,11 +217,14 @@ def test_two_processes_share_a_stream_without_loss_or_doubling(two: list[dict[st
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_one_process_evaluates_and_both_know_the_metrics(two: Any, name: str, tmp_path: Path) -> None:
+def test_two_processes_share_an_evaluation_and_both_know_its_metrics(two: Any, name: str, tmp_path: Path) -> None:
     trainer = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
     trainer.evaluate(read(image_folders(tmp_path))[1], per_device_batch_size=2, dataloader_kwargs=NO_WORKERS)
     alone = {key: trainer.run_history.get_latest_metric(key) for key in ("evaluation_loss", "accuracy")}
     assert two[0][name]["metrics"] == two[1][name]["metrics"] == pytest.approx(alone, rel=1e-6)
+    counts = [rank[name]["evaluated"] for rank in two]
+    assert sum(counts) == 7
+    assert min(counts) >= 2
 
 
 def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]]) -> None:
@@ -231,7 +235,7 @@ def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]
 
 def test_more_workers_than_shards_are_refused_on_two_processes(two: list[dict[str, Any]]) -> None:
     for rank in two:
-        assert "got 1 for 2 workers on each of 2 processes" in rank["refused/hfids_images"]
+        assert "got 1 for 2 workers on each of 2 processes" in rank["refused/one"]
         assert WITHOUT_TENSORFLOW or "num_workers to be at least 1" in rank["refused/tfds"]
 
 
@@ -446,10 +450,12 @@ def test_a_missing_split_is_refused_with_those_there_are(kind: Callable[[Path], 
 
 
 def test_more_workers_than_shards_are_refused_before_training(tmp_path: Path) -> None:
-    for data, shards in ((hfids_images(tmp_path), 1), (wds(tmp_path / "w", shards=1), 1)):
-        train_set, _ = read(data)
-        with refused(ValueError, f"got {shards} for 2 workers on each of 1 process", '{"num_workers": 1}'):
-            fit(make_trainer(), train_set, train_dataloader_kwargs={"num_workers": 2})
+    train_set, _ = read(wds(tmp_path, shards=1))
+    with refused(ValueError, "got 1 for 2 workers on each of 1 process", '{"num_workers": 1}'):
+        fit(make_trainer(), train_set, train_dataloader_kwargs={"num_workers": 2})
+    train_set, _ = read(hfids_images(tmp_path / "images"))
+    with refused(ValueError, "got 16 for 17 workers on each of 1 process", '{"num_workers": 16}'):
+        fit(make_trainer(), train_set, train_dataloader_kwargs={"num_workers": 17})
 
 
 def test_what_a_stream_cannot_have_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from timm_accel.features import embeddings, extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import open_classifier
 from timm_accel.predict import evaluate_classifier, load_classifier
-from timm_accel.predict.measures import multiclass_metrics
+from timm_accel.predict.measures import Outcomes, multiclass_metrics, outcome_rows
 from timm_accel.recipes import Recipe, build_run
 from timm_accel.training import LoopTrainer
 
@@ -93,7 +93,9 @@ def together() -> None:
     trainer.evaluate(tiny_data(7), dataloader_kwargs={"num_workers": 0})
     RESULTS["loss"] = trainer.run_history.get_latest_metric("evaluation_loss")
     right = float(state.process_index == 0)
-    RESULTS["own"] = multiclass_metrics(torch.tensor([[right, 1 - right]]), torch.tensor([0]))
+    label = torch.tensor([0])
+    outcomes = Outcomes.of_rows(outcome_rows(torch.tensor([[right, 1 - right]]), label), label)
+    RESULTS["own"] = multiclass_metrics(outcomes, 2)
 
 
 def main() -> None:

@@ -24,14 +24,17 @@ from timm_accel import create_classifier, evaluate_classifier, load_classifier
 from timm_accel.data import ImageFolderDataset, Source
 from timm_accel.models import open_classifier, save_classifier
 from timm_accel.plots import plot_confusion
-from timm_accel.predict import Evaluation
+from timm_accel.predict import Evaluation, evaluation_of, score_images
 from timm_accel.predict.augmentation import config_of_views, views_of
 from timm_accel.predict.measures import (
-    class_measures,
+    Outcomes,
     confusion_matrix,
     most_confused,
+    multiclass_measures,
     multiclass_metrics,
+    multilabel_measures,
     multilabel_metrics,
+    outcome_rows,
 )
 
 
@@ -127,20 +130,21 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     probabilities = torch.randn(60, 7).double().softmax(dim=1)
     labels = torch.randint(0, 6, (60,))  # the last class has no image
     called, names = probabilities.argmax(dim=1), [f"class {number}" for number in range(7)]
-    found = multiclass_metrics(probabilities, labels)
+    outcomes = outcomes_of(probabilities, labels)
+    found = multiclass_metrics(outcomes, 7)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, called))
     assert found["accuracy_top5"] == pytest.approx(
         metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=range(7))
     )
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(labels, called, average="macro", zero_division=0))
     assert found["negative_log_likelihood"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(7)))
-    matrix = confusion_matrix(probabilities, labels)
+    matrix = confusion_matrix(outcomes, 7)
     assert matrix is not None
     assert matrix == metrics.confusion_matrix(labels, called, labels=range(7)).tolist()
     columns = metrics.precision_recall_fscore_support(labels, called, labels=range(7), zero_division=0)
-    for each, *expected in zip(class_measures(probabilities, labels, names), *columns, strict=True):
+    for each, *expected in zip(multiclass_measures(outcomes, names), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
-    pairs = most_confused(probabilities, labels, names, max_items=3)
+    pairs = most_confused(outcomes, names, max_items=3)
     assert len(pairs) == 3
     counts = sorted((matrix[row][column] for row in range(7) for column in range(7) if row != column), reverse=True)
     assert [pair.count for pair in pairs] == counts[:3]
@@ -148,18 +152,21 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert matrix[names.index(first.label)][names.index(first.prediction)] == first.count
 
 
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.size = max([self.size, *(each.numel() for each in tree_leaves(made) if torch.is_tensor(each))])
+        return made
+
+
 @pytest.mark.parametrize(("count", "has_matrix"), [(1000, True), (1001, False), (21841, False)])
 def test_memory_is_linear_in_the_classes_and_the_matrix_has_a_limit(count: int, has_matrix: bool) -> None:
-    largest = [0]
-
-    class Largest(TorchDispatchMode):
-        """Notes the number of elements of the largest tensor."""
-
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = function(*args, **(kwargs or {}))
-            largest[0] = max([largest[0], *(each.numel() for each in tree_leaves(made) if torch.is_tensor(each))])
-            return made
-
     names = [f"c{number}" for number in range(count)]
     last = count - 1
     calls = {0: 0, 1: last, 2: last, 3: 3, 4: 4, 5: 5}  # the classes 1 and 2 are taken for the last one
@@ -168,10 +175,10 @@ def test_memory_is_linear_in_the_classes_and_the_matrix_has_a_limit(count: int, 
     classifier = replace(brightness(), class_names=names, is_named=False, run=run)
     data = Colours(tuple(names))
     data.pictures, data.targets = tuple((color(0, 0, 0), label) for label in labels), labels
-    with Largest():
+    with Largest() as largest:
         found = evaluate_classifier(classifier, data)
     assert (found.confusion_matrix is not None) is has_matrix
-    assert largest[0] <= (count**2 if has_matrix else 2 * len(labels) * count)
+    assert largest.size <= (count**2 if has_matrix else 2 * len(labels) * count)
     assert [(each.label, each.prediction, each.count) for each in found.most_confused] == [
         ("c2", f"c{last}", 2), ("c1", f"c{last}", 1)]  # fmt: skip
     assert found.metrics["accuracy"] == pytest.approx(4 / 7)
@@ -181,6 +188,26 @@ def test_memory_is_linear_in_the_classes_and_the_matrix_has_a_limit(count: int, 
     if not has_matrix:
         with refused(ValueError, "Expected evaluation to have a confusion matrix", f"too many classes, {count}"):
             plot_confusion(found)
+
+
+@pytest.mark.parametrize("tta", [(), ("hflip",)])
+def test_an_evaluation_keeps_four_numbers_of_each_image_whatever_the_number_of_classes(tta: tuple[str, ...]) -> None:
+    images, count, batch_size = 60, 1500, 4
+    data = Colours(tuple(f"c{number}" for number in range(count)))
+    data.pictures, data.targets = tuple((color(0, 0, 0), label) for label in range(images)), list(range(images))
+    weights = torch.randn(count, generator=torch.Generator().manual_seed(0))
+    classifier = replace(brightness(), class_names=list(data.classes), run=lambda each: weights.repeat(len(each), 1))
+    with Largest() as largest:
+        found = evaluate_classifier(classifier, data, batch_size=batch_size, tta=tta)
+    assert largest.size <= batch_size * count * (1 + len(tta))
+    assert found == evaluation_of(score_images(classifier, data, batch_size=batch_size, tta=tta))
+    assert found.metrics["negative_log_likelihood"] == pytest.approx(
+        -weights.double().log_softmax(dim=0)[:images].mean().item()
+    )
+
+
+def outcomes_of(probabilities: torch.Tensor, labels: torch.Tensor) -> Outcomes:
+    return Outcomes.of_rows(outcome_rows(probabilities, labels), labels)
 
 
 def _called(classes: list[int], count: int) -> Any:
@@ -198,26 +225,30 @@ def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
     chances = torch.where(targets > 0, probabilities, 1 - probabilities)
     assert found["negative_log_likelihood"] == pytest.approx(-chances.log().mean().item())
     columns = metrics.precision_recall_fscore_support(targets, called)
-    for each, *expected in zip(class_measures(probabilities, targets, ["a", "b", "c"]), *columns, strict=True):
+    for each, *expected in zip(multilabel_measures(probabilities, targets, ["a", "b", "c"]), *columns, strict=True):
         assert [each.precision, each.recall, each.f1, each.support] == pytest.approx(expected)
 
 
 def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
     # two of three right at 0.9, both right at 0.6: (3 · |0.9 - 2/3| + 2 · |0.6 - 1|) / 5
     probabilities = torch.tensor([[0.9, 0.1]] * 3 + [[0.4, 0.6]] * 2).double()
-    found = multiclass_metrics(probabilities, torch.tensor([0, 0, 1, 1, 1]))
+    found = multiclass_metrics(outcomes_of(probabilities, torch.tensor([0, 0, 1, 1, 1])), 2)
     assert found["calibration_error"] == pytest.approx((3 * (0.9 - 2 / 3) + 2 * 0.4) / 5)
+    # 0.65 and 0.68 are in one bin of 10, and in two of 15
+    probabilities = torch.tensor([[0.65, 0.35], [0.68, 0.32]]).double()
+    found = multiclass_metrics(outcomes_of(probabilities, torch.tensor([0, 1])), 2)
+    assert found["calibration_error"] == pytest.approx((0.35 + 0.68) / 2)
 
 
 def test_top_5_is_there_for_more_than_five_classes() -> None:
     for count in (5, 6):
         probabilities = torch.arange(count, 0, -1).double().expand(2, count) / count  # the last class is the least
-        found = multiclass_metrics(probabilities, torch.tensor([0, count - 1]))
+        found = multiclass_metrics(outcomes_of(probabilities, torch.tensor([0, count - 1])), count)
         assert found.get("accuracy_top5") == {5: None, 6: 0.5}[count]
 
 
 def test_a_sure_mistake_has_a_finite_likelihood() -> None:
-    found = multiclass_metrics(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]))
+    found = multiclass_metrics(outcomes_of(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1])), 2)
     assert found["negative_log_likelihood"] == pytest.approx(-np.log(torch.finfo(torch.float64).tiny))
 
 
@@ -530,7 +561,9 @@ def test_the_figure_shows_counts_and_names() -> None:
 
 
 def _named(count: int) -> list[Any]:
-    return class_measures(torch.eye(count), torch.arange(count), [str(number) for number in range(count)])
+    return multiclass_measures(
+        outcomes_of(torch.eye(count), torch.arange(count)), [str(number) for number in range(count)]
+    )
 
 
 @pytest.mark.parametrize("place", [".", "deep", "a/b"])

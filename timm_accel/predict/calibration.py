@@ -55,7 +55,7 @@ def fit_temperature(
     reader = open_shared(data, eval_split, part)
     dataset = part.agreed(lambda: open_labeled(classifier, reader, classifier.transform))
     loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    logits, targets = collect(classifier.logits, dataset, **loading, share=part)
+    logits, targets = collect(lambda images, _: classifier.logits(images), dataset, **loading, share=part)
     classifier.temperature = part.of_first(lambda: _fitted(classifier, logits, targets))
     return classifier.temperature
 

@@ -11,6 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 NO_LABEL = -1  # a negative label does not count
+MIN_TOP_5_CLASSES = 6  # with fewer classes every label is among five of them
 
 
 class _Counts(nn.Module):
@@ -25,6 +26,12 @@ class _Counts(nn.Module):
     def metric_state(self) -> dict[str, Tensor]:
         """The counts by name, as in torchmetrics."""
         return dict(self.named_buffers())
+
+
+def in_top_k(logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
+    """Return whether each label, ``(B,)``, is among the top-k of its logits, ``(B, num_classes)``."""
+    top = logits.argmax(1, keepdim=True) if top_k == 1 else logits.topk(top_k, dim=1).indices
+    return (top == labels[:, None]).any(1)
 
 
 class TopKAccuracy(_Counts):
@@ -45,8 +52,7 @@ class TopKAccuracy(_Counts):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
-        top = logits.argmax(1, keepdim=True) if self.top_k == 1 else logits.topk(self.top_k, dim=1).indices
-        self.correct.add_((top == labels[:, None]).sum())  # an assignment passes through two modules
+        self.correct.add_(in_top_k(logits, labels, self.top_k).sum())  # an assignment passes through two modules
         self.total.add_((labels >= 0).sum())
 
     def compute(self) -> Tensor:
@@ -72,7 +78,11 @@ class MacroF1(_Counts):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits ``(B, num_classes)``, labels ``(B,)``."""
-        predictions, kept = logits.argmax(1), (labels >= 0).long()
+        self.add(logits.argmax(1), labels)
+
+    def add(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count predicted classes, ``(B,)``, and labels, ``(B,)``."""
+        kept = (labels >= 0).long()
         labels = labels.long().clamp(min=0)
         self.predicted.index_add_(0, predictions, kept)  # torch.bincount would wait for the device
         self.actual.index_add_(0, labels, kept)
@@ -80,9 +90,12 @@ class MacroF1(_Counts):
 
     def compute(self) -> Tensor:
         """Return the mean over the classes; 0 without labels."""
-        either = self.predicted + self.actual  # 2 tp + fp + fn
-        scores = 2 * self.right.float() / either.clamp(min=1)
-        return scores.sum() / (either > 0).sum().clamp(min=1)
+        occurs = (self.predicted + self.actual > 0).sum()
+        return self.scores().sum() / occurs.clamp(min=1)
+
+    def scores(self) -> Tensor:
+        """Return the F1 of each class, ``(num_classes,)``; 0 where it does not occur."""
+        return 2 * self.right.float() / (self.predicted + self.actual).clamp(min=1)  # 2 tp + fp + fn
 
 
 class CountedMetrics(nn.ModuleDict):
@@ -97,7 +110,7 @@ class CountedMetrics(nn.ModuleDict):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self["accuracy"] = TopKAccuracy()
-        if num_classes > 5:
+        if num_classes >= MIN_TOP_5_CLASSES:
             self["accuracy_top5"] = TopKAccuracy(top_k=5)
         self["f1_macro"] = MacroF1(num_classes)
 

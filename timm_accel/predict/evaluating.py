@@ -1,12 +1,11 @@
 """Evaluate a classifier of any stored form on labeled images."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from timm_accel.data.classes import in_label_order, is_multi_label
 from timm_accel.distributed.shares import share_of_process
@@ -22,14 +21,19 @@ from timm_accel.predict.labeled import (
     unreadable_paths,
 )
 from timm_accel.predict.measures import (
-    class_measures,
+    Outcomes,
     confusion_matrix,
     most_confused,
+    multiclass_measures,
     multiclass_metrics,
+    multilabel_measures,
     multilabel_metrics,
+    outcome_rows,
 )
 from timm_accel.predict.opening import classifier_of, load_classifier, resolve_device
 from timm_accel.predict.scores import Scores
+
+_ABOUT = ("class_names", "unreadable", "missing_classes", "temperature", "tta")  # the fields of `Scores` beside images
 
 
 def evaluate_classifier(
@@ -71,7 +75,8 @@ def evaluate_classifier(
         ValueError: The data have a class that the model has not, a label is no class, no image has a label, an option
             is out of range, or no image or too few can be read.
     """
-    scores = score_images(
+    rows, targets, _, about = _compute(
+        _kept,
         path_or_model,
         data,
         eval_split=eval_split,
@@ -82,7 +87,7 @@ def evaluate_classifier(
         progress=progress,
         share=share,
     )
-    return evaluation_of(scores)
+    return _evaluation(rows, targets, **about)
 
 
 def evaluation_of(scores: Scores) -> Evaluation:
@@ -91,20 +96,31 @@ def evaluation_of(scores: Scores) -> Evaluation:
     Args:
         scores: Scores from `score_images`.
     """
-    probabilities, targets, names = scores.probabilities, scores.targets, scores.class_names
-    multi_label, missing = scores.is_multi_label, set(scores.missing_classes)
-    numbers = [number for number, name in enumerate(names) if name not in missing]
+    about = {name: getattr(scores, name) for name in _ABOUT}
+    return _evaluation(_kept(scores.probabilities, scores.targets), scores.targets, **about)
+
+
+def _evaluation(rows: Tensor, targets: Tensor, class_names: list[str], **about: Any) -> Evaluation:
+    """Return the measures of images from what `_kept` returned for them."""
+    missing, count = set(about["missing_classes"]), len(class_names)
+    numbers = [number for number, name in enumerate(class_names) if name not in missing]
+    if targets.ndim == 2:
+        metrics, measures = multilabel_metrics(rows, targets, numbers), multilabel_measures(rows, targets, class_names)
+        return Evaluation(metrics, measures, None, [], len(targets), **about)
+    outcomes = Outcomes.of_rows(rows, targets)
     return Evaluation(
-        metrics=(multilabel_metrics if multi_label else multiclass_metrics)(probabilities, targets, numbers),
-        classes=class_measures(probabilities, targets, names),
-        confusion_matrix=None if multi_label else confusion_matrix(probabilities, targets),
-        most_confused=[] if multi_label else most_confused(probabilities, targets, names),
+        metrics=multiclass_metrics(outcomes, count, numbers),
+        classes=multiclass_measures(outcomes, class_names),
+        confusion_matrix=confusion_matrix(outcomes, count),
+        most_confused=most_confused(outcomes, class_names),
         num_images=len(targets),
-        unreadable=scores.unreadable,
-        temperature=scores.temperature,
-        tta=scores.tta,
-        missing_classes=scores.missing_classes,
+        **about,
     )
+
+
+def _kept(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return what an evaluation keeps of images: four numbers, of multi-label images all probabilities."""
+    return probabilities if targets.ndim == 2 else outcome_rows(probabilities, targets)
 
 
 def score_images(
@@ -123,6 +139,33 @@ def score_images(
 
     The arguments and errors are those of `evaluate_classifier`.
     """
+    probabilities, targets, dataset, about = _compute(
+        lambda probabilities, _: probabilities,
+        path_or_model,
+        data,
+        eval_split=eval_split,
+        tta=tta,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        progress=progress,
+        share=share,
+    )
+    return Scores(paths_of(dataset, len(targets)), targets, probabilities, **about)
+
+
+def _compute(
+    kept: Callable[[Tensor, Tensor], Tensor],
+    path_or_model: str | Path | Classifier | nn.Module,
+    data: Any,
+    *,
+    eval_split: str | None,
+    tta: Sequence[str],
+    device: str | torch.device | None,
+    share: bool,
+    **loading: Any,
+) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
+    """Return what is `kept` of the probabilities and targets of each image, the targets, the dataset, and `_ABOUT`."""
     part, tta = share_of_process(share), check_tta(tta)
     classifier = part.agreed(lambda: as_classifier(path_or_model, device))
     reader = open_shared(data, eval_split, part)
@@ -133,25 +176,14 @@ def score_images(
         return open_labeled(classifier, reader, classifier.transform_of_views(tta))
 
     dataset = part.agreed(opened)
-    probabilities, targets = collect(
-        partial(classifier.probabilities, tta=tta),
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        progress=progress,
-        share=part,
+    rows, targets = collect(
+        lambda images, targets: kept(classifier.probabilities(images, tta=tta), targets), dataset, share=part, **loading
     )
-    numbers, names = model_numbers(classifier, in_label_order(reader.class_to_idx)), classifier.class_names
-    return Scores(
-        paths=paths_of(dataset, len(targets)),
-        targets=targets,
-        probabilities=probabilities,
-        class_names=names,
-        unreadable=unreadable_paths(dataset, part),
-        missing_classes=[name for number, name in enumerate(names) if number not in numbers],
-        temperature=classifier.temperature,
-        tta=tta,
-    )
+    numbers, names = set(model_numbers(classifier, in_label_order(reader.class_to_idx))), classifier.class_names
+    unreadable = unreadable_paths(dataset, part)
+    missing = [name for number, name in enumerate(names) if number not in numbers]
+    about = (names, unreadable, missing, classifier.temperature, tta)
+    return rows, targets, dataset, dict(zip(_ABOUT, about, strict=True))
 
 
 def as_classifier(

@@ -169,7 +169,7 @@ def _some(names: list[str], max_names: int = 10) -> str:
 
 
 def collect(
-    compute: Callable[[Tensor], Tensor],
+    compute: Callable[[Tensor, Tensor], Tensor],
     dataset: LabeledImages | StreamedImages,
     *,
     batch_size: int,
@@ -177,12 +177,12 @@ def collect(
     progress: bool,
     share: Share,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output for each image, ``(N, num_classes)``, and the targets, ``(N,)`` or ``(N, num_classes)``.
+    """Return what is computed for each image, ``(N, …)``, and the targets, ``(N,)`` or ``(N, num_classes)``.
 
     The processes that share are told of all unreadable images. Collective.
 
     Args:
-        compute: A function of a batch of images.
+        compute: A function of a batch of images and its targets; a row for each image is kept of what it returns.
         dataset: A dataset from `open_labeled`.
         batch_size: Images at a time.
         num_workers: Loader processes.
@@ -197,7 +197,7 @@ def collect(
 
     @loader_errors_explained()
     def compute_batches() -> tuple[list[Any], Any]:
-        made = [(key, (compute(batch[0]), batch[1])) for key, batch in batches if batch is not None]
+        made = [(key, (compute(*batch), batch[1])) for key, batch in batches if batch is not None]
         return made, dataset.unreadable
 
     made, unreadable = zip(*share.gather(compute_batches), strict=True)

@@ -1,5 +1,6 @@
 """Streams of Hugging Face datasets, from the hub or from a local folder of images or parquet shards."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from timm.data.readers.reader_hfids import ReaderHfids
 
 from timm_accel.data.readers.hf_reader import find_columns, found_names
 from timm_accel.data.splits.splitting import split_name
+from timm_accel.data.streams.shard_members import ranges
+from timm_accel.data.streams.shard_rows import ShardRows
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 
@@ -27,12 +30,14 @@ class HfidsStream(StreamReader, ReaderHfids):
         stream = builder.as_streaming_dataset(split=split)  # a local folder has its features only after this
         image_key, label_key = find_columns(builder.info.features, f"hfids/{name}")
         _check_single(builder.info.features[label_key], name, label_key)
-        known = (builder.info.splits or {}).get(split)
-        count = getattr(known, "num_examples", None) or _count(builder, name, split, label_key)
+        known = getattr((builder.info.splits or {}).get(split), "num_examples", None)
+        self.shard_lengths = _shard_lengths(builder, stream, name, split, label_key, known)
+        count = known if self.shard_lengths is None else sum(self.shard_lengths)
         keys = {"input_key": image_key, "target_key": label_key}
         super().__init__(name, root=root, split=split, download=download, num_samples=count, input_img_mode="", **keys)
         self._where = f"hfids/{name} {split}"  # what an image without a path is called
-        self.builder, self.needs_shards, self.num_shards = builder, not download, stream.n_shards
+        self.builder, self.num_shards = builder, stream.n_shards
+        self.needs_shards = not download and self.shard_lengths is None
         self.class_to_idx = get_class_labels(builder.info, label_key)
         if class_map is not None:
             self.class_to_idx = read_class_map(class_map)
@@ -51,9 +56,34 @@ class HfidsStream(StreamReader, ReaderHfids):
             given = image or {"bytes": b""}  # None in an empty cell
             yield given | {"path": given.get("path") or self._where}, label
 
+    @property
+    def epoch_count(self) -> Any:
+        """The epoch, under the name that timm's other readers have for it."""
+        return self.epoch
+
     def _lazy_init(self) -> None:
+        if self.is_training and not self.download and self.shard_lengths is not None:
+            self.ds = self._share(self.shard_lengths)
+            return
         super()._lazy_init()
         self.ds = self.ds.cast_column(self.input_key, Image(decode=False))
+
+    def _share(self, lengths: list[int]) -> ShardRows:
+        """Return the rows of this worker of this rank; the shards come in the order of the epoch, some in part."""
+        order = random.Random(f"{self.common_seed} {self.epoch_count.value}").sample(range(len(lengths)), len(lengths))
+        stream = self.builder.as_streaming_dataset(split=self.split).cast_column(self.input_key, Image(decode=False))
+
+        def read(shard: int, rows: range) -> Iterator[dict[str, Any]]:
+            part = stream.shard(num_shards=len(lengths), index=shard).skip(rows.start).take(len(rows))
+            for row in part.iter(batch_size=1):  # iterating would divide the shard among the loader workers
+                yield {name: values[0] for name, values in row.items()}
+
+        parts = [
+            (order[number], range(lengths[order[number]])[begin:end])
+            for number, begin, end in ranges([lengths[shard] for shard in order], self.reader_number, self.num_readers)
+        ]
+        seen = {self.input_key: None, self.target_key: 0}
+        return ShardRows(parts, read, self.shuffle_size, self.worker_seed, self._passed, seen)
 
 
 def open_hfids(
@@ -93,17 +123,26 @@ def _check_single(feature: Any, name: str, label_key: str) -> None:
         )
 
 
-def _count(builder: Any, name: str, split: str, label_key: str) -> int:
-    """Count the images of a local dataset: from the footers of parquet files, otherwise by reading it."""
-    if not Path(name).exists():
+def _shard_lengths(
+    builder: Any, stream: Any, name: str, split: str, label_key: str, known: int | None
+) -> list[int] | None:
+    """Return the images in each shard; None where a dataset tells the number of all images, but not of each shard.
+
+    Those of local parquet files are in their footers. A local dataset that tells nothing is counted by reading it.
+    """
+    local, count = Path(name).exists(), stream.n_shards
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
+    if local and len(files) == count and all(file.endswith(".parquet") for file in files):
+        return [read_metadata(file).num_rows for file in files]
+    if known:
+        return [known] if count == 1 else None
+    if not local:
         raise ValueError(
             f"Expected hfids/{name} to tell its number of images, since the schedule needs it, but got none. Pass "
             "Source(…, download=True), or use hfds/."
         )
-    files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
-    if files and all(file.endswith(".parquet") for file in files):
-        return sum(read_metadata(file).num_rows for file in files)
-    return sum(1 for _ in _labels(builder, split, label_key))
+    shards = (stream.shard(num_shards=count, index=index) for index in range(count))
+    return [sum(1 for _ in shard.select_columns([label_key])) for shard in shards]
 
 
 def _labels(builder: Any, split: str, label_key: str) -> Iterator[Any]:

@@ -126,10 +126,20 @@ class StreamReader:
         return (self.num_shards if self.needs_shards else self.num_samples) // num_processes
 
     @property
+    def num_readers(self) -> int:
+        """The number of readers: the loader workers of all ranks."""
+        return self.dist_num_replicas * self.num_workers
+
+    @property
+    def reader_number(self) -> int:
+        """The number of this loader worker among all readers."""
+        return self.dist_rank * self.num_workers + _worker()
+
+    @property
     def worker_seed(self) -> int:
         """The seed of this worker's buffer in this epoch; timm's would depend on when the worker started."""
-        worker = 0 if (info := get_worker_info()) is None else info.id
-        return random.Random(f"{self.common_seed} {self.epoch_count.value} {self.dist_rank} {worker}").getrandbits(31)
+        drawn = random.Random(f"{self.common_seed} {self.epoch_count.value} {self.dist_rank} {_worker()}")
+        return drawn.getrandbits(31)
 
     @worker_seed.setter
     def worker_seed(self, seed: int) -> None:
@@ -144,6 +154,10 @@ class StreamReader:
     def samples_per_worker(self) -> int:
         """The number of images that each worker returns in an epoch."""
         return self._num_samples_per_worker()  # type: ignore[attr-defined]
+
+
+def _worker() -> int:
+    return 0 if (info := get_worker_info()) is None else info.id
 
 
 def missing_split(split: str, known: Iterable[str], where: str) -> ValueError:

@@ -14,7 +14,7 @@ from timm_accel.data.labeled_images import LabeledImages, check_error_options, d
 from timm_accel.data.labels import check_label
 from timm_accel.data.loader_errors import is_of_the_machine
 from timm_accel.data.streams.stream_reader import StreamReader
-from timm_accel.data.streams.unreadable_log import UnreadableLog
+from timm_accel.data.streams.unreadable_log import UnreadableImages, UnreadableLog
 from timm_accel.data.transforms.pixel_range import PixelRange
 from timm_accel.data.transforms.prepare_image import read_image
 from timm_accel.messages import one_line
@@ -31,9 +31,9 @@ class StreamedImages(IterableDataset):
     """Decode, transform and seed the images of a stream as `LabeledImages` does.
 
     In training each rank and loader worker reads separate shards, shuffled within a buffer. All return the same number
-    of images: a worker with fewer images repeats some, a worker with more leaves some out. Webdataset's samples are
-    shared evenly, so that none is left out. In evaluation rank 0 reads everything once, and the other ranks read
-    nothing.
+    of images: a worker with fewer images repeats some, a worker with more leaves some out. Where the numbers of images
+    in the shards are known, they are shared evenly, so that none is left out. In evaluation each rank reads everything
+    once, and decodes every n-th image.
 
     Args:
         reader: A `StreamReader`; its samples are (``{"bytes": …, "path": …}``, label).
@@ -81,7 +81,7 @@ class StreamedImages(IterableDataset):
         self._transforms = [each for each in (transform, device_transform) if each is not None]
         self._target_transform = target_transform
         self._seed_image: Callable[..., None] | None = None
-        self._epoch, self._rank, self._num_workers = SharedCount(), 0, 0
+        self._epoch, self._rank, self._num_processes, self._num_workers = SharedCount(), 0, 1, 0
         self._log, self._shares = UnreadableLog(), 0
         self._start, self._known = (0, 0), dict[int, list[int]]()  # of a resumed epoch
         self._names = self.class_names
@@ -121,9 +121,9 @@ class StreamedImages(IterableDataset):
     def find_unreadable(self, *_: Any) -> list[tuple[str, str]]:
         """Decode every image that this rank reads, with the workers of `share`, and return the unreadable ones."""
         loader: Any = DataLoader(
-            _Unreadable(self), batch_size=None, num_workers=self._num_workers, generator=torch.Generator()
+            UnreadableImages(self), batch_size=None, num_workers=self._num_workers, generator=torch.Generator()
         )
-        return [] if len(self) == 0 else [(path, error) for path, error in loader]
+        return [(path, error) for path, error in loader]
 
     def filename(self, image: tuple[str, str], absolute: bool = True) -> str:
         """Return the path of an entry of `unreadable`."""
@@ -134,10 +134,11 @@ class StreamedImages(IterableDataset):
         return image[1]
 
     def __len__(self) -> int:
-        """Return how many images this rank reads in an epoch."""
+        """Return how many images this rank decodes in an epoch, in an evaluation by several workers at most."""
         if self.is_training:
             return len(self.reader)
-        return self.num_samples if self._rank == 0 else 0
+        others = self._num_processes - 1 - self._rank
+        return (self.num_samples + max(1, self._num_workers) * others) // self._num_processes
 
     def max_workers(self, num_processes: int) -> int:
         """Return how many loader workers of each of `num_processes` have something to read in training."""
@@ -170,7 +171,8 @@ class StreamedImages(IterableDataset):
         Raises:
             ValueError: A worker would have nothing to read.
         """
-        self._rank, self._num_workers, self._seed_image = rank, num_workers, seed_image
+        self._rank, self._num_processes, self._num_workers = rank, num_processes, num_workers
+        self._seed_image = seed_image
         self._start, self._known, self._shares = (0, 0), {}, self._shares + 1
         part = (rank, num_processes) if self.is_training else (0, 1)
         self.reader.share(batch_size, num_workers, *part, seed)
@@ -206,6 +208,10 @@ class StreamedImages(IterableDataset):
             if same:
                 self._known.setdefault(worker, []).append(number)
 
+    def decodes(self, number: int) -> bool:
+        """Return whether this rank decodes a sample, by its number among those of the worker."""
+        return self.is_training or number % self._num_processes == self._rank
+
     def read(self, file: dict[str, Any], label: Any, bad: int, worker: int, number: int) -> tuple[Any, Any] | None:
         """Return a sample of the reader as (decoded image, label); None if it cannot be read and is left out.
 
@@ -217,7 +223,7 @@ class StreamedImages(IterableDataset):
             number: Its number among the samples of the worker.
         """
         try:
-            image = self._decode(file)
+            image = self.decode(file)
         except OSError as error:
             self._note(file["path"], error, bad + 1, worker, number)
             return None
@@ -230,12 +236,11 @@ class StreamedImages(IterableDataset):
         return image, (label if self._target_transform is None else self._target_transform(label))
 
     def __iter__(self) -> Iterator[Any]:
-        if len(self) == 0:  # evaluation on another rank
-            return
         worker = 0 if (info := get_worker_info()) is None else info.id
         for position, image, label in self._images(worker):
             if self._seed_image is not None:
-                self._seed_image(self._epoch.value, self._rank, worker, position)
+                rank = self._rank if self.is_training else 0  # the same in an evaluation by any number of ranks
+                self._seed_image(self._epoch.value, rank, worker, position)
             yield self.transformed(image, label)
 
     def _images(self, worker: int) -> Iterator[tuple[int, Any, Any]]:
@@ -249,12 +254,14 @@ class StreamedImages(IterableDataset):
             self.reader.first = begin = number % length if self.is_training else 0
             before = position
             for file, label in self.reader:
-                read = self.read(file, label, bad, worker, number)
                 number += 1
+                if not self.decodes(number - 1):
+                    continue
+                read = self.read(file, label, bad, worker, number - 1)
                 if read is None:
                     bad += 1
                     continue
-                yield position, *read
+                yield (position if self.is_training else number - 1), *read
                 position += 1
                 if self.is_training and position == length:
                     return
@@ -294,7 +301,12 @@ class StreamedImages(IterableDataset):
                 "remove them."
             )
 
-    def _decode(self, file: dict[str, Any]) -> Any:
+    def decode(self, file: dict[str, Any]) -> Any:
+        """Return the image of a file, as the reader gives it.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         resizing = self._transforms[0] if self._transforms else None
         if file["bytes"] is not None:
             return read_image(io.BytesIO(file["bytes"]), self._prepare, resizing)
@@ -302,19 +314,3 @@ class StreamedImages(IterableDataset):
 
         with xopen(file["path"], "rb") as opened:
             return read_image(opened, self._prepare, resizing)
-
-
-class _Unreadable(IterableDataset):
-    """The (path, error) of each image of a stream that cannot be decoded, for loader workers."""
-
-    def __init__(self, dataset: StreamedImages) -> None:
-        self.dataset = dataset
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for file, _ in self.dataset.reader:
-            try:
-                self.dataset._decode(file)
-            except OSError as error:
-                if is_of_the_machine(error):
-                    raise
-                yield file["path"], str(error)

@@ -1,10 +1,15 @@
-"""The unreadable images of a stream, in a file that the loader workers of a process share."""
+"""The unreadable images of a stream: a file of them that the loader workers of a process share, and a search."""
 
 import json
 import os
+from collections.abc import Iterator
 from tempfile import mkstemp
 from typing import Any
 from weakref import finalize
+
+from torch.utils.data import IterableDataset
+
+from timm_accel.data.loader_errors import is_of_the_machine
 
 
 class UnreadableLog:
@@ -41,3 +46,24 @@ class UnreadableLog:
 def _remove(path: str, process: int) -> None:
     if os.getpid() == process:  # a worker's copy must not remove the file
         os.unlink(path)
+
+
+class UnreadableImages(IterableDataset):
+    """The (path, error) of each image of a stream that this rank cannot decode, for loader workers.
+
+    Args:
+        dataset: The `StreamedImages`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for number, (file, _) in enumerate(self.dataset.reader):
+            if self.dataset.decodes(number):
+                try:
+                    self.dataset.decode(file)
+                except OSError as error:
+                    if is_of_the_machine(error):
+                        raise
+                    yield file["path"], str(error)
