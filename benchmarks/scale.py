@@ -3,18 +3,18 @@
     python -m benchmarks scale --rounds 5
 
 Each rank has one thread and the same number of images, whatever the number of ranks. The hosts are network namespaces
-(`links`), so it needs root. All ranks live through the benchmark and take turns, A B C C B A. The last table has a link
-of three bandwidths between the hosts, and the update that `cost_model` predicts for it.
+(`namespaces`), so it needs root. All ranks live through the benchmark and take turns, A B C C B A. The last table has
+three bandwidths between the hosts and a delay, and the update that `cost_model` predicts for them.
 """
 
 import argparse
+import multiprocessing
 import os
 import socket
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -27,10 +27,10 @@ from torch import distributed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import TensorDataset
 
+from benchmarks import cost_model
 from benchmarks.collectives import RunParts, recorded
 from benchmarks.contenders.job import CLIP, EMA_DECAY, MIXUP, SCHEDULE, Job
-from benchmarks.cost_model import BACKWARD, Network, buckets, exposed
-from benchmarks.links import ADDRESSES, DEVICE, FORK, enter, sent_bytes, two_distant_hosts, two_hosts
+from benchmarks.namespaces import INTERFACE, Network, enter, sent_bytes
 from benchmarks.pairs import spread
 from benchmarks.quiet import quiet
 from benchmarks.tables import Table
@@ -39,18 +39,19 @@ from timm_accel.callbacks import DEFAULT_CALLBACKS
 
 SKIPPED = 4  # updates in which DDP makes its buckets and TCP its window
 BANDWIDTHS = (100, 250, 1000)  # Mbit/s
+FORK = multiprocessing.get_context("fork")
 
 
 class Ranks:
     """The processes of a run, which wait for what to do.
 
     Args:
-        hosts: A process on the host of each rank; None for this host.
+        hosts: The name of each rank's host; None for this host.
         address: That of rank 0.
         arguments: What is trained.
     """
 
-    def __init__(self, hosts: list[int | None], address: str, arguments: argparse.Namespace) -> None:
+    def __init__(self, hosts: list[str | None], address: str, arguments: argparse.Namespace) -> None:
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
@@ -58,7 +59,7 @@ class Ranks:
         for rank, host in enumerate(hosts):
             variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(hosts), "LOCAL_WORLD_SIZE": len(hosts)}
             variables |= {"MASTER_ADDR": address, "MASTER_PORT": port} | (
-                {"GLOO_SOCKET_IFNAME": DEVICE} if host else {}
+                {"GLOO_SOCKET_IFNAME": INTERFACE} if host else {}
             )
             ours, theirs = FORK.Pipe()
             job = (arguments.model, arguments.image_size, arguments.batch_size)
@@ -73,7 +74,7 @@ class Ranks:
         return [pipe.recv() for pipe in self.pipes]
 
 
-def serve(pipe: Connection, host: int | None, variables: dict[str, Any], job: tuple[str, int, int]) -> None:
+def serve(pipe: Connection, host: str | None, variables: dict[str, Any], job: tuple[str, int, int]) -> None:
     """Do as a rank what it is asked for."""
     if host is not None:
         enter(host)
@@ -157,25 +158,24 @@ def efficiency(ways: dict[str, Ranks], arguments: argparse.Namespace) -> list[Ta
     return [Table("efficiency", columns, rows), Table("an update", of_calls, exchanged)]
 
 
-def predictions(
-    one: Ranks, two: Ranks, set_link: Callable[[float, float], None], num_bytes: int, arguments: argparse.Namespace
-) -> Table:
+def predictions(one: Ranks, two: Ranks, network: Network, num_bytes: int, arguments: argparse.Namespace) -> Table:
     """Return the predicted and the measured update of two hosts, for three bandwidths."""
     rows = []
     for rate in BANDWIDTHS:
-        network = Network(rate * 1e6 / 8, arguments.delay / 1000)
-        set_link(network.bandwidth, network.latency)
+        model = cost_model.Network(rate * 1e6 / 8, arguments.delay / 1000)
+        network.limit_rate(rate)
         reduced = {size: max(two.ask("reduce", size)) for size in (16, num_bytes)}
         predicted, measured, alone = [], [], []
         for _ in range(arguments.rounds):
             alone.append(per_update(one.ask("train", arguments.updates))[0])
-            waits = exposed(buckets(num_bytes), BACKWARD * alone[-1], lambda size, of=network: of.all_reduce(size, 2))
+            sizes, backward = cost_model.buckets(num_bytes), cost_model.BACKWARD * alone[-1]
+            waits = cost_model.exposed(sizes, backward, lambda size, of=model: of.all_reduce(size, 2))
             predicted.append(alone[-1] + waits)
             measured.append(per_update(two.ask("train", arguments.updates))[0])
-        sizes = (f"{1000 * network.all_reduce(size, 2):.0f} / {1000 * took:.0f}" for size, took in reduced.items())
+        reductions = (f"{1000 * model.all_reduce(size, 2):.0f} / {1000 * took:.0f}" for size, took in reduced.items())
         times = (f"{1000 * statistics.median(each):.0f}" for each in (alone, predicted, measured))
         ratios = [own / guess for own, guess in zip(measured, predicted, strict=True)]
-        rows.append([f"{rate} Mbit/s", *sizes, *times, spread(ratios)])
+        rows.append([f"{rate} Mbit/s", *reductions, *times, spread(ratios)])
         print(*rows[-1], file=sys.stderr)
     columns = ["link", "16 bytes, ms, predicted / measured", "all gradients, ms, predicted / measured"]
     columns += ["one process, ms", "predicted update, ms", "measured, ms", "measured over predicted"]
@@ -197,14 +197,14 @@ def main(arguments: argparse.Namespace) -> list[Table]:
     torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     num_bytes = 4 * sum(parameter.numel() for parameter in create_model(arguments.model, num_classes=10).parameters())
-    with two_hosts() as hosts, two_distant_hosts() as (distant, set_link):
+    with Network() as near, Network(delay=arguments.delay / 1000) as distant:
         ways = {
             "one process": Ranks([None], "localhost", arguments),
             "two processes": Ranks([None, None], "localhost", arguments),
-            "two hosts": Ranks([*hosts], ADDRESSES[0], arguments),
+            "two hosts": Ranks([*near.names], near.addresses[0], arguments),
         }
-        far = Ranks([*distant], ADDRESSES[0], arguments)
+        far = Ranks([*distant.names], distant.addresses[0], arguments)
         for ranks in (*ways.values(), far):
             ranks.ask("train", SKIPPED + 1)  # warms up
         tables = efficiency(ways, arguments)
-        return [*tables, predictions(ways["one process"], far, set_link, num_bytes, arguments)]
+        return [*tables, predictions(ways["one process"], far, distant, num_bytes, arguments)]

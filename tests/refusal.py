@@ -1,9 +1,10 @@
 """How the tests of bad input look at an error."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,15 @@ def refused(kind: type[BaseException], *words: object) -> Iterator[pytest.Except
     with pytest.raises(kind, match=".*".join(re.escape(str(word)) for word in words)) as caught:
         yield caught
     assert "\n" not in str(caught.value)
+
+
+def sentence(work: Callable[[], Any]) -> str:
+    """Return what the work is refused with, as ``ValueError: Expected …``; nothing where it is not."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from conftest import write_images
 from distributed_worker import RESULTS as OF_TWO_PROCESSES
 from distributed_worker import check_same_weights
+from refusal import sentence
 from resumed_runs import Augmented, every_update, make_run, train
 from torch import distributed
 
@@ -59,11 +60,7 @@ def run_of(run_dir: Path, *callbacks: Any, **options: Any) -> Any:
 def begin(run_dir: Path, seed: int = 0, **settings: Any) -> str:
     """Start a run of one update, and return why it was refused; "" where it was not."""
     defaults = {"train_dataset": Augmented(12), "num_epochs": 1, "max_num_train_steps": 1}
-    try:
-        train(run_of(run_dir, seed=seed), **(defaults | settings))
-    except (ValueError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+    return sentence(lambda: train(run_of(run_dir, seed=seed), **(defaults | settings)))
 
 
 def is_last() -> bool:

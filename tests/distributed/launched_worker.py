@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from refusal import sentence
 from tiny_runs import Seen, fit, make_trainer, tiny_data
 from torch import distributed
 from torch.utils.data import TensorDataset
@@ -31,15 +31,6 @@ RESULTS: dict[str, Any] = {}
 
 def images() -> TensorDataset:
     return TensorDataset(torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(3)), torch.arange(7))
-
-
-def sentence(work: Callable[[], Any]) -> str:
-    """What the work is refused with, or nothing."""
-    try:
-        work()
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 class Unchecked(LoopTrainer):

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import torchmetrics.functional.classification  # noqa: F401 - here and below, so that the ranks need not
 import webdataset  # noqa: F401
+from refusal import sentence
 from torch.utils.data import TensorDataset
 
 from timm_accel.commands.main import main as command
@@ -54,14 +55,6 @@ def listings(work: Callable[[], Any]) -> int:
     return sum(
         event.startswith("os.") or (event == "open" and path.endswith((".tar", ".csv"))) for event, path in touched
     )
-
-
-def sentence(work: Callable[[], Any]) -> str:
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def fields(scores: Scores) -> list[Any]:

@@ -60,7 +60,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(work: str, process
             continue
         source = "the process group" if work == "group" else "WORLD_SIZE"
         assert rank[work].startswith(
-            f"Expected the {processes} processes that were launched ({source}) to run together"
+            f"ValueError: Expected the {processes} processes that were launched ({source}) to run together"
         )
         assert "but got 1 in accelerate's state" in rank[work]
         remedy = "Create no PartialState() before" if work == "too early" else "Set ACCELERATE_USE_CPU=true"

@@ -1,33 +1,20 @@
 """What was launched against what runs, with environments and command lines as dictionaries and lists."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, ParallelismConfig
-from accelerate.state import AcceleratorState, GradientState
-from ranks import launch
 from refusal import refused
-from tiny_runs import make_trainer, tiny_data, tiny_model
+from tiny_runs import make_trainer, tiny_data
 
 from timm_accel.distributed import launching
-from timm_accel.distributed.launching import (
-    applied_sharding,
-    asked_sharding,
-    check_launch,
-    options_of_command,
-    refuse_sharding,
-)
-from timm_accel.distributed.processes import check_accelerator
-from timm_accel.recipes import Recipe, build_run
+from timm_accel.distributed.launching import check_launch, options_of_command
 from timm_accel.training import LoopTrainer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
@@ -57,7 +44,7 @@ def test_the_launchers_own_number_counts_where_it_sets_no_other() -> None:
 
 
 def test_the_remedy_is_another_where_the_cpu_was_asked_for() -> None:
-    for value in ("true", "1", "True", "yes"):
+    for value in ("true", "1", "True", "yes", "y", "t", "on"):
         with refused(ValueError, "Create no PartialState() before, since it ignores ACCELERATE_USE_CPU."):
             check_launch({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": value}, {}, 2, 1)
     with refused(ValueError, "Set ACCELERATE_USE_CPU=true"):
@@ -86,96 +73,9 @@ def test_tasks_of_a_job_that_something_joins_are_not_refused(name: str) -> None:
     check_launch({name: "2"}, {}, 1, 2)  # the processes of a TPU have no variable
 
 
-SHARDING = {
-    "use_fsdp": DistributedType.FSDP,
-    "use_deepspeed": DistributedType.DEEPSPEED,
-    "use_megatron_lm": DistributedType.MEGATRON_LM,
-}
-
-
-@pytest.mark.parametrize("option", SHARDING)
-def test_sharding_is_found_in_the_environment_and_at_the_launcher(option: str) -> None:
-    name = f"ACCELERATE_{option.upper()}"
-    assert asked_sharding({name: "true"}, {}) == asked_sharding({name: "1"}, {}) == SHARDING[option]
-    assert asked_sharding({}, {option: True}) == SHARDING[option]
-    assert asked_sharding({name: "false"}, {option: False}) is None
-    with refused(ValueError, "complete weights", f"got {SHARDING[option].value}", "MULTI_GPU"):
-        refuse_sharding(SHARDING[option])
-
-
-@pytest.mark.parametrize("share", ["DP_SHARD", "TP", "CP", "SP"])
-def test_shares_of_the_parallelism_config_are_sharding(share: str) -> None:
-    name = f"PARALLELISM_CONFIG_{share}_SIZE"
-    environment = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}
-    assert asked_sharding(environment, {}) is None
-    assert asked_sharding({name: "2"}, {}) is None
-    assert asked_sharding(environment | {name: "2"}, {}) == f"{name}=2"
-    with refused(ValueError, "complete weights", f"got {name}=2"):
-        refuse_sharding(f"{name}=2")
-
-
-def test_the_way_to_go_is_a_part_of_the_documentation() -> None:
-    with refused(ValueError, "lora, grad_checkpointing and ema_device", "docs/scale.md, Large models"):
-        refuse_sharding(DistributedType.FSDP)
-    assert "\n## Large models\n" in (ROOT / "docs" / "scale.md").read_text()
-
-
-class Given(LoopTrainer):
-    """A trainer whose subclass creates the accelerator, with what a test gives it."""
-
-    options: ClassVar[dict[str, Any]] = {}
-
-    def _create_accelerator(self) -> Any:
-        return Accelerator(**self.options)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.usefixtures("forgotten")
-def test_a_plugin_that_an_accelerator_was_given_is_refused(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "")  # accelerate sets it
-    plugin = {"fsdp_plugin": FullyShardedDataParallelPlugin(fsdp_version=version)}
-    monkeypatch.setattr(Given, "options", plugin)
-    trainer = make_trainer(Given)
-    for work in (lambda: trainer.train(tiny_data(), 1), lambda: trainer.evaluate(tiny_data()), make_trainer):
-        with refused(ValueError, "complete weights", "got FSDP", "Large models"):
-            work()
-
-
-@pytest.mark.parametrize("share", ["dp_shard_size", "cp_size", "sp_size"])
-def test_a_parallelism_config_that_an_accelerator_was_given_is_refused(share: str) -> None:
-    accelerator = make_trainer()._accelerator
-    assert applied_sharding(accelerator, tiny_model()) == DistributedType.NO
-    try:
-        accelerator.state.parallelism_config = ParallelismConfig(dp_replicate_size=2)
-        assert applied_sharding(accelerator, tiny_model()) == DistributedType.NO
-        accelerator.state.parallelism_config = ParallelismConfig(**{share: 2})
-        with refused(ValueError, "complete weights", f"got {share}=2 of the accelerator"):
-            check_accelerator(accelerator, tiny_model())
-    finally:
-        accelerator.state.parallelism_config = None
-
-
-def test_weights_that_code_has_sharded_are_refused(tmp_path: Path) -> None:
-    launch(Path(__file__).parent / "sharding_worker.py", [2], tmp_path)
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        got = {name: re.search(r"but got (.*?)\. Choose", text) for name, text in found.items()}
-        assert {name: match and match[1] for name, match in got.items()} == {
-            "fully_shard": "FSDPSequential for the model",
-            "fully_shard of a layer": "FSDPLinear for 5",
-            "fully_shard after the trainer": "FSDPSequential for the model",
-            "tensor parallel": "DTensor for 5.weight",
-            "distribute_module": "DTensor for 0.weight",
-            "DDP": None,
-        }
-
-
-def test_complete_weights_are_not_refused() -> None:
-    for kind in (None, *(set(DistributedType) - {*SHARDING.values()})):
-        refuse_sharding(kind)
-
-
 LAUNCHES = [["/bin/accelerate", "launch"], ["accelerate-launch"], ["-m", "accelerate.commands.launch"]]
+
+
 LAUNCHES += [["/lib/accelerate/commands/launch.py"], ["-m", "accelerate.commands.accelerate_cli", "launch"]]
 
 
@@ -194,8 +94,8 @@ def write_config(path: Path, **options: Any) -> Path:
 
 
 def test_the_config_of_the_launcher_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for option, kind in SHARDING.items():
-        config = write_config(tmp_path / f"{option}.yaml", distributed_type=kind.value, num_processes=3)
+    for option, kind in (("use_fsdp", "FSDP"), ("use_deepspeed", "DEEPSPEED"), ("use_megatron_lm", "MEGATRON_LM")):
+        config = write_config(tmp_path / f"{option}.yaml", distributed_type=kind, num_processes=3)
         given = ["accelerate", "launch", "--config_file", str(config)]
         found = options_of_command([*given, "--cpu", "train.py"])
         assert (found[option], found["num_processes"]) == (True, 3)
@@ -219,31 +119,22 @@ def test_other_commands_have_no_options(tmp_path: Path) -> None:
     assert options_of_command(["accelerate", "launch", "--config_file", str(tmp_path / "missing.yaml"), "t.py"]) == {}
 
 
-@pytest.fixture
-def forgotten() -> Any:
-    """accelerate's state is made again, and again after the test."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+def test_the_launcher_is_the_parent_where_accelerate_has_left_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def options_with(parent: Any) -> dict[str, Any]:
+        monkeypatch.setattr("psutil.Process.parent", parent)
+        return launching.launcher_options()
 
+    def ended(process: Any) -> Any:
+        raise psutil.NoSuchProcess(1)
 
-@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
-@pytest.mark.usefixtures("forgotten")
-def test_sharding_that_accelerate_ignores_on_a_cpu_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer()
-    monkeypatch.setenv(name, "true")
-    for work in (
-        make_trainer,
-        lambda: trainer.train(tiny_data(), 1),
-        lambda: trainer.evaluate(tiny_data()),
-        lambda: build_run(Recipe(run_dir=str(tmp_path))),
-    ):
-        with refused(ValueError, "complete weights", name.removeprefix("ACCELERATE_USE_"), "MULTI_GPU"):
-            work()
+    command = ["accelerate", "launch", "--cpu", "--num_processes", "3", "train.py"]
+    launcher = SimpleNamespace(cmdline=lambda: command)
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
+    assert options_with(lambda process: launcher) == {}
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    assert options_with(lambda process: launcher)["num_processes"] == 3
+    for parent in (lambda process: None, ended):
+        assert options_with(parent) == {}
 
 
 def test_a_subclass_that_creates_the_accelerator_is_checked_in_train_and_evaluate(

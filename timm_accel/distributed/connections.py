@@ -49,7 +49,7 @@ def lost_connection_explained() -> Iterator[None]:
         yield
     except RuntimeError as error:
         found = _LOST.search(one_line(error, None))
-        if found is None or not (distributed.is_available() and distributed.is_initialized()):
+        if found is None or not distributed.is_initialized():
             raise
         reason = (found[1] or found[0]).partition(". ")[0].rstrip(".")
         here = f"rank {distributed.get_rank()} of {distributed.get_world_size()} on {gethostname()}"

@@ -49,7 +49,7 @@ class Hosts:
         self.num_processes = accelerator.num_processes
         self.place = Place(gethostname(), accelerator.process_index, accelerator.is_local_main_process)
         self.count = 1
-        self._clock = 0.0
+        self._clock: float  # at the end of `compare`
 
     def compare(self, values: Mapping[str, Any]) -> None:
         """Raise on all processes unless they have the same values, and count the hosts. Collective.
