@@ -59,6 +59,14 @@ class Network:
         packets = 2 * ceil(log2(ranks)) if self.is_tree else 4 * (ranks - 1)
         return 2 * (ranks - 1) / ranks * num_bytes / self.bandwidth + packets * self.latency
 
+    def sync_point(self, ranks: int) -> float:
+        """Return the seconds of our sync point: a small message for each doubling of the ranks, and an announcement."""
+        return self.latency * (ceil(log2(ranks)) + 1) if ranks > 1 else 0.0
+
+    def gather(self, ranks: int) -> float:
+        """Return the seconds in which gloo gathers small objects: their sizes go around a ring, announced messages."""
+        return self.latency * 2 * ranks if ranks > 1 else 0.0
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -67,7 +75,7 @@ class Machines:
     Args:
         ranks: Their number.
         network: It reduces gradients.
-        host_network: It reduces requests at sync points, over gloo.
+        host_network: It carries the requests of sync points and the objects of states, over gloo.
         input_rate: Images a second that the loader workers of a rank prepare.
     """
 
@@ -138,7 +146,8 @@ def cost(training: Training, machines: Machines) -> dict[str, float]:
     sizes = buckets(4 * training.parameters)
     waits = exposed(sizes, BACKWARD * step, lambda size: machines.network.all_reduce(size, machines.ranks))
     waits = waits if machines.ranks > 1 else 0.0
-    sync, reduced = (net.all_reduce(16, machines.ranks) for net in (machines.host_network, machines.network))
+    sync, gathered = machines.host_network.sync_point(machines.ranks), machines.host_network.gather(machines.ranks)
+    reduced = machines.network.all_reduce(16, machines.ranks)
     starved = max(0.0, images / machines.input_rate - compute - waits)
     state = STATE_BYTES * training.parameters
     before_states = updates * (compute + waits + starved) / max(training.states, 1)  # the write before must have ended
@@ -147,8 +156,8 @@ def cost(training: Training, machines: Machines) -> dict[str, float]:
         "compute": updates * compute,
         "all-reduce": updates * waits,
         "input": updates * starved,
-        "sync points": (updates / training.sync_every + 3 + 2 * training.states) * sync,  # as docs/scale.md lists them
-        "states": training.states * (state / COPY + max(0.0, state / WRITE - before_states)),
+        "sync points": (updates / training.sync_every + 3 + training.states) * sync,  # as docs/scale.md lists them
+        "states": training.states * (state / COPY + max(0.0, state / WRITE - before_states) + gathered),
         "evaluation": training.evaluations
         * (max(evaluated * 2 / 3 / training.rate, evaluated / machines.input_rate) + 6 * reduced),
     }

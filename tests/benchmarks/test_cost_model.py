@@ -34,6 +34,25 @@ def test_an_all_reduce_moves_the_bytes_twice_and_waits_for_messages(ranks: int, 
     assert replace(RING, is_tree=is_tree).all_reduce(300, ranks) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("ranks", "latencies"), [(1, 0), (2, 1 + 1), (3, 2 + 1), (8, 3 + 1), (9, 4 + 1), (1024, 11)])
+def test_a_sync_point_takes_a_latency_for_each_doubling_of_the_ranks(ranks: int, latencies: int) -> None:
+    assert RING.sync_point(ranks) == latencies * 0.5
+
+
+@pytest.mark.parametrize(("ranks", "latencies"), [(1, 0), (2, 4), (8, 16)])
+def test_a_state_waits_for_objects_whose_sizes_go_around_the_ring(ranks: int, latencies: int) -> None:
+    assert RING.gather(ranks) == latencies * 0.5
+    without, with_state = (cost(replace(TRAINING, states=states), replace(ONE, ranks=ranks)) for states in (0, 1))
+    assert with_state["states"] - cost(TRAINING, ONE)["states"] == pytest.approx(latencies * 0.5)
+    assert with_state["sync points"] - without["sync points"] == RING.sync_point(ranks)
+
+
+def test_sync_points_take_a_thousandth_of_the_time_with_1024_gpus() -> None:
+    parts = predicted("resnet50", 1_000, 1024, "8 × 400 Gb/s")
+    assert parts["sync points"] == pytest.approx((40 / 10 + 3 + 1) * 11 * 25e-6)
+    assert parts["sync points"] / sum(parts.values()) == pytest.approx(0.001, abs=0.0005)
+
+
 @pytest.mark.parametrize(
     ("mib", "sizes"), [(0.5, [0.5]), (1, [1]), (11, [1, 10]), (60, [1, 25, 25, 9])], ids=lambda value: str(value)
 )
@@ -69,7 +88,7 @@ def test_gradients_sync_points_and_slow_loaders_add_up() -> None:
     assert parts["compute"] == 10 * 0.5
     assert parts["all-reduce"] == pytest.approx(10 * (200 / 100 + 4 * 0.5))  # one bucket, which nothing hides
     assert parts["input"] == 0  # 2.5 s of an update, in which 4.5 s have passed
-    assert parts["sync points"] == pytest.approx((10 / 5 + 3) * (16 / 100 + 4 * 0.5))
+    assert parts["sync points"] == pytest.approx((10 / 5 + 3) * 2 * 0.5)
     assert cost(training, replace(ONE, ranks=2, input_rate=1.0))["input"] == pytest.approx(10 * (5 - 4.5))
 
 

@@ -1,4 +1,4 @@
-"""How the ranks of a run reach a consensus: one small reduction on the host at each sync point."""
+"""How the ranks of a run reach a consensus: a few small messages on the host at each sync point."""
 
 import os
 import pickle
@@ -47,7 +47,7 @@ class Requests(NamedTuple):
 class Consensus:
     """Requests to stop and to save, which any process may make and all processes act on together.
 
-    The reduction runs on host memory (gloo), so it waits for no device.
+    The messages go through host memory (gloo), so they wait for no device.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -97,9 +97,7 @@ class Consensus:
         self._save = self._milestone = self._everywhere = self._outcome = False
         if self.num_processes == 1:
             return requests
-        flags = torch.tensor([stop or 0, *requests[2:]], dtype=torch.int32)
-        distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._group)
-        highest_priority, *others = flags.tolist()
+        highest_priority, *others = _max_over_ranks([stop or 0, *requests[2:]], self._group)
         reason = ""
         if highest_priority:
             everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
@@ -121,6 +119,29 @@ class Consensus:
         everyone: list[Any] | None = [None] * self.num_processes if distributed.get_rank() == 0 else None
         distributed.gather_object(value, everyone, dst=0, group=self._group)
         return everyone or []
+
+
+def _max_over_ranks(numbers: Sequence[int], group: Any) -> list[int]:
+    """Return the largest of every process's numbers, place by place. Collective.
+
+    Each process sends what it knows to the process 1, 2, 4, … ranks further, so that all know the maximum after log2 n
+    messages in turn; gloo's reduction goes around a ring, 2 (n - 1) messages in turn. All receipts are announced before
+    the first message, which spares each message the wait for its announcement.
+    """
+    rank, num_processes = distributed.get_rank(), distributed.get_world_size()
+    known = torch.tensor(numbers, dtype=torch.int32)
+    distances = [2**doublings for doublings in range((num_processes - 1).bit_length())]
+    parcels = [torch.empty_like(known) for _ in distances]
+    sources = [(rank - distance) % num_processes for distance in distances]
+    receipts: list[Any] = [distributed.irecv(*each, group=group) for each in zip(parcels, sources, strict=True)]
+    sent: list[Any] = []
+    for distance, parcel, receipt in zip(distances, parcels, receipts, strict=True):
+        sent.append(distributed.isend(known, (rank + distance) % num_processes, group=group))
+        receipt.wait()
+        known = torch.maximum(known, parcel)  # a new tensor, since the one before may still be on its way
+    for message in sent:
+        message.wait()
+    return known.tolist()
 
 
 def min_over_ranks(value: int, num_processes: int) -> int:
