@@ -1,6 +1,7 @@
 """What many tests build: a small model, data in memory, and a trainer that prints nothing."""
 
 import importlib.util
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,6 +86,15 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether every tensor of the two state dicts is bit-equal."""
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@torch.no_grad()
+def exact_and_rounding(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """What the float64 copy of a model gives in evaluation mode, and how far the float32 model is from it at most."""
+    copy = deepcopy(model).eval()
+    rounded = copy(images)
+    exact = copy.double()(images.double())
+    return exact, float((rounded - exact).abs().max())
 
 
 def as_on_a_gpu(value: torch.Tensor) -> Copying:

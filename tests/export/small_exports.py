@@ -26,7 +26,11 @@ CONFIG = {"input_size": (3, 64, 64), "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2,
 def classifier(name: str = "test_resnet", **options: Any) -> nn.Module:
     """A timm model of 3 classes for 64 pixels, whose BatchNorm has seen data."""
     torch.manual_seed(3)
-    model = timm.create_model(name, num_classes=3, pretrained_cfg_overlay=dict(CONFIG), **options)
+    return with_statistics(timm.create_model(name, num_classes=3, pretrained_cfg_overlay=dict(CONFIG), **options))
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """The model, whose BatchNorm is then as if it had seen data."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.1)

@@ -11,9 +11,9 @@ import torch
 from conftest import write_images
 from refusal import refused
 from safetensors.torch import load_file
-from tiny_runs import differences, parse_recipe
+from tiny_runs import differences, exact_and_rounding, parse_recipe
 
-from timm_accel.export import export_program, export_torchscript
+from timm_accel.export import export, export_program, export_torchscript
 from timm_accel.features import extract_embeddings
 from timm_accel.model_soup import average_weights
 from timm_accel.models import create_classifier, merge_lora, open_classifier
@@ -130,6 +130,27 @@ def test_evaluation_prediction_and_embeddings_are_those_of_the_merged_weights(fo
     ]
     assert vectors[0].shape[1] == 64
     assert vectors[0] == pytest.approx(vectors[1], abs=1e-4)
+
+
+def adapted_at(folder: Path, weights: str) -> torch.nn.Module:
+    """The adapted model with the best weights of the run, from the last state of their epoch."""
+    epoch = open_classifier(folder / "run" / weights)[1]["best"]["epoch"]
+    states = [each for each in sorted(state_folders(folder / "run" / "state")) if f"_epoch_{epoch - 1}_" in each.name]
+    state = common(states[-1])
+    stored = {"best": state["model"], "best_ema": state["components"]["ema_model"]}[weights]
+    model, _ = create_classifier("test_vit", 3, lora=OPTIONS["lora"], image_size=SIZE)
+    model.load_state_dict({name.removeprefix("module."): tensor for name, tensor in stored.items()})
+    return model
+
+
+@pytest.mark.parametrize("weights", ["best", "best_ema"])
+def test_exported_best_weights_give_what_the_adapted_model_gave(folder: Path, trainer: Any, weights: str) -> None:
+    images = torch.stack([image for image, _ in trainer.eval_dataset])
+    exact, rounding = exact_and_rounding(adapted_at(folder, weights), images)
+    for file in ("best.onnx", "best.pt"):
+        export(folder / "run" / weights, folder / file)
+        found = torch.as_tensor(load_classifier(folder / file).run(images))
+        assert float((found - exact).abs().max()) <= 10 * rounding  # merging rounds each weight once more
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """A state is written beside the training: what it holds, what waits for it, and what a kill or a fork then leaves."""
 
 import os
+import runpy
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -318,3 +320,9 @@ print(sorted(set(sys.modules) - loaded))
 """,
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_torch_without_that_module_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.serialization.config", None)  # as torch 2.6
+    monkeypatch.setitem(sys.modules, "torch.utils.serialization", None)
+    assert runpy.run_path(background.__file__)["HostMemory"]

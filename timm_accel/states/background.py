@@ -13,10 +13,12 @@ from threading import Thread
 from typing import IO, Any, Generic, TypeVar
 
 import torch
-import torch.utils.serialization.config  # by `torch.save`: a worker forked during an import may never import that
 from torch import nn
 
 from timm_accel.states.plain import plain
+
+with suppress(ModuleNotFoundError):  # torch 2.6 has none
+    import torch.utils.serialization.config  # by `torch.save`: a worker forked during an import may never import that
 
 T = TypeVar("T")
 ALIGNED = 64  # bytes at which tensors begin, as torch aligns its own
