@@ -27,7 +27,10 @@ def remaining(loader: Any, start: int) -> Iterable[Any]:
     if isinstance(loader, DataLoaderSlice):
         return _Part(remaining(loader.dl, start), 0, len(loader) - start)
     if isinstance(loader, DataLoader):
-        return skip_first_batches(loader, start)
+        rest = skip_first_batches(loader, start)
+        if hasattr(loader, "iteration"):  # the epoch, which accelerate sets back to 0 before 1.15
+            rest.iteration = loader.iteration
+        return rest
     return _Part(loader, start, None)
 
 
