@@ -214,3 +214,22 @@ def test_accelerates_resume_sees_other_images_and_ours_does_not(tmp_path: Path) 
     torch.manual_seed(123)  # whatever the process has drawn meanwhile
     fit(make_trainer(run_dir=resumed_dir), rest, resume_from="auto")
     assert rest.loaded == data.loaded[8:]
+
+
+def test_a_resume_in_a_later_epoch_has_its_images_where_accelerate_forgets_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate 1.13 and 1.14 let a loader whose first batches are skipped begin with epoch 0; 1.15 does not."""
+
+    def as_in_1_14(loader: Any, start: int) -> Any:
+        rest = skip_first_batches(loader, start)
+        rest.iteration = 0
+        return rest
+
+    data, rest = Augmented(16), Augmented(16)
+    fit(make_trainer(run_dir=tmp_path / "whole", callbacks=[every_update()]), data, num_epochs=2)
+    assert data.loaded[:16] != data.loaded[16:]
+    resumed_dir = cut(tmp_path / "whole", 6, tmp_path / "cut")
+    monkeypatch.setattr("timm_accel.training.loaders.skip_first_batches", as_in_1_14)
+    fit(make_trainer(run_dir=resumed_dir), rest, num_epochs=2, resume_from="auto")
+    assert rest.loaded == data.loaded[24:]
