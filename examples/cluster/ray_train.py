@@ -75,4 +75,8 @@ def main(
 if __name__ == "__main__":
     with one_sentence("ray_train.py"):
         result = main(**read_options(main))
-        print(f"accuracy {result.metrics['accuracy']:.4f}, last state in {result.checkpoint.path}")
+        if "accuracy" not in (result.metrics or {}):
+            print("Nothing was left to train.")
+        else:
+            state = "no state yet" if result.checkpoint is None else f"last state in {result.checkpoint.path}"
+            print(f"accuracy {result.metrics['accuracy']:.4f}, {state}")
