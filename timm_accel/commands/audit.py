@@ -6,7 +6,6 @@ from timm_accel.audit import audit as audit_of
 from timm_accel.audit import write_suspects
 from timm_accel.commands.output.columns import print_text
 from timm_accel.commands.output.files import check_out
-from timm_accel.distributed.shares import share_of_process
 from timm_accel.messages import printable
 from timm_accel.models import check_model_name
 from timm_accel.terminal import screen_width
@@ -42,10 +41,6 @@ def audit(
     Returns:
         1 if a file could not be read, otherwise 0.
     """
-    share = share_of_process(True)
-    share.leave()
-    if not share.is_first:
-        return 0
     check_out(out, (".json",))
     check_out(suspects, (".csv",))
     if suspects is not None and predictions is None:

@@ -31,6 +31,9 @@ COMMANDS = (
     "completion",
 )
 
+TOGETHER = ("train", "demo", "find-lr", "predict", "evaluate")
+"""The commands on which all processes of a launch work; rank 0 works alone on the others."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command, and return the exit code.
@@ -76,8 +79,19 @@ def _run(words: list[str]) -> int:
         print(help_of(name, known[name]), end="")
         return 0
     values = split_words(rest, known[name].options)
+    if name not in TOGETHER and "RANK" in os.environ and not _works_alone():
+        return 0
     module = name.replace("-", "_")
     function = getattr(import_module(f"timm_accel.commands.{module}"), module)
     from timm_accel.commands.parsing.signatures import typed_arguments
 
     return function(**typed_arguments(function, values)) or 0
+
+
+def _works_alone() -> bool:
+    """Leave the launch, and return whether this process is its rank 0."""
+    from timm_accel.distributed.shares import share_of_process
+
+    share = share_of_process(True)
+    share.leave()
+    return share.is_first
