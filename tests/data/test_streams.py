@@ -571,4 +571,4 @@ def test_a_cell_without_an_image_is_an_unreadable_image_of_its_stream(cell: Any,
     val_set = read(f"hfids/{tmp_path}")[1]
     assert [label for _, label in val_set] == [0, 1]
     reason = "no image of a kind that Pillow knows" if cell and cell["bytes"] else "an empty file"
-    assert val_set.unreadable == [(f"hfids/{tmp_path} validation", reason)]
+    assert val_set.unreadable == [(f"hfids/{tmp_path} validation, shard 0, row 2", reason)]

@@ -63,7 +63,9 @@ def test_processes_that_do_not_know_of_each_other_are_refused(work: str, process
             f"ValueError: Expected the {processes} processes that were launched ({source}) to run together"
         )
         assert "but got 1 in accelerate's state" in rank[work]
-        remedy = "Create no PartialState() before" if work == "too early" else "Set ACCELERATE_USE_CPU=true"
+        remedy = (
+            "Create no PartialState() before" if work == "too early" else "torchrun --standalone --nproc_per_node 2"
+        )
         assert remedy in rank[work]
 
 

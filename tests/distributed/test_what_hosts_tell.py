@@ -16,7 +16,7 @@ from tiny_runs import make_trainer
 from torch import distributed
 
 from timm_accel.distributed import hosts
-from timm_accel.distributed.connections import TIMEOUT, lost_connection_explained, timeout
+from timm_accel.distributed.connections import TIMEOUT, lost_connection_explained, restart_explained, timeout
 from timm_accel.distributed.hosts import MAX_CLOCK_SECONDS, Hosts, Place
 from timm_accel.states.run_dir import leave_token
 
@@ -180,14 +180,29 @@ def test_a_clock_is_told_from_the_limit_on(on_ranks: Any, tmp_path: Path) -> Non
         assert all(f"The clock of b (rank 1) is 6 seconds {word} that of a (rank 0)" in each for each in reports)
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "1e9", "nan", ""])
+@pytest.mark.parametrize("value", ["0", "0.9", "-3", "soon", "inf", "1e9", "nan", ""])
 def test_a_time_out_that_is_no_time_is_refused(value: str) -> None:
     with refused(ValueError, TIMEOUT, "seconds", repr(value)):
         timeout({TIMEOUT: value})
 
 
+MESH = "[/pytorch/gloo/transport/tcp/pair.cc:1] Gloo connectFullMesh failed with Connection refused"
+
+
+def test_a_restarted_rank_that_finds_an_old_address_names_the_variable() -> None:
+    restarted = {"TORCHELASTIC_RESTART_COUNT": "1", "RANK": "1"}
+    sentence = "rank 1 found the address", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+    with refused(ConnectionError, *sentence), restart_explained(restarted):
+        raise RuntimeError(MESH)
+    for restarts, words in (("0", MESH), ("1", "something else")):
+        again = restarted | {"TORCHELASTIC_RESTART_COUNT": restarts}
+        with pytest.raises(RuntimeError, match=words.split()[-1]), restart_explained(again):
+            raise RuntimeError(words)
+
+
 def test_a_time_out_is_in_seconds_and_torchs_without_the_variable() -> None:
-    assert timeout({TIMEOUT: "0.5"}) == timedelta(seconds=0.5)
+    assert timeout({TIMEOUT: "1.5"}) == timedelta(seconds=1.5)
+    assert timeout({TIMEOUT: "1"}) == timedelta(seconds=1)
     assert timeout({}) is None
 
 

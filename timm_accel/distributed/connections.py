@@ -26,17 +26,17 @@ def timeout(environment: Mapping[str, str]) -> timedelta | None:
         environment: The environment variables.
 
     Raises:
-        ValueError: `TIMEOUT` is no positive number of seconds.
+        ValueError: `TIMEOUT` is no number of seconds from 1 on, or too many.
     """
     if TIMEOUT not in environment:
         return None
     try:
         seconds = float(environment[TIMEOUT])
-        if not 0 < seconds < 1e9:
+        if not 1 <= seconds < 1e9:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"Expected {TIMEOUT} to be a positive number of seconds, but got {environment[TIMEOUT]!r}. "
+            f"Expected {TIMEOUT} to be seconds, from 1 to below a billion, but got {environment[TIMEOUT]!r}. "
             "Set it to more than the longest time for which one process works alone, or leave it out."
         ) from None
     return timedelta(seconds=seconds)
@@ -57,4 +57,24 @@ def lost_connection_explained() -> Iterator[None]:
             f"Expected all processes of the run to answer, but {here} lost one ({reason}). Look for the cause in the "
             "output of the others and in the network, then start the same command again on all hosts, with "
             "resume_from='auto' (--resume auto on the command line)."
+        ) from None
+
+
+@contextmanager
+def restart_explained(environment: Mapping[str, str]) -> Iterator[None]:
+    """Raise what a restarted rank gets that finds the addresses of ended ranks as a `ConnectionError` in one sentence.
+
+    torchrun keeps one store for all its restarts (2.14, https://github.com/pytorch/pytorch/issues/135712).
+
+    Args:
+        environment: The environment variables.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or "connectFullMesh" not in str(error):
+            raise
+        raise ConnectionError(
+            f"Expected the restarted ranks to meet, but rank {environment.get('RANK')} found the address of one that "
+            "has ended. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun: each restart then has its own store."
         ) from None

@@ -56,7 +56,10 @@ def check_launch(
     source, launched = max(asked.items(), key=lambda item: item[1])
     if launched <= num_processes:
         return
-    remedy = "Set ACCELERATE_USE_CPU=true on CPUs, and start with torchrun, as in the README."
+    remedy = (
+        "Where there is no GPU for each, start them on the CPU: ACCELERATE_USE_CPU=true torchrun --standalone "
+        f"--nproc_per_node {launched}, and the same script and options."
+    )
     if source != "accelerate launch" and _is_set(environment, "ACCELERATE_USE_CPU"):
         remedy = "Create no PartialState() before, since it ignores ACCELERATE_USE_CPU."
     raise _apart(

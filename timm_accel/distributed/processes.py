@@ -11,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import distributed, nn
 
-from timm_accel.distributed.connections import timeout
+from timm_accel.distributed.connections import restart_explained, timeout
 from timm_accel.distributed.consensus import agreed, gather_on_all, send_to
 from timm_accel.distributed.launching import (
     applied_sharding,
@@ -36,7 +36,8 @@ def process_state() -> PartialState:
     refuse_sharding(asked_sharding(os.environ, launcher))
     patience = timeout(os.environ)
     options = {} if patience is None else {"timeout": patience}
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **options)
+    with restart_explained(os.environ):
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **options)
     is_grouped = distributed.is_available() and distributed.is_initialized()
     check_launch(os.environ, launcher, distributed.get_world_size() if is_grouped else 1, state.num_processes)
     return state

@@ -13,7 +13,7 @@ from timm.data.readers.reader_hfids import ReaderHfids
 from timm_accel.data.readers.hf_reader import find_columns, found_names
 from timm_accel.data.splits.splitting import split_name
 from timm_accel.data.streams.shard_members import ranges
-from timm_accel.data.streams.shard_rows import ShardRows
+from timm_accel.data.streams.shard_rows import INTERLEAVED, ShardRows
 from timm_accel.data.streams.stream_reader import ClassMap, StreamReader, missing_split, read_class_map
 
 
@@ -62,28 +62,35 @@ class HfidsStream(StreamReader, ReaderHfids):
         return self.epoch
 
     def _lazy_init(self) -> None:
-        if self.is_training and not self.download and self.shard_lengths is not None:
+        if not self.download and self.shard_lengths is not None:
             self.ds = self._share(self.shard_lengths)
             return
         super()._lazy_init()
         self.ds = self.ds.cast_column(self.input_key, Image(decode=False))
 
     def _share(self, lengths: list[int]) -> ShardRows:
-        """Return the rows of this worker of this rank; the shards come in the order of the epoch, some in part."""
-        order = random.Random(f"{self.common_seed} {self.epoch_count.value}").sample(range(len(lengths)), len(lengths))
+        """Return the rows of this worker of this rank, in training shuffled; some shards come in part."""
+        order = list(range(len(lengths)))
+        if self.is_training:
+            random.Random(f"{self.common_seed} {self.epoch_count.value}").shuffle(order)
         stream = self.builder.as_streaming_dataset(split=self.split).cast_column(self.input_key, Image(decode=False))
 
         def read(shard: int, rows: range) -> Iterator[dict[str, Any]]:
             part = stream.shard(num_shards=len(lengths), index=shard).skip(rows.start).take(len(rows))
-            for row in part.iter(batch_size=1):  # iterating would divide the shard among the loader workers
-                yield {name: values[0] for name, values in row.items()}
+            # iterating over the part itself would divide it among the loader workers
+            for number, row in zip(rows, part.iter(batch_size=1), strict=False):
+                values = {name: values[0] for name, values in row.items()}
+                image = values[self.input_key] or {"bytes": b""}  # None in an empty cell
+                where = image.get("path") or f"{self._where}, shard {shard}, row {number}"
+                yield values | {self.input_key: image | {"path": where}}
 
         parts = [
             (order[number], range(lengths[order[number]])[begin:end])
             for number, begin, end in ranges([lengths[shard] for shard in order], self.reader_number, self.num_readers)
         ]
         seen = {self.input_key: None, self.target_key: 0}
-        return ShardRows(parts, read, self.shuffle_size, self.worker_seed, self._passed, seen)
+        size, width = (self.shuffle_size, INTERLEAVED) if self.is_training else (1, 1)
+        return ShardRows(parts, read, size, self.worker_seed, self._passed, seen, width)
 
 
 def open_hfids(

@@ -21,10 +21,11 @@ class ShardRows:
     Args:
         parts: The shards with the rows of each, from `ranges`.
         read: Returns some rows of a shard, given the shard and a range of its rows.
-        size: The rows in the buffer.
+        size: The rows in the buffer; 1 keeps the order of the turns.
         seed: The seed of the buffer.
         passed: The rows that are passed over, one iteration after the other.
         stand_in: What is given instead of each of these.
+        width: The parts that take turns; 1 for one part after the other.
 
     Raises:
         OSError: A shard has fewer rows than at the start, while iterating.
@@ -38,8 +39,9 @@ class ShardRows:
         seed: int,
         passed: int = 0,
         stand_in: Any = None,
+        width: int = INTERLEAVED,
     ) -> None:
-        self.parts, self._read, self.size, self.seed = parts, read, size, seed
+        self.parts, self._read, self.size, self.seed, self.width = parts, read, size, seed, width
         self._passed, self._stand_in = passed, stand_in
 
     def set_epoch(self, epoch: int) -> None:
@@ -58,7 +60,7 @@ class ShardRows:
 
     def _rows(self, first: int) -> Iterator[Any]:
         """Yield the rows from a position on, in the order of the turns."""
-        turns = take_turns([len(rows) for _, rows in self.parts], INTERLEAVED)
+        turns = take_turns([len(rows) for _, rows in self.parts], self.width)
         before, opened = Counter(islice(turns, first)), dict[int, Iterator[Any]]()
         for part in turns:
             if part not in opened:
