@@ -227,6 +227,15 @@ def test_two_processes_share_an_evaluation_and_both_know_its_metrics(two: Any, n
     assert min(counts) >= 2
 
 
+def test_three_processes_evaluate_a_stream_of_two_images_of_which_one_is_unreadable(tmp_path: Path) -> None:
+    launch(Path(__file__).with_name("few_images_worker.py"), [3], tmp_path, "no kind")
+    ranks = [torch.load(tmp_path / f"few_{rank}.pt", weights_only=True) for rank in range(3)]
+    assert [evaluated for evaluated, *_ in ranks] == [1, 0, 0]
+    assert len({accuracy for _, accuracy, _ in ranks}) == 1
+    assert ranks[0][1] in (0, 1)
+    assert [unreadable for *_, unreadable in ranks] == [0, 1, 0]
+
+
 def test_two_processes_resume_a_stream_to_the_same_bits(two: list[dict[str, Any]]) -> None:
     assert [rank["resumed/wds"] for rank in two] == [("000001_epoch_0_batch_1", None, 0)] * 2
     assert [rank["resumed/gaps"][:2] for rank in two] == [("000005_epoch_0_batch_5", None)] * 2
