@@ -64,7 +64,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(work: str, process
         )
         assert "but got 1 in accelerate's state" in rank[work]
         remedy = (
-            "Create no PartialState() before" if work == "too early" else "torchrun --standalone --nproc_per_node 2"
+            "Create no PartialState() before" if work == "too early" else f"--standalone --nproc_per_node {processes}"
         )
         assert remedy in rank[work]
 

@@ -4,8 +4,8 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from functools import cache
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from accelerate import Accelerator
@@ -18,12 +18,17 @@ from timm_accel.messages import one_line
 T = TypeVar("T")
 
 
-@cache
+_host_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # a group that is kept to the exit aborts there
+
+
 def _host_group(world: Any) -> Any:
     """Return the group that reduces on the host; each process group has one."""
     if distributed.get_backend() == "gloo":
         return world
-    return distributed.new_group(backend="gloo", timeout=timeout(os.environ))
+    known = _host_groups.get(world)
+    if known is None or known() is None:
+        _host_groups[world] = known = ref(distributed.new_group(backend="gloo", timeout=timeout(os.environ)))
+    return known()
 
 
 class Stop(IntEnum):
@@ -54,7 +59,6 @@ class Consensus:
         self.num_processes = num_processes
         self._stop: tuple[Stop, str] | None = None  # separate, since a signal handler sets it at any moment
         self._save = self._milestone = self._everywhere = self._outcome = False
-        self._group = _host_group(distributed.group.WORLD) if num_processes > 1 else None
 
     def request_stop(self, stop: Stop, reason: str) -> None:
         """Request to stop at the next sync point. The first request wins, unless a later one has priority."""
@@ -97,7 +101,7 @@ class Consensus:
         self._save = self._milestone = self._everywhere = self._outcome = False
         if self.num_processes == 1:
             return requests
-        highest_priority, *others = _max_over_ranks([stop or 0, *requests[2:]], self._group)
+        highest_priority, *others = _max_over_ranks([stop or 0, *requests[2:]], _host_group(distributed.group.WORLD))
         reason = ""
         if highest_priority:
             everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
@@ -109,7 +113,7 @@ class Consensus:
         if self.num_processes == 1:
             return value
         total = torch.tensor(value)
-        distributed.all_reduce(total, group=self._group)
+        distributed.all_reduce(total, group=_host_group(distributed.group.WORLD))
         return int(total)
 
     def gather(self, value: T) -> list[T]:
@@ -117,7 +121,7 @@ class Consensus:
         if self.num_processes == 1:
             return [value]
         everyone: list[Any] | None = [None] * self.num_processes if distributed.get_rank() == 0 else None
-        distributed.gather_object(value, everyone, dst=0, group=self._group)
+        distributed.gather_object(value, everyone, dst=0, group=_host_group(distributed.group.WORLD))
         return everyone or []
 
 
