@@ -45,9 +45,10 @@ class Augmented(Dataset):
 
 
 class Noting(TimmMixupTrainer):
-    """Notes the images of each micro-batch, the learning rate of each update, and each epoch that starts."""
+    """Notes the images of each micro-batch, the learning rate of each update, and how many images it evaluates."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.evaluated = 0
         self.images: list[torch.Tensor] = []
         self.rates: list[float] = []
         super().__init__(*args, **kwargs)
@@ -55,6 +56,10 @@ class Noting(TimmMixupTrainer):
     def calculate_train_batch_loss(self, batch: Any) -> dict[str, Any]:
         self.images.append(batch[0].clone())
         return super().calculate_train_batch_loss(batch)
+
+    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
+        self.evaluated += len(batch[0])
+        return super().calculate_eval_batch_loss(batch)
 
     def optimizer_step(self) -> None:
         self.rates.append(self.learning_rate)

@@ -7,7 +7,7 @@ from pathlib import Path
 import stream_sources
 import torch
 from accelerate import Accelerator, PartialState
-from stream_worker import Judge
+from resumed_runs import Noting
 from tiny_runs import make_trainer, tiny_model
 from torch import distributed
 
@@ -24,7 +24,7 @@ def main() -> None:
         stream_sources.wds_with_gaps(ROOT)
     distributed.barrier()
     _, val_set = create_datasets(8, (0.5,) * 3, (0.5,) * 3, data=f"wds/{ROOT / 'gaps'}", on_error="skip")
-    judge = make_trainer(Judge, tiny_model(), num_class=3, ema_decay=0.1)
+    judge = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
     judge.evaluate(val_set, per_device_batch_size=2, dataloader_kwargs={"num_workers": 0})
     accuracy = judge.run_history.get_latest_metric("accuracy")
     torch.save((judge.evaluated, accuracy, len(val_set.unreadable)), ROOT / f"few_{rank}.pt")

@@ -34,16 +34,6 @@ WORKERS = {"wds": (0, 2), "hfids_images": (2,), "hfids_parquet": (0, 2), "tfds":
 FOLDERS = {"wds": "wds", "gaps": "gaps", "one": "one/wds", "hfids_images": "images", "hfids_parquet": "parquet"}
 
 
-class Judge(Noting):
-    """Counts the images that this rank evaluates."""
-
-    evaluated = 0
-
-    def calculate_eval_batch_loss(self, batch: Any) -> dict[str, Any]:
-        self.evaluated += len(batch[0])
-        return super().calculate_eval_batch_loss(batch)
-
-
 def check_sharing(kind: str, workers: int) -> None:
     """Each image goes to one process once."""
     train_set, val_set = datasets(kind)
@@ -53,7 +43,7 @@ def check_sharing(kind: str, workers: int) -> None:
         "images": torch.cat(trainer.images),
         "updates": (trainer.num_updates, trainer.updates_per_epoch, len(trainer._train_dataloader)),
     }
-    judge = make_trainer(Judge, tiny_model(), num_class=3, ema_decay=0.1)
+    judge = make_trainer(Noting, tiny_model(), num_class=3, ema_decay=0.1)
     judge.evaluate(val_set, per_device_batch_size=2, dataloader_kwargs=loader)
     history = judge.run_history
     RESULTS[f"{kind}/{workers}"]["evaluated"] = judge.evaluated

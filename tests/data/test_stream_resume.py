@@ -119,6 +119,13 @@ def test_images_of_hugging_face_that_were_seen_are_not_decoded(tmp_path: Path) -
 # What is read
 
 
+def bytes_read(stream: Any, start: int) -> int:
+    """Return the bytes that an epoch from a batch on reads."""
+    loader, before = prepared(stream, 0, 0), psutil.Process().io_counters().read_chars
+    list(remaining(loader, start))
+    return psutil.Process().io_counters().read_chars - before
+
+
 @pytest.mark.parametrize("start", [4, 15])
 def test_the_images_that_were_seen_are_not_read_from_shards(start: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 80, 80, 3), dtype="uint8")
@@ -129,13 +136,8 @@ def test_the_images_that_were_seen_are_not_read_from_shards(start: int, tmp_path
     stream = read(f"wds/{tmp_path}")
     total = sum(path.stat().st_size for path in tmp_path.glob("train-*.tar"))
 
-    def bytes_read(start: int) -> int:
-        loader, before = prepared(stream, 0, 0), psutil.Process().io_counters().read_chars
-        list(remaining(loader, start))
-        return psutil.Process().io_counters().read_chars - before
-
-    assert bytes_read(0) >= total
-    assert bytes_read(start) < total * (1 - start / 16) * 1.2 + 64 * 2 * 513 + 20_000  # and the headers
+    assert bytes_read(stream, 0) >= total
+    assert bytes_read(stream, start) < total * (1 - start / 16) * 1.2 + 64 * 2 * 513 + 20_000  # and the headers
 
 
 def test_shards_of_parquet_that_were_seen_are_not_read(tmp_path: Path) -> None:
@@ -147,13 +149,8 @@ def test_shards_of_parquet_that_were_seen_are_not_read(tmp_path: Path) -> None:
     stream.reader.shuffle_size = 2
     total = sum(path.stat().st_size for path in tmp_path.glob("train-*"))
 
-    def bytes_read(start: int) -> int:
-        loader, before = prepared(stream, 0, 0), psutil.Process().io_counters().read_chars
-        list(remaining(loader, start))
-        return psutil.Process().io_counters().read_chars - before
-
-    assert bytes_read(0) >= total
-    assert bytes_read(15) < 0.6 * total  # of 18 batches; ten shards take turns
+    assert bytes_read(stream, 0) >= total
+    assert bytes_read(stream, 15) < 0.6 * total  # of 18 batches; ten shards take turns
 
 
 # Unreadable samples

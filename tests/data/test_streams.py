@@ -228,7 +228,7 @@ def test_two_processes_share_an_evaluation_and_both_know_its_metrics(two: Any, n
 
 
 def test_three_processes_evaluate_a_stream_of_two_images_of_which_one_is_unreadable(tmp_path: Path) -> None:
-    launch(Path(__file__).with_name("few_images_worker.py"), [3], tmp_path, "no kind")
+    launch(Path(__file__).with_name("few_images_worker.py"), [3], tmp_path)
     ranks = [torch.load(tmp_path / f"few_{rank}.pt", weights_only=True) for rank in range(3)]
     assert [evaluated for evaluated, *_ in ranks] == [1, 0, 0]
     assert len({accuracy for _, accuracy, _ in ranks}) == 1

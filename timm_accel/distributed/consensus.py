@@ -21,8 +21,9 @@ T = TypeVar("T")
 _host_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # a group that is kept to the exit aborts there
 
 
-def _host_group(world: Any) -> Any:
+def _host_group() -> Any:
     """Return the group that reduces on the host; each process group has one."""
+    world = distributed.group.WORLD
     if distributed.get_backend() == "gloo":
         return world
     known = _host_groups.get(world)
@@ -101,7 +102,7 @@ class Consensus:
         self._save = self._milestone = self._everywhere = self._outcome = False
         if self.num_processes == 1:
             return requests
-        highest_priority, *others = _max_over_ranks([stop or 0, *requests[2:]], _host_group(distributed.group.WORLD))
+        highest_priority, *others = _max_over_ranks([stop or 0, *requests[2:]])
         reason = ""
         if highest_priority:
             everyone = gather_on_all((requests.stop or 0, requests.reason), self.num_processes)
@@ -113,7 +114,7 @@ class Consensus:
         if self.num_processes == 1:
             return value
         total = torch.tensor(value)
-        distributed.all_reduce(total, group=_host_group(distributed.group.WORLD))
+        distributed.all_reduce(total, group=_host_group())
         return int(total)
 
     def gather(self, value: T) -> list[T]:
@@ -121,18 +122,18 @@ class Consensus:
         if self.num_processes == 1:
             return [value]
         everyone: list[Any] | None = [None] * self.num_processes if distributed.get_rank() == 0 else None
-        distributed.gather_object(value, everyone, dst=0, group=_host_group(distributed.group.WORLD))
+        distributed.gather_object(value, everyone, dst=0, group=_host_group())
         return everyone or []
 
 
-def _max_over_ranks(numbers: Sequence[int], group: Any) -> list[int]:
+def _max_over_ranks(numbers: Sequence[int]) -> list[int]:
     """Return the largest of every process's numbers, place by place. Collective.
 
     Each process sends what it knows to the process 1, 2, 4, … ranks further, so that all know the maximum after log2 n
     messages in turn; gloo's reduction goes around a ring, 2 (n - 1) messages in turn. All receipts are announced before
     the first message, which spares each message the wait for its announcement.
     """
-    rank, num_processes = distributed.get_rank(), distributed.get_world_size()
+    rank, num_processes, group = distributed.get_rank(), distributed.get_world_size(), _host_group()
     known = torch.tensor(numbers, dtype=torch.int32)
     distances = [2**doublings for doublings in range((num_processes - 1).bit_length())]
     parcels = [torch.empty_like(known) for _ in distances]
@@ -153,7 +154,7 @@ def min_over_ranks(value: int, num_processes: int) -> int:
     if num_processes == 1:
         return value
     smallest = torch.tensor(value)
-    distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN, group=_host_group(distributed.group.WORLD))
+    distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN, group=_host_group())
     return int(smallest)
 
 
@@ -162,13 +163,13 @@ def gather_on_all(value: T, num_processes: int) -> list[T]:
     if num_processes == 1:
         return [value]
     everyone: list[Any] = [None] * num_processes
-    distributed.all_gather_object(everyone, value, group=_host_group(distributed.group.WORLD))
+    distributed.all_gather_object(everyone, value, group=_host_group())
     return everyone
 
 
 def gather_numbers(numbers: Sequence[int]) -> list[list[int]]:
     """Return every process's numbers by rank, on each; all give equally many. Collective."""
-    group, own = _host_group(distributed.group.WORLD), torch.tensor([*map(int, numbers)])
+    group, own = _host_group(), torch.tensor([*map(int, numbers)])
     everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(everyone, own, group=group)
     return [each.tolist() for each in everyone]
@@ -182,7 +183,7 @@ def send_to(ranks: Sequence[int], sender: int, content: bytes) -> bytes:
         sender: The rank that sends.
         content: The content, on the sender.
     """
-    group, parcel = _host_group(distributed.group.WORLD), [content]
+    group, parcel = _host_group(), [content]
     if distributed.get_rank() == sender:
         for rank in ranks:
             distributed.send_object_list(parcel, dst=rank, group=group)
@@ -217,7 +218,7 @@ def _as_sent(error: Exception) -> Exception:
 def from_main_process(value: T) -> T:
     """Return the value of rank 0, sent through host memory. Collective."""
     sent: list[Any] = [value]
-    distributed.broadcast_object_list(sent, src=0, group=_host_group(distributed.group.WORLD))
+    distributed.broadcast_object_list(sent, src=0, group=_host_group())
     return sent[0]
 
 

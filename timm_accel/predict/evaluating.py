@@ -33,8 +33,6 @@ from timm_accel.predict.measures import (
 from timm_accel.predict.opening import classifier_of, load_classifier, resolve_device
 from timm_accel.predict.scores import Scores
 
-_ABOUT = ("class_names", "unreadable", "missing_classes", "temperature", "tta")  # the fields of `Scores` beside images
-
 
 def evaluate_classifier(
     path_or_model: str | Path | Classifier | nn.Module,
@@ -96,8 +94,15 @@ def evaluation_of(scores: Scores) -> Evaluation:
     Args:
         scores: Scores from `score_images`.
     """
-    about = {name: getattr(scores, name) for name in _ABOUT}
-    return _evaluation(_kept(scores.probabilities, scores.targets), scores.targets, **about)
+    return _evaluation(
+        _kept(scores.probabilities, scores.targets),
+        scores.targets,
+        scores.class_names,
+        unreadable=scores.unreadable,
+        missing_classes=scores.missing_classes,
+        temperature=scores.temperature,
+        tta=scores.tta,
+    )
 
 
 def _evaluation(rows: Tensor, targets: Tensor, class_names: list[str], **about: Any) -> Evaluation:
@@ -165,7 +170,7 @@ def _compute(
     share: bool,
     **loading: Any,
 ) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
-    """Return what is `kept` of the probabilities and targets of each image, the targets, the dataset, and `_ABOUT`."""
+    """Return what is `kept` of each image, the targets, the dataset, and what is told about all images."""
     part, tta = share_of_process(share), check_tta(tta)
     classifier = part.agreed(lambda: as_classifier(path_or_model, device))
     reader = open_shared(data, eval_split, part)
@@ -180,10 +185,14 @@ def _compute(
         lambda images, targets: kept(classifier.probabilities(images, tta=tta), targets), dataset, share=part, **loading
     )
     numbers, names = set(model_numbers(classifier, in_label_order(reader.class_to_idx))), classifier.class_names
-    unreadable = unreadable_paths(dataset, part)
-    missing = [name for number, name in enumerate(names) if number not in numbers]
-    about = (names, unreadable, missing, classifier.temperature, tta)
-    return rows, targets, dataset, dict(zip(_ABOUT, about, strict=True))
+    about = {
+        "class_names": names,
+        "unreadable": unreadable_paths(dataset, part),
+        "missing_classes": [name for number, name in enumerate(names) if number not in numbers],
+        "temperature": classifier.temperature,
+        "tta": tta,
+    }
+    return rows, targets, dataset, about
 
 
 def as_classifier(

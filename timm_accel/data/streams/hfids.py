@@ -53,8 +53,7 @@ class HfidsStream(StreamReader, ReaderHfids):
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
         for image, label in super().__iter__():
-            given = image or {"bytes": b""}  # None in an empty cell
-            yield given | {"path": given.get("path") or self._where}, label
+            yield _named(image, self._where), label
 
     @property
     def epoch_count(self) -> Any:
@@ -80,9 +79,8 @@ class HfidsStream(StreamReader, ReaderHfids):
             # iterating over the part itself would divide it among the loader workers
             for number, row in zip(rows, part.iter(batch_size=1), strict=False):
                 values = {name: values[0] for name, values in row.items()}
-                image = values[self.input_key] or {"bytes": b""}  # None in an empty cell
-                where = image.get("path") or f"{self._where}, shard {shard}, row {number}"
-                yield values | {self.input_key: image | {"path": where}}
+                image = _named(values[self.input_key], f"{self._where}, shard {shard}, row {number}")
+                yield values | {self.input_key: image}
 
         parts = [
             (order[number], range(lengths[order[number]])[begin:end])
@@ -120,6 +118,12 @@ def open_hfids(
     if split not in named:
         raise missing_split(split, sorted(named), repr(name))
     return HfidsStream(name, named[split], root, download, class_map)
+
+
+def _named(image: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    """Return a file with a path, which is where it lies unless it has one; None is an empty cell."""
+    given = image or {"bytes": b""}
+    return given | {"path": given.get("path") or where}
 
 
 def _check_single(feature: Any, name: str, label_key: str) -> None:

@@ -66,7 +66,7 @@ class WdsStream(StreamReader, ReaderWds):
         names, chosen = self.split_info.filenames, list(shards)
         known = {os.path.join(self.root, name): n for name, n in zip(names, self.split_info.shard_lengths, strict=True)}
         lengths = [known[shard["url"]] for shard in chosen]
-        for number, begin, end in ranges(lengths, self.global_worker_id, self.global_num_workers):
+        for number, begin, end in ranges(lengths, self.reader_number, self.num_readers):
             yield chosen[number] | {"part": (begin, end)}
 
     def _samples(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
